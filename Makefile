@@ -1,0 +1,40 @@
+# Every target sets up what it needs: a virtual environment in .venv, with the tested versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench docs clean
+
+demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: see runs/demo
+	$(BIN)/fera demo
+
+test: .venv/dev.done  ## the fast tests
+	$(BIN)/python -m pytest
+
+check: .venv/dev.done  ## style, lint, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev.done  ## timings side by side
+	$(BIN)/python -m benchmarks
+
+docs: .venv/dev.done  ## write the generated pages
+	$(BIN)/python scripts/write_docs.py
+
+clean:
+	rm -rf .venv runs build/demo
+
+# PyTorch first: the pin decides which build everything after it finds installed.
+.venv/torch.done: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) torch
+	touch $@
+
+.venv/train.done: .venv/torch.done pyproject.toml
+	$(INSTALL) --editable '.[train]'
+	touch $@
+
+.venv/dev.done: .venv/torch.done pyproject.toml
+	$(INSTALL) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,230 @@
+"""What is in an adapter's files, and reading them without trust.
+
+An adapter is a folder as PEFT writes it: `adapter_model.safetensors` with PEFT's keys and the router's, and
+`adapter_config.json`. fera writes the config into the metadata of the weights too, so that the one file is enough.
+Nothing is ever unpickled.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft import PeftConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fera.errors import FeraError
+from fera.tuner import FeraConfig
+from fera.tuner.model import adapter_configs
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_METADATA_KEY = "fera"
+_PEFT_PREFIX = "base_model.model."
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter on disk, its weights not yet read.
+
+    Args:
+        weights: the safetensors file.
+        config: its settings.
+        shapes: shape of each tensor by its key.
+        versions: of the libraries it was written with, where known.
+        metadata: of the safetensors file.
+    """
+
+    weights: Path
+    config: FeraConfig
+    shapes: dict[str, tuple[int, ...]]
+    versions: dict[str, str]
+    metadata: dict[str, str]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, on the CPU, in the dtype they were saved in."""
+        return load_file(self.weights)
+
+
+def open_adapter(
+    source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+) -> AdapterFile:
+    """Find an adapter and read its settings.
+
+    Args:
+        source: a folder with the two files, a run folder of `fera train`, one safetensors file, or a Hub id.
+        revision: branch, tag or commit, for a Hub id.
+        token: access token, for a Hub id.
+
+    Raises:
+        FeraError: nothing is there, it is no routed adapter, it is damaged or a pickle, or it needs a newer fera.
+    """
+    weights = _find_weights(source, revision, token)
+    metadata, shapes = _read_header(weights)
+    settings, versions = _read_settings(weights, metadata)
+    config = _build_config(settings, weights)
+    _check_ranks(config, shapes, weights)
+    return AdapterFile(weights, config, shapes, versions, metadata)
+
+
+def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_name: str) -> None:
+    """Save one adapter of a denoiser as PEFT would, with its config in the metadata of the weights too.
+
+    Both files are replaced whole: a crash leaves the old ones.
+
+    Args:
+        denoiser: the model that holds the adapter.
+        folder: made if missing.
+        adapter_name: the adapter.
+
+    Raises:
+        FeraError: the denoiser has no such FeRA adapter, or the folder cannot be written.
+    """
+    config = adapter_configs(denoiser).get(adapter_name)
+    if not isinstance(config, FeraConfig):
+        have = [name for name, other in adapter_configs(denoiser).items() if isinstance(other, FeraConfig)]
+        raise FeraError(f"no FeRA adapter {adapter_name!r} to save; there are: {', '.join(have) or 'none'}")
+    state = get_peft_model_state_dict(denoiser, adapter_name=adapter_name, save_embedding_layers=False)
+    tensors = {
+        f"{_PEFT_PREFIX}{key.removeprefix(_PEFT_PREFIX)}": tensor.detach().contiguous().cpu()
+        for key, tensor in state.items()
+    }
+    settings = _jsonable(config)
+    metadata = {
+        "format": "pt",
+        _METADATA_KEY: json.dumps({"config": settings, "versions": _versions()}, sort_keys=True),
+    }
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
+        text = json.dumps({**settings, "inference_mode": True}, indent=2, sort_keys=True)
+        _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise FeraError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error
+
+
+def _find_weights(source: str | os.PathLike[str], revision: str | None, token: str | None) -> Path:
+    path = Path(source)
+    if path.is_file():
+        if path.suffix in _PICKLES:
+            raise _pickle_refused(path)
+        return path
+    if path.is_dir():
+        for folder in (path, path / "adapter"):
+            if (folder / WEIGHTS).is_file():
+                return folder / WEIGHTS
+        if pickles := [file for file in sorted(path.iterdir()) if file.suffix in _PICKLES]:
+            raise _pickle_refused(pickles[0])
+        raise FeraError(f"{path} holds no adapter: there is no {WEIGHTS} in it, nor in {path / 'adapter'}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not path.suffix:
+        return _download(str(source), revision, token)
+    raise FeraError(f"no adapter at {source}: there is no such file or folder, and it is no Hub id (owner/name)")
+
+
+def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        weights = Path(hf_hub_download(repo_id, WEIGHTS, revision=revision, token=token))
+        try:
+            hf_hub_download(repo_id, CONFIG, revision=revision, token=token)
+        except EntryNotFoundError:
+            pass  # the weights carry the config too
+    except Exception as error:  # the Hub's client raises many kinds: offline, missing, gated, a bad name
+        reason = str(error).strip().splitlines()[0]
+        raise FeraError(f"no adapter at {source_words(repo_id)}: {reason}") from error
+    return weights
+
+
+def source_words(repo_id: str) -> str:
+    """How to speak of a name that is no path here and was looked up on the Hub."""
+    return f"{repo_id!r} (no such folder here, and not found on the Hugging Face Hub)"
+
+
+def _read_header(weights: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    try:
+        with safe_open(weights, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            return file.metadata() or {}, shapes
+    except (SafetensorError, OSError) as error:
+        start = weights.read_bytes()[:2] if os.access(weights, os.R_OK) else b""
+        if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise _pickle_refused(weights) from error
+        raise FeraError(f"{weights} is not a readable safetensors file ({error}); copy or download it again") from error
+
+
+def _read_settings(weights: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    beside = weights.with_name(CONFIG)
+    try:
+        own = json.loads(metadata.get(_METADATA_KEY, "{}"))
+        settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else own.get("config")
+        versions = own.get("versions", {})
+    except (ValueError, AttributeError, OSError) as error:
+        raise FeraError(f"the adapter's config at {beside} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise FeraError(
+            f"{weights} is no FeRA adapter: there is no {CONFIG} beside it and no config in its metadata. "
+            "A plain LoRA loads with pipe.load_lora_weights"
+        )
+    if "peft_version" in settings:
+        versions = {"peft": str(settings["peft_version"]), **versions}
+    return settings, versions
+
+
+def _build_config(settings: dict[str, Any], weights: Path) -> FeraConfig:
+    kind = settings.get("peft_type")
+    if kind != "FERA":
+        raise FeraError(f"{weights.parent} is a {kind} adapter, not FeRA; load it with pipe.load_lora_weights or peft")
+    try:
+        config = PeftConfig.from_peft_type(**settings)
+    except FeraError as error:
+        raise FeraError(f"{weights.parent}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FeraError(f"the adapter's config beside {weights} is not valid: {error}") from error
+    assert isinstance(config, FeraConfig)
+    return config
+
+
+def _check_ranks(config: FeraConfig, shapes: dict[str, tuple[int, ...]], weights: Path) -> None:
+    """The config decides what is allocated: it must not ask for more than the file holds."""
+    ranks = {shape[0] for key, shape in shapes.items() if ".lora_A." in key and shape}
+    wanted = {rank * config.num_experts for rank in (config.r, *(config.rank_pattern or {}).values())}
+    if not ranks or max(wanted) > max(ranks):
+        raise FeraError(
+            f"{weights} does not fit its config: {config.num_experts} experts of rank {config.r} need tensors of rank "
+            f"{max(wanted)}, it has {max(ranks, default=0)}"
+        )
+
+
+def _jsonable(config: FeraConfig) -> dict[str, Any]:
+    settings = config.to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+
+
+def _versions() -> dict[str, str]:
+    import fera
+
+    return {"fera": fera.__version__, "peft": peft.__version__, "torch": torch.__version__}
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pickle_refused(path: Path) -> FeraError:
+    return FeraError(f"{path} is a pickle, which can run any code when it is loaded; fera reads safetensors only")

@@ -1,0 +1,73 @@
+"""Soft frequency router: from the shares of the frequency bands to the weights of the experts."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fera.errors import FeraError
+
+
+class SoftFrequencyRouter(nn.Module):
+    r"""Turns a frequency-energy indicator into one gate for all adapted layers.
+
+    .. math:: g = \mathrm{softmax}\bigl(W_2\,\mathrm{relu}(W_1 e + b_1) + b_2) / \tau\bigr)
+
+    The router stays in float32 when the model around it is cast to half precision, and computes in float32 under
+    autocast: it has a few hundred parameters, and its softmax decides over every layer.
+
+    Args:
+        num_bands: K, entries of the indicator, at least 2.
+        num_experts: E, at least 1.
+        hidden_features: width of the hidden layer, at least 1.
+        temperature: :math:`\tau`, above 0; smaller is closer to choosing one expert.
+
+    Raises:
+        FeraError: an argument is out of its range.
+
+    Source:
+        arXiv 2511.17979.
+    """
+
+    def __init__(
+        self, num_bands: int = 3, num_experts: int = 3, hidden_features: int = 64, temperature: float = 0.7
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("num_bands", num_bands, 2),
+            ("num_experts", num_experts, 1),
+            ("hidden_features", hidden_features, 1),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise FeraError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not 0 < temperature < float("inf"):
+            raise FeraError(f"temperature must be above 0 and finite, got {temperature!r}")
+        self.temperature = float(temperature)
+        self.hidden = nn.Linear(num_bands, hidden_features)
+        self.output = nn.Linear(hidden_features, num_experts)
+
+    def forward(self, indicator: Tensor) -> Tensor:
+        """Gate of each sample.
+
+        Args:
+            indicator: shape (B, K), shares that sum to 1.
+
+        Returns:
+            Shape (B, E), float32, on the indicator's device; non-negative, each row sums to 1.
+        """
+        # With model offloading the latent can be on another device than a router that waits for its turn.
+        device = self.hidden.weight.device if self.hidden.weight.device.type != "meta" else indicator.device
+        with torch.autocast(device.type, enabled=False):
+            shares = indicator.to(device=device, dtype=torch.float32)
+            logits = self.output(torch.relu(self.hidden(shares)))
+            return torch.softmax(logits / self.temperature, dim=-1).to(indicator.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftFrequencyRouter":
+        # Follow `model.to(device)`, but not `model.half()`: an empty probe tells where `fn` moves a tensor to.
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor[:0])
+            if moved.dtype != tensor.dtype and not tensor.is_meta:
+                return tensor.to(moved.device)
+            return fn(tensor)
+
+        return super()._apply(move, recurse)

@@ -1,0 +1,193 @@
+"""From the latent of a forward to the gate that its layers read.
+
+A denoiser holds one `FrequencyGate`. A hook before its forward computes, for each active adapter, the indicator of
+the latent and the gate, once; the adapted layers read the gate during that forward; a hook after it takes it away,
+also when the forward failed.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from fera.bands import FrequencyBands
+from fera.denoisers import CallReader
+from fera.router import SoftFrequencyRouter
+from fera.tuner.config import FeraConfig
+
+Gates = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How one adapter was routed in one forward.
+
+    Args:
+        adapter: its name.
+        timestep: as the denoiser got it, on the CPU; shape () or (B,), or None where it got none.
+        indicator: shape (B, K), float32, on the CPU.
+        gates: shape (B, E), float32, on the CPU.
+    """
+
+    adapter: str
+    timestep: Tensor | None
+    indicator: Tensor
+    gates: Tensor
+
+
+class _PerThread(threading.local):
+    """Gates of the forward that this thread is in: threads that share a denoiser do not see each other's."""
+
+    def __init__(self) -> None:
+        self.gates: Gates | None = None
+
+    def __reduce__(self) -> tuple[type["_PerThread"], tuple[()]]:
+        return (_PerThread, ())  # a copied or unpickled model starts outside any forward
+
+
+class FrequencyGate(nn.Module, BaseTunerLayer):
+    """Routers of a denoiser's FeRA adapters, and the gates of its current forward.
+
+    It sits in the denoiser as the submodule `fera`, so that its routers train, save and move with it, and it is a
+    PEFT layer without a base layer, so that activating, disabling and deleting adapters reaches it like any other.
+
+    Args:
+        denoiser: the model whose calls it routes.
+
+    Raises:
+        FeraError: fera does not know the denoiser's class.
+    """
+
+    adapter_layer_names = ("router",)
+    other_param_names = ("bands",)
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.router = nn.ModuleDict()
+        self.bands: dict[str, FrequencyBands] = {}
+        self.merged_adapters = []
+        self._disable_adapters = False
+        self._active_adapter: list[str] = []
+        self._reader = CallReader(denoiser)
+        self._traces: list[list[Routing]] = []
+        self._thread = _PerThread()
+        # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
+        self._compiled_gates: Gates | None = None
+        # `always_call`: an exception in the forward must not leave gates behind.
+        self._hooks = (
+            denoiser.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            denoiser.register_forward_hook(self._after_forward, always_call=True),
+        )
+
+    def add_adapter(self, adapter_name: str, config: FeraConfig, device: torch.device) -> None:
+        """Give an adapter its bands and a fresh router, inactive and frozen until it is activated."""
+        self.bands[adapter_name] = FrequencyBands(config.num_bands, config.kappa)
+        router = SoftFrequencyRouter(config.num_bands, config.num_experts, config.router_features, config.temperature)
+        self.router[adapter_name] = router.requires_grad_(False).to(device)
+
+    def remove_hooks(self) -> None:
+        """Stop routing the denoiser."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @property
+    def gates(self) -> Gates | None:
+        """Gate of each active adapter in the current forward, shape (B, E), float32; None outside one."""
+        return self._compiled_gates if torch.compiler.is_compiling() else self._thread.gates
+
+    @contextmanager
+    def using(self, gates: Gates | None) -> Iterator[None]:
+        """Put given gates in force, for layers that are run again after their forward has ended."""
+        previous = self._thread.gates
+        self._set_gates(gates)
+        try:
+            yield
+        finally:
+            self._set_gates(previous)
+
+    def start_trace(self, routings: list[Routing]) -> None:
+        """Append one entry a forward and adapter to a list from now on."""
+        self._traces = [*self._traces, routings]
+
+    def stop_trace(self, routings: list[Routing]) -> None:
+        """Leave a list alone again."""
+        self._traces = [trace for trace in self._traces if trace is not routings]
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """An adapter's weight scales its experts, not its gate."""
+
+    def scale_layer(self, scale: float) -> None:
+        """As `set_scale`."""
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """As `set_scale`."""
+
+    def _set_gates(self, gates: Gates | None) -> None:
+        self._compiled_gates = gates
+        if not torch.compiler.is_compiling():
+            self._thread.gates = gates
+
+    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.router]
+        if not names:
+            self._set_gates(None)
+            return
+        latent = self._reader.latent(denoiser, args, kwargs)
+        gates = {}
+        for name in names:
+            indicator = self.bands[name].indicator(latent)
+            gates[name] = self.router[name](indicator)
+            if self._traces:
+                self._record(name, self._reader.timestep(args, kwargs), indicator, gates[name])
+        self._set_gates(gates)
+        if torch.is_grad_enabled() and getattr(denoiser, "is_gradient_checkpointing", False):
+            self._carry_through_checkpoints(denoiser)
+
+    def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        self._set_gates(None)
+
+    def _record(self, adapter: str, timestep: Any, indicator: Tensor, gate: Tensor) -> None:
+        if timestep is not None:
+            timestep = torch.as_tensor(timestep).detach().cpu()
+        routing = Routing(adapter, timestep, indicator.detach().float().cpu(), gate.detach().float().cpu())
+        for trace in self._traces:
+            trace.append(routing)
+
+    def _carry_through_checkpoints(self, denoiser: nn.Module) -> None:
+        # Blocks run again in the backward pass, when other forwards may have come and gone: their gates travel with
+        # the call. The checkpointing function is what diffusers lets its users replace.
+        for module in denoiser.modules():
+            function = getattr(module, "_gradient_checkpointing_func", None)
+            if function is not None and not isinstance(function, _CarryGates):
+                setattr(module, "_gradient_checkpointing_func", _CarryGates(function, self))  # noqa: B010
+
+
+class _CarryGates:
+    """A gradient checkpointing function whose recomputation sees the gates of the original forward."""
+
+    def __init__(self, checkpoint: Callable[..., Any], gate: FrequencyGate) -> None:
+        self._checkpoint = checkpoint
+        self._gate = gate
+
+    def __call__(self, block: Callable[..., Any], *args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._checkpoint(block, *args)
+        return self._checkpoint(_Routed(block, self._gate, self._gate.gates), *args)
+
+
+class _Routed:
+    """A block together with the gates it ran under; diffusers checkpoints the `__call__` of what it is given."""
+
+    def __init__(self, block: Callable[..., Any], gate: FrequencyGate, gates: Gates | None) -> None:
+        self._block = block
+        self._gate = gate
+        self._gates = gates
+
+    def __call__(self, *args: Any) -> Any:
+        with self._gate.using(self._gates):
+            return self._block(*args)

@@ -1,0 +1,127 @@
+"""The routed LoRA layer: PEFT's own, with its rank axis gated."""
+
+from typing import Any
+
+from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import LoraLayer, LoraVariant, _ConvNd
+from torch import Tensor, nn
+
+from fera.errors import FeraError
+from fera.tuner.gate import FrequencyGate
+
+# Layers of PEFT that hand their forward to a variant. Classes by name exist only where bitsandbytes does.
+_ROUTABLE = (LoraLinear, _ConvNd)
+_ROUTABLE_NAMES = ("Linear8bitLt", "Linear4bit")
+
+
+def route_layer(layer: nn.Module, name: str, adapter_name: str, gate: FrequencyGate, num_experts: int) -> None:
+    """Put the ranks of one adapter in a LoRA layer under the gate.
+
+    Args:
+        layer: the LoRA layer that holds the adapter, with `num_experts` times an expert's rank.
+        name: where it is in the denoiser, for the error.
+        adapter_name: the adapter.
+        gate: the denoiser's gate.
+        num_experts: E.
+
+    Raises:
+        FeraError: PEFT's layer for this kind of module cannot be gated.
+    """
+    assert isinstance(layer, LoraLayer)
+    if not isinstance(layer, _ROUTABLE) and type(layer).__name__ not in _ROUTABLE_NAMES:
+        base = type(layer.get_base_layer()).__name__
+        raise FeraError(f"{name} is a {base}, whose LoRA layer cannot be routed; leave it out of target_modules")
+    layer.lora_variant[adapter_name] = RoutedLora(gate, num_experts)
+
+
+class RoutedLora(LoraVariant):
+    r"""LoRA whose ranks are weighted by the gate of the expert they belong to.
+
+    .. math:: \sum_e g_e B_e A_e x = B \bigl((g \otimes 1_r) \odot (A x)\bigr)
+
+    with the experts' matrices stacked: :math:`A` is (E r, in), :math:`B` is (out, E r). No expert's output is ever
+    formed. PEFT's interface for variants asks for an object per layer and adapter.
+
+    Args:
+        gate: the denoiser's gate.
+        num_experts: E.
+    """
+
+    def __init__(self, gate: FrequencyGate, num_experts: int) -> None:
+        self.gate = gate
+        self.num_experts = num_experts
+
+    def supports_lora_conversion(self) -> bool:
+        """A routed adapter has no single LoRA."""
+        return False
+
+    def forward(  # type: ignore[override]
+        self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """Add the experts' gated sum to the base layer's output.
+
+        Args:
+            module: the LoRA layer.
+            active_adapter: name of the adapter.
+            x: the layer's input, in the adapter's dtype, shape (N, ..., in) or (N, in, H, W), where N is a multiple
+                of the latent's batch.
+            result: output of the base layer.
+            **kwargs: what other variants of PEFT use.
+
+        Returns:
+            Shape and dtype as adding a LoRA would give.
+
+        Raises:
+            FeraError: the layer is called outside its denoiser's forward, or with a batch that the gate's does
+                not divide.
+        """
+        lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
+        ranks = lora_a(module.lora_dropout[active_adapter](x))
+        axis = 1 if isinstance(module, _ConvNd) else ranks.ndim - 1
+        gate = self._gate_for(module, active_adapter, ranks.shape[0]) * module.scaling[active_adapter]
+        # (N, E) against the rank axis split into (E, r): every other axis broadcasts.
+        shape = [1] * (ranks.ndim + 1)
+        shape[0], shape[axis] = gate.shape
+        experts = ranks.unflatten(axis, (self.num_experts, -1)) * gate.to(ranks.dtype).view(shape)
+        return result + lora_b(experts.flatten(axis, axis + 1))
+
+    def _gate_for(self, module: LoraLayer, adapter: str, batch: int) -> Tensor:
+        gates = self.gate.gates
+        if gates is None or adapter not in gates:
+            raise FeraError(
+                f"a layer of adapter {adapter!r} was called outside its denoiser's forward, so there is no latent to "
+                "route it; call the denoiser, or disable the adapter"
+            )
+        gate = gates[adapter]
+        if batch == gate.shape[0]:
+            return gate
+        if batch % gate.shape[0]:
+            raise FeraError(
+                f"a {type(module.get_base_layer()).__name__} sees a batch of {batch}, which is no multiple of the "
+                f"latent's {gate.shape[0]}: its samples cannot be told apart; leave it out of target_modules"
+            )
+        # Frames and other axes folded into the batch follow their sample.
+        return gate.repeat_interleave(batch // gate.shape[0], dim=0)
+
+    @staticmethod
+    def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Always refused."""
+        raise no_merge(active_adapter)
+
+    @staticmethod
+    def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
+        """Always refused."""
+        raise no_merge(active_adapter)
+
+    @staticmethod
+    def unmerge(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Always refused."""
+        raise no_merge(active_adapter)
+
+
+def no_merge(adapter: str) -> FeraError:
+    """The error for merging a routed adapter."""
+    return FeraError(
+        f"adapter {adapter!r} is routed: its experts are mixed anew at every step, so no single merged weight exists. "
+        "Keep it unmerged; it costs what a LoRA of the same rank costs"
+    )

@@ -1,0 +1,253 @@
+"""FeRA as a PEFT tuner: experts as one LoRA of rank E·r, gated."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.lora import LoraModel
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+
+from fera.denoisers import find
+from fera.errors import FeraError
+from fera.fingerprint import check_fingerprint, fingerprint
+from fera.tuner.config import FeraConfig
+from fera.tuner.gate import FrequencyGate
+from fera.tuner.layer import no_merge, route_layer
+
+# The gate's place in the denoiser, and so in the keys of a saved adapter.
+GATE = "fera"
+
+
+class FeraModel(LoraModel):
+    """Injects routed experts into a denoiser.
+
+    What `peft.get_peft_model` and `peft.inject_adapter_in_model` build for a `FeraConfig`; the denoiser routes
+    itself from then on. Everything that is not about routing is PEFT's LoRA.
+    """
+
+    tuner_layer_cls = (LoraLayer, FrequencyGate)  # type: ignore[assignment]
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Put an adapter into the denoiser, or leave the denoiser as it was.
+
+        Args:
+            model: the denoiser.
+            adapter_name: the adapter, whose config is in `peft_config`.
+            autocast_adapter_dtype: as in PEFT.
+            low_cpu_mem_usage: as in PEFT.
+            state_dict: as in PEFT.
+
+        Raises:
+            FeraError: the denoiser's class is unknown, it is not the base the config belongs to, a target module
+                matches nothing or cannot be routed.
+        """
+        # A copy: the caller's config may go into another base next.
+        config: FeraConfig = copy.copy(self.peft_config[adapter_name])  # type: ignore[assignment]
+        self.peft_config[adapter_name] = config
+        gate: FrequencyGate | None = getattr(model, GATE, None)
+        is_first = gate is None
+        try:
+            if config.base_fingerprint is None:
+                config.base_fingerprint = fingerprint(model)
+            else:
+                check_fingerprint(model, config.base_fingerprint)
+            _check_targets(model, config)
+            gate = gate if gate is not None else FrequencyGate(model)
+            gate.add_adapter(adapter_name, config, _device_of(model))
+            self._injecting_gate = [gate]  # in a list: not a submodule of the tuner
+            super().inject_adapter(
+                model,
+                adapter_name,
+                autocast_adapter_dtype=autocast_adapter_dtype,
+                low_cpu_mem_usage=low_cpu_mem_usage,
+                state_dict=state_dict,
+            )
+        except Exception:
+            self.peft_config.pop(adapter_name, None)
+            remove_adapters(model, [adapter_name])
+            if gate is not None and is_first:
+                gate.remove_hooks()
+            raise
+        # Attached last: PEFT takes a model that holds a tuner layer for one whose base is frozen already.
+        if is_first:
+            model.add_module(GATE, gate)
+        gate.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def unload(self) -> nn.Module:
+        """The base model without adapters and routing."""
+        model = super().unload()
+        remove_gate(model)
+        return model
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: experts of different routers do not add up to one routed adapter."""
+        raise FeraError(
+            "routed adapters cannot be combined into one; activate them together: "
+            "fera.set_adapters(pipe, [...], weights=[...])"
+        )
+
+    def _prepare_adapter_config(self, peft_config: FeraConfig, model_config: dict[str, Any]) -> FeraConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = list(find(self.model).target_modules)
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        lora_config: FeraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        *,
+        parameter_name: str | None = None,
+    ) -> None:
+        super()._create_and_replace(
+            _stacked(lora_config),
+            adapter_name,
+            target,
+            target_name,
+            parent,
+            current_key,
+            parameter_name=parameter_name,
+        )
+        layer = getattr(parent, target_name)
+        route_layer(layer, current_key, adapter_name, self._injecting_gate[0], lora_config.num_experts)
+
+    def _check_merge_allowed(self) -> None:
+        raise no_merge(", ".join(self.active_adapters))
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # PEFT expects an adapter's name next to the end of a key; a router's lies before its layers.
+        if _is_router_key(key):
+            return key.replace(f"{GATE}.router.{adapter_name}.", f"{GATE}.router.", 1)
+        return super()._remove_adapter_name_from_key(key, adapter_name)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: FeraConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        _check_tensors(model, adapter_name, remapped)
+        return remapped
+
+
+def remove_adapters(model: nn.Module, adapter_names: Sequence[str]) -> None:
+    """Take adapters out of a denoiser; layers and the gate that are left without any go too.
+
+    Args:
+        model: the denoiser.
+        adapter_names: names of the adapters, those it does not hold are passed over.
+    """
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, LoraLayer | FrequencyGate):
+            continue
+        remaining = [adapter for adapter in module._all_available_adapter_names() if adapter not in adapter_names]
+        active = [adapter for adapter in module.active_adapters if adapter in remaining]
+        module.set_adapter(active)  # first, so that deleting needs not choose another
+        for adapter in adapter_names:
+            module.delete_adapter(adapter)
+        if isinstance(module, LoraLayer) and not remaining:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    gate = getattr(model, GATE, None)
+    if gate is not None and not gate.router:
+        remove_gate(model)
+    for adapter in adapter_names:
+        adapter_configs(model).pop(adapter, None)
+
+
+def adapter_configs(model: nn.Module) -> dict[str, PeftConfig]:
+    """Configs of the adapters in a model by their names, routed or plain."""
+    configs: Any = getattr(model, "peft_config", {})
+    return configs
+
+
+def remove_gate(model: nn.Module) -> None:
+    """Stop routing a denoiser."""
+    gate = getattr(model, GATE, None)
+    if gate is not None:
+        gate.remove_hooks()
+        delattr(model, GATE)
+
+
+def _stacked(config: FeraConfig) -> FeraConfig:
+    """The config of the one LoRA that holds all experts, at the scale of a single one."""
+    experts = config.num_experts
+    # PEFT divides alpha by the rank, or by its root: multiplying both keeps an expert's scale.
+    growth = math.sqrt(experts) if config.use_rslora else experts
+    assert config.lora_alpha is not None  # the config has filled it in
+    stacked = copy.copy(config)
+    stacked.r = config.r * experts
+    stacked.lora_alpha = config.lora_alpha * growth
+    stacked.rank_pattern = {key: rank * experts for key, rank in (config.rank_pattern or {}).items()}
+    stacked.alpha_pattern = {key: alpha * growth for key, alpha in (config.alpha_pattern or {}).items()}
+    return stacked
+
+
+def _check_targets(model: nn.Module, config: FeraConfig) -> None:
+    """Every listed target must exist: PEFT is silent about one of several that does not."""
+    targets = config.target_modules
+    if targets is None or isinstance(targets, str):
+        return
+    names = [name.replace(".base_layer", "") for name, _ in model.named_modules()]
+    missing = sorted(
+        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)
+    )
+    if missing:
+        raise FeraError(
+            f"target_modules that match nothing in {type(model).__name__}: {', '.join(missing)}. "
+            f"Layers it has: {', '.join(_layer_names(model))}"
+        )
+
+
+def _layer_names(model: nn.Module) -> list[str]:
+    """Names of the layers that could be adapted, as one would list them: without the path to their block."""
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and "lora_" not in name and not name.startswith(f"{GATE}."):
+            parts = name.replace(".base_layer", "").split(".")
+            # A bare index says nothing: keep what it is an index of.
+            names.add(".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1])
+    return sorted(names)
+
+
+def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+    """A file must hold every tensor of the adapter in the shape it has here: PEFT loads what there is."""
+    own = {
+        key: tensor
+        for key, tensor in model.state_dict().items()
+        if f".{adapter_name}." in key and (_is_router_key(key) or ".lora_A." in key or ".lora_B." in key)
+    }
+    given = {key.removeprefix("base_model.model."): tensor for key, tensor in state_dict.items()}
+    for key, tensor in own.items():
+        plain = key.removeprefix("base_model.model.")
+        where = plain.replace(f".{adapter_name}.", ".")
+        if plain not in given:
+            raise FeraError(f"the adapter's file has no tensor {where}: it is incomplete, or from another base")
+        if given[plain].shape != tensor.shape:
+            raise FeraError(
+                f"the adapter's tensor {where} has shape {tuple(given[plain].shape)}, this base and config need "
+                f"{tuple(tensor.shape)}: it belongs to another base, or its config was changed"
+            )
+
+
+def _is_router_key(key: str) -> bool:
+    return f".{GATE}.router." in f".{key}"
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "meta" else device

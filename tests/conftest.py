@@ -1,0 +1,194 @@
+"""Tiny real diffusers models, made on the fly: nothing is downloaded and a forward takes milliseconds."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+# Tiny models gain nothing from threads, and lose much where a machine is busy.
+torch.set_num_threads(1)
+
+WORDS = ["a red rocket", "a green tree", "a blue house", "a yellow cat", "the sun and moon"]
+COLORS = {"a red rocket": "red", "a green tree": "green", "a blue house": "blue", "a yellow cat": "yellow"}
+
+
+def make_unet(**overrides: object) -> UNet2DConditionModel:
+    """A UNet for 4-channel latents of 8x8 (any even size works), text width 32."""
+    settings = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    }
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**settings | overrides).eval()
+
+
+def make_sd3_transformer(**overrides: object) -> SD3Transformer2DModel:
+    """An SD3 transformer for 4-channel latents of 8x8, text width 32, pooled width 64."""
+    settings = {
+        "sample_size": 8,
+        "patch_size": 1,
+        "in_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 32,
+        "pooled_projection_dim": 64,
+        "out_channels": 4,
+        "pos_embed_max_size": 16,
+    }
+    torch.manual_seed(0)
+    model = SD3Transformer2DModel(**settings | overrides).eval()
+    # diffusers starts the last layer at zero; a model that predicts zeros hides mistakes.
+    torch.nn.init.normal_(model.proj_out.weight, std=0.1)
+    return model
+
+
+def _tokenizer() -> CLIPTokenizer:
+    tokenizer = CLIPTokenizer(model_max_length=16)
+    trained = tokenizer.train_new_from_iterator(WORDS, 600, show_progress=False)
+    trained.model_max_length = 16
+    return trained
+
+
+def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=37,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _vae(**overrides: object) -> AutoencoderKL:
+    settings = {
+        "block_out_channels": (8, 16),
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": 16,
+        "scaling_factor": 0.8,
+    }
+    torch.manual_seed(1)
+    return AutoencoderKL(**settings | overrides).eval()
+
+
+def make_sd_pipeline() -> StableDiffusionPipeline:
+    """A StableDiffusionPipeline for 16x16 images (8x8 latents), flow matching like the emoji base."""
+    tokenizer = _tokenizer()
+    torch.manual_seed(2)
+    return StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config(tokenizer)).eval(),
+        tokenizer=tokenizer,
+        unet=make_unet(),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def make_sd3_pipeline() -> StableDiffusion3Pipeline:
+    """A StableDiffusion3Pipeline for 16x16 images (8x8 latents) with its three text encoders."""
+    tokenizer = _tokenizer()
+    tokenizer_t5 = T5Tokenizer().train_new_from_iterator(WORDS, 200, show_progress=False)
+    torch.manual_seed(3)
+    t5 = T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer_t5), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
+    )
+    encoders = [CLIPTextModelWithProjection(_text_config(tokenizer)).eval() for _ in range(2)]
+    return StableDiffusion3Pipeline(
+        transformer=make_sd3_transformer(joint_attention_dim=64),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=encoders[0],
+        tokenizer=tokenizer,
+        text_encoder_2=encoders[1],
+        tokenizer_2=tokenizer,
+        text_encoder_3=t5.eval(),
+        tokenizer_3=tokenizer_t5,
+    )
+
+
+@pytest.fixture
+def tiny_unet() -> Callable[..., UNet2DConditionModel]:
+    """Factory: `tiny_unet()`; every call gives the same weights; keywords override its configuration."""
+    return make_unet
+
+
+@pytest.fixture
+def tiny_sd3_transformer() -> Callable[..., SD3Transformer2DModel]:
+    """Factory: `tiny_sd3_transformer()`; every call gives the same weights."""
+    return make_sd3_transformer
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a saved tiny StableDiffusionPipeline."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny-sd"
+    make_sd_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a saved tiny StableDiffusion3Pipeline."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny-sd3"
+    make_sd3_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A flat folder of four 20x16 pictures, each with a caption file."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, (caption, color) in enumerate(COLORS.items()):
+        Image.new("RGB", (20, 16), color).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
+    return folder
