@@ -1,11 +1,14 @@
 """Tiny real diffusers models, made on the fly: nothing is downloaded and a forward takes milliseconds."""
 
+import copy
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,11 +80,22 @@ def make_sd3_transformer(**overrides: object) -> SD3Transformer2DModel:
     return model
 
 
-def _tokenizer() -> CLIPTokenizer:
+@cache
+def _trained_tokenizer() -> CLIPTokenizer:
+    # Once: training breaks ties at random, and pipelines made alike should be alike.
     tokenizer = CLIPTokenizer(model_max_length=16)
     trained = tokenizer.train_new_from_iterator(WORDS, 600, show_progress=False)
     trained.model_max_length = 16
     return trained
+
+
+def _tokenizer() -> CLIPTokenizer:
+    return copy.deepcopy(_trained_tokenizer())  # threads must not share one
+
+
+@cache
+def _trained_tokenizer_t5() -> T5Tokenizer:
+    return T5Tokenizer().train_new_from_iterator(WORDS, 200, show_progress=False)
 
 
 def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
@@ -136,11 +150,9 @@ def make_sd_pipeline() -> StableDiffusionPipeline:
 def make_sd3_pipeline() -> StableDiffusion3Pipeline:
     """A StableDiffusion3Pipeline for 16x16 images (8x8 latents) with its three text encoders."""
     tokenizer = _tokenizer()
-    tokenizer_t5 = T5Tokenizer().train_new_from_iterator(WORDS, 200, show_progress=False)
+    tokenizer_t5 = copy.deepcopy(_trained_tokenizer_t5())
     torch.manual_seed(3)
-    t5 = T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer_t5), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
-    )
+    t5 = T5EncoderModel(T5Config(vocab_size=len(tokenizer_t5), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4))
     encoders = [CLIPTextModelWithProjection(_text_config(tokenizer)).eval() for _ in range(2)]
     return StableDiffusion3Pipeline(
         transformer=make_sd3_transformer(joint_attention_dim=64),
@@ -192,3 +204,12 @@ def image_folder(tmp_path: Path) -> Path:
         Image.new("RGB", (20, 16), color).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate remembers the precision of the first run of a process; every test starts without that."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+        sys.modules["accelerate.state"].GradientState._reset_state()

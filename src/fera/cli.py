@@ -1,0 +1,115 @@
+"""The command line: parses, calls, prints. Nothing imports it.
+
+A command is a module `fera.commands.<name>` with two functions, and one line in `COMMANDS`:
+
+- `add_arguments(parser)` declares its options (nothing heavy is imported there),
+- `run(arguments)` does the work, imports what it needs, and returns an exit code.
+
+Exit codes: 0 done; 2 a mistake of the user's (`FeraError`, printed as one `error:` message); 130 interrupted.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn, Protocol, cast
+
+from fera.errors import FeraError
+
+# Name to the line that `fera --help` shows. Dashes in a name are underscores in its module.
+COMMANDS: dict[str, str] = {
+    "train": "fine-tune a diffusers pipeline, as a TOML file and flags say",
+    "generate": "draw images from prompts, with adapters",
+    "inspect": "show what an adapter's file holds",
+    "demo": "fine-tune the bundled emoji base to another style, with pictures before and after",
+    "config": "describe the keys of a training configuration",
+}
+
+
+class Command(Protocol):
+    """What a module in `fera.commands` offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do the work; returns the exit code."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that reports mistakes as `FeraError`, like the rest of fera."""
+
+    def error(self, message: str) -> NoReturn:
+        raise FeraError(f"{message}\nSee: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process when left out.
+
+    Returns:
+        The exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except FeraError as error:
+        _print_error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as exit_:  # argparse, after --help
+        return exit_.code if isinstance(exit_.code, int) else 0
+
+
+def _run(argv: list[str]) -> int:
+    parser = _Parser(
+        prog="fera",
+        description="Fine-tune diffusion models with frequency-energy routed experts.",
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    chosen = argv[0] if argv else ""
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
+        # Only the chosen command's module is imported: `fera --help` stays quick.
+        if name == chosen:
+            _module(name).add_arguments(subparser)
+            chosen_parser = subparser
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise FeraError(_describe_unknown(unknown, chosen_parser))
+    return _module(arguments.command).run(arguments)
+
+
+def _module(name: str) -> Command:
+    return cast(Command, import_module(f"fera.commands.{name.replace('-', '_')}"))
+
+
+def _describe_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> str:
+    """Message for arguments that no option takes, with the nearest option that exists."""
+    name = unknown[0].split("=")[0]
+    if not name.startswith("-"):
+        return f"unexpected argument {unknown[0]!r}\nSee: {parser.prog} --help"
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown option {name}{hint}\nSee: {parser.prog} --help"
+
+
+def _print_error(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    console.print(Text("error: ", style="bold red") + Text(message, style="not bold"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

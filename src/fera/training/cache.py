@@ -1,0 +1,238 @@
+"""Latents and text embeddings, computed once and kept on disk.
+
+One safetensors file a picture and one a caption. A picture's latent is the mean of the autoencoder's posterior: around
+it the usual autoencoders are all but certain, and no draw needs to be kept or repeated.
+
+A file's name is a hash of everything that its content depends on: the picture's or caption's own content, the weights
+of the encoder, size, crop, mirroring, dtype. A cache can therefore be shared between runs and never be stale.
+"""
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fera.errors import FeraError
+from fera.training.cache_files import Memory, write
+from fera.training.data import Example, crop_offset
+from fera.training.families import Family
+from fera.training.images import load_image, to_tensor
+
+# Raise when a file of the same name would hold something else.
+_CACHE_VERSION = 1
+_BATCH = 8
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded examples.
+
+    Args:
+        latents: in the denoiser's units, shape (B, C, H, W), float32.
+        conditions: what the denoiser takes besides, each with B along its first axis.
+        names: file names of the pictures.
+    """
+
+    latents: Tensor
+    conditions: dict[str, Tensor]
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Examples whose latents and embeddings are on disk.
+
+    Args:
+        names: file names of the pictures.
+        latents: for each picture its file, and where flips were asked for a second one, mirrored.
+        texts: for each picture the file of its caption.
+        empty_text: the file of the empty caption.
+        shift: subtracted from the autoencoder's latents.
+        scale: then multiplied.
+        memory: files that were read, up to a limit.
+    """
+
+    names: list[str]
+    latents: list[list[Path]]
+    texts: list[Path]
+    empty_text: Path
+    shift: float
+    scale: float
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(
+        self, rows: Sequence[int], *, flipped: Sequence[bool] = (), without_caption: Sequence[bool] = ()
+    ) -> Batch:
+        """Read some examples.
+
+        Args:
+            rows: which.
+            flipped: for each row whether to take the mirrored picture; none when left out.
+            without_caption: for each row whether to take the empty caption; none when left out.
+
+        Raises:
+            FeraError: a file was removed or damaged since it was written.
+        """
+        flipped = flipped or [False] * len(rows)
+        without_caption = without_caption or [False] * len(rows)
+        latents = [self.memory.read(self.latents[row][flip]) for row, flip in zip(rows, flipped, strict=True)]
+        texts = [
+            self.memory.read(self.empty_text if empty else self.texts[row])
+            for row, empty in zip(rows, without_caption, strict=True)
+        ]
+        return Batch(
+            latents=(torch.stack([latent["mean"] for latent in latents]) - self.shift) * self.scale,
+            conditions={name: torch.stack([text[name] for text in texts]) for name in texts[0]},
+            names=[self.names[row] for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes examples with a pipeline's own parts, or finds them encoded.
+
+    Args:
+        pipe: the pipeline, its autoencoder and text encoders loaded.
+        family: how it encodes captions.
+        folder: of the cache.
+        device: where to compute.
+        resolution: side of the pictures in pixels.
+        center_crop: as in the configuration.
+        random_flip: as in the configuration.
+        seed: of crops off centre.
+        progress: told (what, done, of how many).
+    """
+
+    pipe: Any
+    family: Family
+    folder: Path
+    device: torch.device
+    resolution: int
+    center_crop: bool
+    random_flip: bool
+    seed: int
+    progress: Progress
+
+    @torch.no_grad()
+    def encode(self, examples: Sequence[Example]) -> EncodedSet:
+        """Encode examples that the cache does not hold yet.
+
+        Args:
+            examples: with their digests.
+        """
+        vae = self.pipe.vae
+        texts = self._encode_captions([example.caption for example in examples])
+        latents = self._encode_pictures(examples)
+        return EncodedSet(
+            names=[example.image.name for example in examples],
+            latents=latents,
+            texts=[texts[example.caption] for example in examples],
+            empty_text=texts[""],
+            shift=float(getattr(vae.config, "shift_factor", None) or 0.0),
+            scale=float(vae.config.scaling_factor),
+        )
+
+    def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
+        parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
+        encoder = _digest({name: _fingerprint(part) for name, part in parts.items()})
+        family = type(self.pipe).__name__
+        paths = {
+            caption: self.folder / f"text-{_digest([_CACHE_VERSION, family, encoder, caption])}.safetensors"
+            for caption in dict.fromkeys([*captions, ""])
+        }
+        missing = [caption for caption, path in paths.items() if not path.exists()]
+        if missing:
+            _move(parts.values(), self.device)
+        for start in range(0, len(missing), _BATCH):
+            chunk = missing[start : start + _BATCH]
+            conditions = self.family.encode(self.pipe, chunk, self.device)
+            for row, caption in enumerate(chunk):
+                write(paths[caption], {name: tensor[row] for name, tensor in conditions.items()})
+            self.progress("captions", start + len(chunk), len(missing))
+        _move(parts.values(), torch.device("cpu"))
+        return paths
+
+    def _encode_pictures(self, examples: Sequence[Example]) -> list[list[Path]]:
+        vae = self.pipe.vae
+        encoder = _fingerprint(vae)
+        mirrorings = (False, True) if self.random_flip else (False,)
+        paths: list[list[Path]] = []
+        missing = []
+        for example in examples:
+            offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
+            square = example.size[0] == example.size[1]
+            paths.append([])
+            for mirrored in mirrorings:
+                depends_on = [example.digest, self.resolution, None if square else offset, mirrored]
+                name = f"latent-{_digest([_CACHE_VERSION, encoder, *depends_on])}.safetensors"
+                paths[-1].append(self.folder / name)
+                if not paths[-1][-1].exists():
+                    missing.append((example, offset, mirrored, paths[-1][-1]))
+        if missing:
+            vae.to(self.device)
+        for start in range(0, len(missing), _BATCH):
+            chunk = missing[start : start + _BATCH]
+            pixels = torch.stack([self._pixels(*picture[:3]) for picture in chunk])
+            posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+            for mean, (*_, path) in zip(posterior.mean, chunk, strict=True):
+                write(path, {"mean": mean.float()})
+            self.progress("pictures", start + len(chunk), len(missing))
+        vae.to("cpu")
+        return paths
+
+    def _pixels(self, example: Example, offset: float, mirrored: bool) -> Tensor:
+        try:
+            pixels = to_tensor(load_image(example.image), self.resolution, offset)
+        except (ValueError, OSError) as error:
+            raise FeraError(f"{example.image} {error}; it was readable a moment ago") from error
+        return pixels.flip(-1) if mirrored else pixels
+
+
+def free_encoders(pipe: Any, family: Family) -> None:
+    """Drop the autoencoder and the text encoders: training reads the cache."""
+    for name in ("vae", *family.text_components):
+        setattr(pipe, name, None)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _fingerprint(part: Any) -> str:
+    """Hash of a model's weights, or of a tokenizer's vocabulary and limits."""
+    if part is None:
+        return "none"
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(part, nn.Module):
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        config: Any = part.config
+        config = config if isinstance(config, dict) else config.to_dict()
+        # Private entries say where the part was loaded from, not what it does.
+        settings = {key: value for key, value in config.items() if not key.startswith("_")}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    else:
+        described = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
+        digest.update(json.dumps(described).encode())
+    return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _move(parts: Any, device: torch.device) -> None:
+    for part in parts:
+        if isinstance(part, nn.Module):
+            part.to(device)

@@ -1,0 +1,200 @@
+"""The training configuration: one typed definition.
+
+TOML keys, dotted flags, `--help`, validation and docs/configuration.md all come from these classes. How they are
+read and written is in `fera.training.settings`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    # Strict: "False" is not true and 2.5 is not 2. Frozen: the run's config.toml stays what the run used.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Pictures and their captions: a flat folder (`a.png` and `a.txt`) or a Hugging Face imagefolder."""
+
+    train_data_dir: Path = Field(strict=False, description="Folder of training pictures and captions.")
+    validation_data_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of pictures for the held-out loss, laid out as the training folder.",
+    )
+    validation_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training pictures to hold out when validation_data_dir is unset.",
+    )
+    image_column: str = Field(
+        default="file_name", min_length=1, description="Column of metadata.* with the picture's path."
+    )
+    caption_column: str = Field(default="text", min_length=1, description="Column of metadata.* with the caption.")
+    caption_lines: Literal["join", "first"] = Field(
+        default="join",
+        description="What to take of a caption of several lines: all, joined by spaces, or the first.",
+    )
+    allow_missing_captions: bool = Field(
+        default=False,
+        description="Train pictures without a caption on the empty caption instead of refusing them.",
+    )
+    skip_bad: bool = Field(
+        default=False, description="Skip and report pictures that cannot be read instead of stopping."
+    )
+    resolution: int | None = Field(
+        default=None,
+        ge=8,
+        description="Side of the square training pictures in pixels; the base's own size when unset.",
+    )
+    center_crop: bool = Field(
+        default=True,
+        description="Crop pictures that are not square at the centre; false: at a place drawn once for each.",
+    )
+    random_flip: bool = Field(default=False, description="Mirror pictures left to right half of the time.")
+    cache_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of encoded pictures and captions; output_dir/cache when unset.",
+    )
+
+
+class AdapterConfig(_Section):
+    """The adapter, as `fera.FeraConfig` takes it."""
+
+    r: int = Field(default=4, ge=1, description="Rank of one expert.")
+    lora_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        description="Numerator of an expert's scale, lora_alpha / r; r * num_experts when unset.",
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the experts.")
+    num_experts: int = Field(default=3, ge=1, description="Number of experts.")
+    num_bands: int = Field(default=3, ge=2, description="Number of frequency bands of the indicator.")
+    kappa: float = Field(
+        default=1 / 128,
+        gt=0,
+        le=1,
+        description="Finest Gaussian's deviation as a fraction of the latent's shorter side.",
+    )
+    temperature: float = Field(default=0.7, gt=0, description="Temperature of the router's softmax.")
+    router_features: int = Field(default=64, ge=1, description="Width of the router's hidden layer.")
+    target_modules: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Layers to adapt, by the end of their names; the attention's when unset.",
+    )
+
+
+class OptimizationConfig(_Section):
+    """The optimization."""
+
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps of the run.")
+    batch_size: int = Field(default=8, ge=1, description="Pictures a forward and process.")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forwards to add up for one optimizer step.")
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations: less memory, slower.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
+        default="no", description="Precision of the frozen base; adapter and router stay in float32."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
+    router_learning_rate: float | None = Field(
+        default=None, ge=0, description="Peak learning rate of the router; learning_rate when unset."
+    )
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = Field(default="constant_with_warmup", description="Course of the learning rate, as in diffusers.")
+    lr_warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean.")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the gradient's square.")
+    adam_weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    consistency_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="Weight of the frequency-energy consistency loss; 0 saves its forward of the base.",
+    )
+    caption_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of captions replaced by the empty one, which guidance relies on.",
+    )
+    noise_offset: float = Field(default=0.0, ge=0, description="Strength of noise shared by all pixels of a channel.")
+    prediction_type: Literal["auto", "epsilon", "v_prediction", "flow_prediction"] = Field(
+        default="auto", description="What the base predicts; auto reads it from the base's scheduler."
+    )
+    snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        description="Min-SNR weighting of the loss, 5.0 is common; epsilon and v_prediction only.",
+    )
+    weighting_scheme: Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"] = Field(
+        default="logit_normal",
+        description="How noise levels are drawn or weighted, as in diffusers; flow_prediction only.",
+    )
+    logit_mean: float = Field(
+        default=0.0,
+        description="Mean of logit_normal; above 0 favours little noise, as in diffusers' scripts.",
+    )
+    logit_std: float = Field(default=1.0, gt=0, description="Deviation of logit_normal.")
+    mode_scale: float = Field(default=1.29, description="Scale of the mode scheme.")
+    logging_steps: int = Field(
+        default=10, ge=1, description="Steps between lines of log.jsonl; each averages over them."
+    )
+    checkpointing_steps: int = Field(default=500, ge=1, description="Steps between checkpoints.")
+    checkpoints_total_limit: int = Field(default=2, ge=1, description="Checkpoints to keep; older ones are removed.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "OptimizationConfig":
+        if self.lr_warmup_steps > self.steps:
+            raise ValueError(f"train.lr_warmup_steps ({self.lr_warmup_steps}) exceeds train.steps ({self.steps})")
+        return self
+
+
+class ValidationConfig(_Section):
+    """Pictures and losses along the way, always at the same seeds, noise and timesteps."""
+
+    prompts: list[str] = Field(default=[], description="Prompts to draw at the start, at the end, and in between.")
+    negative_prompt: str = Field(default="", description="Negative prompt of all of them.")
+    steps: int = Field(default=500, ge=0, description="Steps between drawings; 0: only at the start and at the end.")
+    num_inference_steps: int = Field(default=24, ge=1, description="Denoising steps of a drawing.")
+    guidance_scale: float = Field(default=2.0, ge=0, description="Guidance of a drawing.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of the first drawing, counting up from there, and of the held-out noise.",
+    )
+    loss_steps: int = Field(
+        default=0, ge=0, description="Steps between held-out losses; 0: only at the start and at the end."
+    )
+    loss_samples: int = Field(
+        default=64, ge=1, description="Samples of one held-out loss; pictures repeat if they are fewer."
+    )
+
+
+class TrainConfig(_Section):
+    """A training run.
+
+    `load_config` builds one from a file and reports mistakes as `FeraError`; building one directly raises pydantic's
+    `ValidationError`. Both are ValueErrors.
+    """
+
+    base: str = Field(min_length=1, description="The pipeline to adapt: a folder or a Hugging Face Hub id.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
+    variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
+    output_dir: Path = Field(strict=False, description="Folder of the run: adapter, log, samples, checkpoints.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
+    data: DataConfig
+    adapter: AdapterConfig = AdapterConfig()
+    train: OptimizationConfig = OptimizationConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
+            raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        return self

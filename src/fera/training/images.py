@@ -1,0 +1,63 @@
+"""From a picture's file to a tensor, with Pillow alone."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+
+def load_image(path: Path) -> Image.Image:
+    """Read a picture: upright by its EXIF orientation, RGB, transparency on white, first frame.
+
+    Raises:
+        ValueError: the file is empty, damaged, no picture, or has more pixels than Pillow deems safe. The
+            message says which, without the path.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError("is empty (0 bytes)")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise ValueError(f"is too large ({width} x {height} pixels); scale it down")
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        is_bomb = isinstance(error, Image.DecompressionBombError)
+        raise ValueError("is too large; scale it down" if is_bomb else "is no picture that can be read") from None
+    except (OSError, SyntaxError) as error:  # Pillow reports damaged PNG chunks as SyntaxError
+        raise ValueError(f"is damaged ({error})") from None
+
+
+def to_tensor(image: Image.Image, resolution: int, offset: float = 0.5) -> Tensor:
+    """Scale a picture's shorter side to the resolution and crop the longer one.
+
+    Args:
+        image: RGB.
+        resolution: R.
+        offset: where to crop, 0 to 1.
+
+    Returns:
+        Shape (3, R, R), float32, in [-1, 1].
+    """
+    scale = resolution / min(image.size)
+    width, height = (max(resolution, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = round((width - resolution) * offset), round((height - resolution) * offset)
+    image = image.crop((left, top, left + resolution, top + resolution))
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
+    return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits a channel: plain conversion would clip nearly everything to white.
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("has floating point pixels, whose range is unknown; save it with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

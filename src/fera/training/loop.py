@@ -1,0 +1,106 @@
+"""The training loop.
+
+Nothing random has a state of its own: which examples a step sees, their noise and timesteps follow from the seed and
+the step's number. To resume is to restore weights, optimizer and that number.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+
+from fera.errors import FeraError
+from fera.training.config import OptimizationConfig, TrainConfig
+from fera.training.reporting import Reporter
+from fera.training.settings import to_toml
+from fera.training.setup import prepare
+from fera.training.state import RunFolder
+from fera.training.summary import Summary
+from fera.training.trainer import Trainer
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Summary:
+    """Train an adapter and leave a run folder.
+
+    Args:
+        config: the whole configuration; `load_config` reads one from a file.
+        resume: go on from the last checkpoint in `config.output_dir`.
+        overwrite: replace the run in `config.output_dir`.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        FeraError: something the user gave cannot work, or the loss is not finite any more.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
+    """
+    began = time.monotonic()
+    run = RunFolder(config.output_dir)
+    checkpoint = run.check(resume=resume, overwrite=overwrite)
+    accelerator = _accelerator(config.train)
+    with Reporter(run.log, is_main=accelerator.is_main_process) as reporter:
+        # One process fills the cache, the others find it full.
+        with accelerator.main_process_first():
+            setup = prepare(config, accelerator.device, reporter)
+        trainer = Trainer(config, run, accelerator, setup, reporter)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        if accelerator.is_main_process:
+            run.begin(config, to_toml(config), resume=resume)
+        accelerator.wait_for_everyone()
+
+        with _noticing_interrupt() as interrupted:
+            if checkpoint is None:
+                trainer.validate(pictures=True, loss=True)
+            while trainer.step < config.train.steps:
+                trainer.advance()
+                at_end = trainer.step == config.train.steps
+                trainer.validate(
+                    pictures=at_end or _is_due(trainer.step, config.validation.steps),
+                    loss=at_end or _is_due(trainer.step, config.validation.loss_steps),
+                )
+                if at_end or _is_due(trainer.step, config.train.checkpointing_steps):
+                    trainer.save_checkpoint()
+                if trainer.agree(interrupted()) and not at_end:
+                    trainer.save_checkpoint()
+                    reporter.say(f"interrupted after step {trainer.step}; go on with:")
+                    reporter.say(f"  fera train {run.config} --resume")
+                    raise KeyboardInterrupt
+        return trainer.finish(time.monotonic() - began)
+
+
+def _accelerator(settings: OptimizationConfig) -> Accelerator:
+    try:
+        return Accelerator(
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        )
+    except ValueError as error:  # fp16 without a device that has it, for one
+        raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
+
+
+@contextmanager
+def _noticing_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let the step in progress end after Ctrl-C; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # Python delivers signals to the main thread alone
+        return
+    noticed = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def notice(*signal_and_frame: object) -> None:
+        noticed.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, notice)
+    try:
+        yield noticed.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _is_due(step: int, cadence: int) -> bool:
+    return cadence > 0 and step % cadence == 0

@@ -1,0 +1,141 @@
+"""What a run tells a person: a progress bar, messages, and log.jsonl."""
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+# Seconds between lines where there is no terminal to draw a bar on.
+_QUIET_SECONDS = 30.0
+
+
+@dataclass
+class Metrics:
+    """Sums over the samples of one or more steps.
+
+    Args:
+        samples: how many.
+        losses: sum of their denoising losses.
+        consistencies: sum of the consistency losses, each times its samples; None where it is off.
+        gates: sum of their gates, shape (E,).
+        entropies: sum of the entropies of their gates, each in [0, 1].
+    """
+
+    samples: int = 0
+    losses: float = 0.0
+    consistencies: float | None = None
+    gates: Tensor = field(default_factory=lambda: torch.zeros(()))
+    entropies: float = 0.0
+
+    def add(self, losses: Tensor, consistency: Tensor | None, gates: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            losses: shape (B,).
+            consistency: scalar or None.
+            gates: shape (B, E).
+        """
+        self.samples += len(losses)
+        self.losses += float(losses.detach().sum())
+        if consistency is not None:
+            self.consistencies = (self.consistencies or 0.0) + float(consistency.detach()) * len(losses)
+        self.gates = self.gates + gates.sum(dim=0)
+        self.entropies += float(gate_entropy(gates).sum())
+
+    def averages(self) -> dict[str, Any]:
+        """Averages over the samples, as they are logged."""
+        averages: dict[str, Any] = {"loss": _rounded(self.losses / self.samples)}
+        if self.consistencies is not None:
+            averages["consistency"] = _rounded(self.consistencies / self.samples)
+        averages["gate_entropy"] = _rounded(self.entropies / self.samples)
+        averages["gates"] = [_rounded(gate / self.samples) for gate in self.gates.tolist()]
+        return averages
+
+
+def gate_entropy(gates: Tensor) -> Tensor:
+    """Entropy of gates in units of its maximum: 1 for equal weights, 0 for a single expert.
+
+    Args:
+        gates: shape (B, E), rows sum to 1.
+
+    Returns:
+        Shape (B,); 1 where E is 1.
+    """
+    if gates.shape[1] == 1:
+        return torch.ones(len(gates))
+    return torch.special.entr(gates).sum(dim=1) / math.log(gates.shape[1])
+
+
+class Reporter:
+    """Console and log of a run; silent on all processes but the main one.
+
+    Args:
+        log: path of log.jsonl.
+        is_main: whether this is the main process.
+    """
+
+    def __init__(self, log: Path, *, is_main: bool) -> None:
+        self._log = log
+        self._is_main = is_main
+        self._console = Console(stderr=True, quiet=not is_main, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def say(self, message: str) -> None:
+        """Print a line."""
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    def advance(self, what: str, done: int, total: int, details: str = "") -> None:
+        """Move the bar of one kind of work; it goes away when all is done."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, completed=done, details=details)
+        self._progress.update(self._tasks[what], completed=done, total=total, details=details)
+        if done >= total:
+            self._progress.remove_task(self._tasks.pop(what))
+        is_due = time.monotonic() - self._last_line > _QUIET_SECONDS
+        if not self._console.is_terminal and is_due:
+            self._last_line = time.monotonic()
+            self.say(f"{what} {done}/{total} {details}")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line to log.jsonl."""
+        if self._is_main:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def in_words(averages: dict[str, Any], samples_per_second: float) -> str:
+    """Averages for the progress bar."""
+    parts = [f"loss {averages['loss']:.4f}"]
+    if "consistency" in averages:
+        parts.append(f"consistency {averages['consistency']:.4f}")
+    parts.append(f"gate entropy {averages['gate_entropy']:.2f}")
+    parts.append(f"{samples_per_second:.1f} samples/s")
+    return " · ".join(parts)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

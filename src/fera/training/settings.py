@@ -1,0 +1,238 @@
+"""Reading and writing the training configuration: TOML, flags, help and the reference page."""
+
+import difflib
+import json
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from fera.errors import FeraError
+from fera.training.config import TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration.
+
+    Args:
+        name: dotted, as in flags: "train.steps".
+        field: its definition.
+    """
+
+    name: str
+    field: FieldInfo
+
+    @property
+    def type(self) -> Any:
+        """Its type without None."""
+        members = [member for member in _union_members(self.field.annotation) if member is not type(None)]
+        return members[0]
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether it can be unset."""
+        return type(None) in _union_members(self.field.annotation)
+
+    @property
+    def expects(self) -> str:
+        """What it takes, in words: "integer, at least 1"."""
+        if get_origin(self.type) is Literal:
+            return "one of " + ", ".join(str(choice) for choice in get_args(self.type))
+        words = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
+        limits = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}"}
+        parts = [words.get(self.type, "list of texts")]
+        for rule in self.field.metadata:
+            for attribute, text in limits.items():
+                if hasattr(rule, attribute):
+                    parts.append(text.format(getattr(rule, attribute)))
+        return ", ".join(parts)
+
+    @property
+    def default(self) -> str:
+        """Its default as TOML, "required" or "unset"."""
+        if self.field.is_required():
+            return "required"
+        return "unset" if self.field.default is None else _toml_value(self.field.default)
+
+
+def keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[Key]:
+    """All keys of the configuration in order, sections flattened to dotted names."""
+    for name, field in model.model_fields.items():
+        if _is_section(field):
+            yield from keys(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield Key(prefix + name, field)
+
+
+def load_config(path: Path | str | None = None, flags: Mapping[str, str | Sequence[str]] | None = None) -> TrainConfig:
+    """Read a configuration from a TOML file and flags; flags win.
+
+    Relative paths in either are relative to the working directory.
+
+    Args:
+        path: the TOML file; None takes everything from the flags.
+        flags: dotted key to its text, or texts for a list.
+
+    Returns:
+        The configuration, complete and valid.
+
+    Raises:
+        FeraError: the file cannot be read, or a key is unknown, missing, or of wrong type or range.
+    """
+    source = "the flags" if path is None else str(path)
+    settings = {} if path is None else _read_toml(Path(path))
+    known = {key.name: key for key in keys()}
+    for name, text in (flags or {}).items():
+        if name not in known:
+            raise FeraError(f"unknown key {name!r}{_did_you_mean(name, list(known))}")
+        _put(settings, name, _from_text(known[name], text), source)
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise FeraError(_describe(error, source, set(flags or ()))) from None
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The whole configuration as TOML, defaults included, unset keys left out."""
+    top, sections = [], []
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            lines = [f"{key} = {_toml_value(item)}" for key, item in value if item is not None]
+            sections.append("\n".join([f"[{name}]", *lines]))
+        elif value is not None:
+            top.append(f"{name} = {_toml_value(value)}")
+    return "\n\n".join(["\n".join(top), *sections]) + "\n"
+
+
+def to_markdown() -> str:
+    """The reference page docs/configuration.md."""
+    parts = [_MARKDOWN_HEAD]
+    for name, field in TrainConfig.model_fields.items():
+        if _is_section(field):
+            model: type[BaseModel] = field.annotation  # type: ignore[assignment]
+            parts.append(f"## `[{name}]`\n\n{(model.__doc__ or '').strip()}\n\n" + _table(keys(model)))
+    top = [key for key in keys() if "." not in key.name]
+    parts.insert(1, "## Top level\n\n" + _table(top))
+    return "\n\n".join(parts) + "\n"
+
+
+_MARKDOWN_HEAD = """\
+# Configuration of a training run
+
+`fera train CONFIG.toml` reads these keys. Each is also a flag with its dotted name, and flags win:
+`fera train CONFIG.toml --train.steps 500 --data.skip_bad --validation.prompts "a rocket" "a tree"`.
+A flag of an optional key takes `none` to unset it. Relative paths are relative to the working directory.
+The run's folder keeps the resolved configuration as `config.toml`, which `fera train` reads again.
+
+This page is generated: `fera config --markdown > docs/configuration.md`."""
+
+
+def _table(rows: Sequence[Key] | Iterator[Key]) -> str:
+    lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
+    for key in rows:
+        default = key.default if key.default in ("required", "unset") else f"`{key.default}`"
+        lines.append(f"| `{key.name}` | {key.expects} | {default} | {key.field.description} |")
+    return "\n".join(lines)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FeraError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FeraError(f"{path} is not UTF-8 text; a configuration is a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise FeraError(f"{path} is not valid TOML: {error}") from None
+
+
+def _put(settings: dict[str, Any], name: str, value: Any, source: str) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise FeraError(f"{section!r} in {source} must be a table: [{section}]")
+    settings[last] = value
+
+
+def _from_text(key: Key, text: str | Sequence[str]) -> Any:
+    """The value that a flag's text stands for; text that stands for none is left to validation to refuse."""
+    if not isinstance(text, str):
+        return list(text)
+    if key.is_optional and text.lower() == "none":
+        return None
+    if key.type is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if key.type in (int, float):
+        try:
+            return key.type(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _describe(error: ValidationError, source: str, flags: set[str]) -> str:
+    lines = [_describe_problem(problem, source, flags) for problem in error.errors(include_url=False)]
+    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
+
+
+def _describe_problem(problem: ErrorDetails, source: str, flags: set[str]) -> str:
+    sections = {name for name, field in TrainConfig.model_fields.items() if _is_section(field)}
+    known = {key.name: key for key in keys()}
+    name = ".".join(str(part) for part in problem["loc"])
+    # A problem inside a list is reported for the list.
+    name = next((key for key in known if name.startswith(f"{key}.")), name)
+    where = f"flag --{name}" if name in flags else source
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {name!r} in {where}{_did_you_mean(name, [*known, *sections])}"
+    if problem["type"] == "missing":
+        names = [key for key in known if key == name or key.startswith(f"{name}.") and known[key].field.is_required()]
+        return f"missing key {', '.join(names)}: set it in the TOML file or by a flag"
+    if problem["type"] == "value_error":
+        return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
+    if name in sections:
+        return f"{name!r} in {where} must be a table: [{name}]"
+    value = _toml_value(problem["input"])
+    return f"{where}: {name} = {value}: expected {known[name].expects if name in known else problem['msg']}"
+
+
+def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    if not near:
+        # The right key in the wrong section, or with its section left out.
+        last = name.rpartition(".")[2]
+        by_last = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
+        near = [by_last[match] for match in difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if is_union else (annotation,)
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    # JSON's escapes are a part of TOML's, but for DEL and for characters that JSON writes as surrogate pairs.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,88 @@
+"""What a run came to."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from fera.training.config import TrainConfig
+from fera.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to; `summary.json` holds the same.
+
+    Args:
+        adapter: folder of the finished adapter.
+        base: the pipeline it belongs to.
+        revision: of the base.
+        steps: optimizer steps.
+        samples: training samples seen.
+        training_pictures: how many there were.
+        skipped_pictures: how many were left out because they cannot be read.
+        parameters: trained ones.
+        seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
+        training_seconds: of all optimizer steps, over all starts of the run.
+        samples_per_second: over these.
+        held_out_loss_before: before the first step; None where nothing is held out.
+        held_out_loss_after: after the last one.
+        versions: of the libraries.
+    """
+
+    adapter: str
+    base: str
+    revision: str | None
+    steps: int
+    samples: int
+    training_pictures: int
+    skipped_pictures: int
+    parameters: int
+    seconds: float
+    training_seconds: float
+    samples_per_second: float
+    held_out_loss_before: float | None
+    held_out_loss_after: float | None
+    versions: dict[str, str]
+
+
+def summarize(
+    *,
+    config: TrainConfig,
+    setup: Setup,
+    adapter: Path,
+    samples: int,
+    seconds: float,
+    training_seconds: float,
+    held_out: dict[int, float],
+) -> Summary:
+    """Put a run's summary together.
+
+    Args:
+        config: of the run.
+        setup: of the run.
+        adapter: folder of the finished adapter.
+        samples: training samples seen.
+        seconds: of this start of the run.
+        training_seconds: of all optimizer steps.
+        held_out: step to held-out loss.
+    """
+    import fera
+
+    libraries = ("torch", "diffusers", "peft", "transformers", "accelerate")
+    trained = sum(parameter.numel() for parameter in setup.denoiser.parameters() if parameter.requires_grad)
+    return Summary(
+        adapter=str(adapter),
+        base=config.base,
+        revision=config.revision,
+        steps=config.train.steps,
+        samples=samples,
+        training_pictures=len(setup.training),
+        skipped_pictures=len(setup.skipped),
+        parameters=trained,
+        seconds=round(seconds, 2),
+        training_seconds=round(training_seconds, 2),
+        samples_per_second=round(samples / max(training_seconds, 1e-9), 2),
+        held_out_loss_before=held_out.get(0),
+        held_out_loss_after=held_out.get(config.train.steps),
+        versions={"fera": fera.__version__} | {name: version(name) for name in libraries},
+    )

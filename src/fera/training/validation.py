@@ -1,0 +1,120 @@
+"""Held-out loss and pictures along the way: always the same noise, timesteps, prompts and seeds."""
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fera.training.config import ValidationConfig
+from fera.training.objective import denoising_losses, spread_timesteps
+from fera.training.setup import Setup
+
+
+@torch.no_grad()
+def held_out_loss(
+    setup: Setup, settings: ValidationConfig, batch_size: int, autocast: Callable[[], AbstractContextManager[Any]]
+) -> float | None:
+    """Denoising loss on pictures that are not trained on.
+
+    Sample i is picture i (modulo their number) at its own fixed noise and timestep; the timesteps cover the noise
+    levels evenly, whatever training draws. Unweighted, so runs of different settings compare.
+
+    Args:
+        setup: of the run.
+        settings: number of samples and seed.
+        batch_size: samples a forward; does not change the result but for rounding.
+        autocast: context for forwards.
+
+    Returns:
+        Mean squared error, or None where nothing is held out.
+    """
+    if setup.held_out is None:
+        return None
+    device = next(setup.denoiser.parameters()).device
+    count = settings.loss_samples
+    # Shuffled, so that a picture does not meet the same noise levels whenever it comes round.
+    generator = torch.Generator().manual_seed(settings.seed)
+    timesteps = spread_timesteps(setup.process, count)[torch.randperm(count, generator=generator)]
+    total = 0.0
+    with evaluating(setup.denoiser), autocast():
+        for start in range(0, count, batch_size):
+            samples = range(start, min(start + batch_size, count))
+            batch = setup.held_out.batch([sample % len(setup.held_out) for sample in samples])
+            noise = _fixed_noise(batch.latents, samples, settings.seed)
+            conditions = {name: value.to(device) for name, value in batch.conditions.items()}
+            losses = denoising_losses(
+                setup.process,
+                batch.latents.to(device),
+                noise.to(device),
+                timesteps[samples.start : samples.stop].to(device),
+                setup.predictor(setup.denoiser, conditions),
+            )
+            total += float(losses.denoising.sum())
+    return total / count
+
+
+def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: int, device: torch.device) -> Path:
+    """Draw the validation prompts with the code that users generate with.
+
+    Args:
+        setup: of the run; the pipeline still has its encoders.
+        settings: prompts, seed, steps, guidance.
+        folder: gets `step-000100.png`, and the settings as `settings.json`.
+        step: optimizer steps taken.
+        device: where to draw.
+
+    Returns:
+        The picture's path.
+    """
+    from fera.generation import generate
+    from fera.grids import prompt_grid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with evaluating(setup.denoiser):
+        setup.pipe.to(device)
+        images = generate(
+            setup.pipe,
+            settings.prompts,
+            negative_prompt=settings.negative_prompt,
+            seed=settings.seed,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            height=setup.resolution,
+            width=setup.resolution,
+        )
+    if device.type != "cpu":
+        for name in ("vae", *setup.family.text_components):
+            part = getattr(setup.pipe, name)
+            if isinstance(part, nn.Module):
+                part.to("cpu")
+        gc.collect()
+        torch.cuda.empty_cache()
+    path = folder / f"step-{step:06d}.png"
+    prompt_grid({f"step {step}": images}, settings.prompts).save(path)
+    (folder / "settings.json").write_text(json.dumps(settings.model_dump(), indent=2), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _fixed_noise(latents: Tensor, samples: range, seed: int) -> Tensor:
+    """Noise that depends on the seed and on each sample's number alone, not on the batch."""
+    noise = []
+    for sample, latent in zip(samples, latents, strict=True):
+        generator = torch.Generator().manual_seed(seed + sample)
+        noise.append(torch.randn(latent.shape, generator=generator))
+    return torch.stack(noise)
