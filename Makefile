@@ -19,11 +19,11 @@ check: .venv/dev.done  ## style, lint, types
 bench: .venv/dev.done  ## timings side by side
 	$(BIN)/python -m benchmarks
 
-docs: .venv/dev.done  ## write the generated pages
-	$(BIN)/python scripts/write_docs.py
+docs: .venv/dev.done  ## write the generated page
+	$(BIN)/fera config --markdown > docs/configuration.md
 
 clean:
-	rm -rf .venv runs build/demo
+	rm -rf .venv runs
 
 # PyTorch first: the pin decides which build everything after it finds installed.
 .venv/torch.done: constraints.txt

@@ -245,7 +245,7 @@ def test_previews_are_what_generation_gives(configure, tiny_sd_dir):
     from PIL import Image, ImageChops
 
     from fera.generation import generate
-    from fera.grids import prompt_grid
+    from fera.generation.grids import prompt_grid
 
     prompts = ["a red rocket", "a blue house"]
     validation = {"prompts": prompts, "steps": 2, "num_inference_steps": 3, "seed": 5, "guidance_scale": 3.0}

@@ -3,6 +3,7 @@
 Importing fera registers FeRA with PEFT; `peft.get_peft_model` and friends then take a `FeraConfig`.
 """
 
+from fera import demo
 from fera.bands import FrequencyBands
 from fera.consistency import frequency_energy_consistency
 from fera.denoisers import register_denoiser
@@ -19,6 +20,7 @@ __all__ = [
     "FeraModel",
     "FrequencyBands",
     "SoftFrequencyRouter",
+    "demo",
     "frequency_energy_consistency",
     "load_adapter",
     "register_denoiser",

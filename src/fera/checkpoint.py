@@ -97,7 +97,7 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
         f"{_PEFT_PREFIX}{key.removeprefix(_PEFT_PREFIX)}": tensor.detach().contiguous().cpu()
         for key, tensor in state.items()
     }
-    settings = _jsonable(config)
+    settings = {**_jsonable(config), "inference_mode": True}
     metadata = {
         "format": "pt",
         _METADATA_KEY: json.dumps({"config": settings, "versions": _versions()}, sort_keys=True),
@@ -106,7 +106,7 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
-        text = json.dumps({**settings, "inference_mode": True}, indent=2, sort_keys=True)
+        text = json.dumps(settings, indent=2, sort_keys=True)
         _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise FeraError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error
@@ -220,7 +220,10 @@ def _versions() -> dict[str, str]:
 def _replace(path: Path, write: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors keeps its files from other users
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

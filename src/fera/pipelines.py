@@ -117,7 +117,7 @@ def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: st
         raise FeraError(f"no adapter {adapter_name!r} to save; there are: {_listing(adapters(pipe))}")
     config = adapter_configs(holders[0])[adapter_name]
     if isinstance(config, FeraConfig) and config.base_model_name_or_path is None:
-        config.base_model_name_or_path = getattr(pipe, "name_or_path", None) or None
+        config.base_model_name_or_path = str(getattr(pipe, "name_or_path", None) or "") or None
     write_adapter(holders[0], path, adapter_name)
 
 

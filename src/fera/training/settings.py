@@ -11,7 +11,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from fera.errors import FeraError
 from fera.training.config import TrainConfig
@@ -188,7 +187,7 @@ def _describe(error: ValidationError, source: str, flags: set[str]) -> str:
     return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
 
 
-def _describe_problem(problem: ErrorDetails, source: str, flags: set[str]) -> str:
+def _describe_problem(problem: Mapping[str, Any], source: str, flags: set[str]) -> str:
     sections = {name for name, field in TrainConfig.model_fields.items() if _is_section(field)}
     known = {key.name: key for key in keys()}
     name = ".".join(str(part) for part in problem["loc"])

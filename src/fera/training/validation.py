@@ -72,7 +72,7 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
         The picture's path.
     """
     from fera.generation import generate
-    from fera.grids import prompt_grid
+    from fera.generation.grids import prompt_grid
 
     folder.mkdir(parents=True, exist_ok=True)
     with evaluating(setup.denoiser):

@@ -21,6 +21,9 @@ _NOT_ROUTED: dict[str, Any] = {
     "alora_invocation_tokens": None,
     "arrow_config": None,
     "trainable_token_indices": None,
+    "velora_config": None,
+    "monteclora_config": None,
+    "kasa_config": None,
 }
 
 

@@ -6,7 +6,7 @@ also when the forward failed.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,7 @@ class _PerThread(threading.local):
 
     def __init__(self) -> None:
         self.gates: Gates | None = None
+        self.shared: dict[Hashable, Tensor] = {}
 
     def __reduce__(self) -> tuple[type["_PerThread"], tuple[()]]:
         return (_PerThread, ())  # a copied or unpickled model starts outside any forward
@@ -65,6 +66,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("router",)
     other_param_names = ("bands",)
+    # PEFT looks these up in the base layer, and there is none.
+    weight = None  # type: ignore[assignment]
+    bias = None  # type: ignore[assignment]
 
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
@@ -88,7 +92,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         """Give an adapter its bands and a fresh router, inactive and frozen until it is activated."""
         self.bands[adapter_name] = FrequencyBands(config.num_bands, config.kappa)
         router = SoftFrequencyRouter(config.num_bands, config.num_experts, config.router_features, config.temperature)
-        self.router[adapter_name] = router.requires_grad_(False).to(device)
+        router.requires_grad_(False)
+        # On meta under `low_cpu_mem_usage`: PEFT gives it weights and a device when it loads them.
+        self.router[adapter_name] = router if router.hidden.weight.is_meta else router.to(device)
 
     def remove_hooks(self) -> None:
         """Stop routing the denoiser."""
@@ -99,6 +105,11 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def gates(self) -> Gates | None:
         """Gate of each active adapter in the current forward, shape (B, E), float32; None outside one."""
         return self._compiled_gates if torch.compiler.is_compiling() else self._thread.gates
+
+    @property
+    def shared(self) -> dict[Hashable, Tensor]:
+        """What layers computed from the current gates and may use again; forgotten together with the gates."""
+        return {} if torch.compiler.is_compiling() else self._thread.shared
 
     @contextmanager
     def using(self, gates: Gates | None) -> Iterator[None]:
@@ -131,6 +142,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._compiled_gates = gates
         if not torch.compiler.is_compiling():
             self._thread.gates = gates
+            self._thread.shared = {}
 
     def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.router]
@@ -177,17 +189,20 @@ class _CarryGates:
     def __call__(self, block: Callable[..., Any], *args: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._checkpoint(block, *args)
-        return self._checkpoint(_Routed(block, self._gate, self._gate.gates), *args)
+        # Arguments, not attributes: reentrant checkpointing sends gradients through arguments only.
+        gates = self._gate.gates or {}
+        return self._checkpoint(_Routed(block, self._gate, tuple(gates)), *gates.values(), *args)
 
 
 class _Routed:
-    """A block together with the gates it ran under; diffusers checkpoints the `__call__` of what it is given."""
+    """A block that takes its adapters' gates first; diffusers checkpoints the `__call__` of what it is given."""
 
-    def __init__(self, block: Callable[..., Any], gate: FrequencyGate, gates: Gates | None) -> None:
+    def __init__(self, block: Callable[..., Any], gate: FrequencyGate, adapters: tuple[str, ...]) -> None:
         self._block = block
         self._gate = gate
-        self._gates = gates
+        self._adapters = adapters
 
     def __call__(self, *args: Any) -> Any:
-        with self._gate.using(self._gates):
-            return self._block(*args)
+        count = len(self._adapters)
+        with self._gate.using(dict(zip(self._adapters, args[:count], strict=True))):
+            return self._block(*args[count:])

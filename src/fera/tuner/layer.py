@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer, LoraVariant, _ConvNd
 from torch import Tensor, nn
@@ -78,12 +79,20 @@ class RoutedLora(LoraVariant):
         lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
         ranks = lora_a(module.lora_dropout[active_adapter](x))
         axis = 1 if isinstance(module, _ConvNd) else ranks.ndim - 1
-        gate = self._gate_for(module, active_adapter, ranks.shape[0]) * module.scaling[active_adapter]
-        # (N, E) against the rank axis split into (E, r): every other axis broadcasts.
-        shape = [1] * (ranks.ndim + 1)
-        shape[0], shape[axis] = gate.shape
-        experts = ranks.unflatten(axis, (self.num_experts, -1)) * gate.to(ranks.dtype).view(shape)
-        return result + lora_b(experts.flatten(axis, axis + 1))
+        weights = self._rank_weights(module, active_adapter, ranks, axis)
+        shape = [1] * ranks.ndim
+        shape[0], shape[axis] = weights.shape
+        return result + lora_b(ranks * weights.view(shape))
+
+    def _rank_weights(self, module: LoraLayer, adapter: str, ranks: Tensor, axis: int) -> Tensor:
+        """Each rank's weight for each sample, the gate times the scale; shape (N, E r)."""
+        # The same for most layers of a forward, and in small models a good part of an adapted layer's time.
+        batch, width, scale = ranks.shape[0], ranks.shape[axis], module.scaling[adapter]
+        shared, key = self.gate.shared, (adapter, batch, width, scale, ranks.dtype, torch.is_grad_enabled())
+        if key not in shared:
+            gate = self._gate_for(module, adapter, batch).to(ranks.dtype) * scale
+            shared[key] = gate.repeat_interleave(width // self.num_experts, dim=1)
+        return shared[key]
 
     def _gate_for(self, module: LoraLayer, adapter: str, batch: int) -> Tensor:
         gates = self.gate.gates

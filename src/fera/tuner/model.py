@@ -167,6 +167,8 @@ def remove_adapters(model: nn.Module, adapter_names: Sequence[str]) -> None:
         remove_gate(model)
     for adapter in adapter_names:
         adapter_configs(model).pop(adapter, None)
+    if "peft_config" in vars(model) and not adapter_configs(model):
+        del model.peft_config  # left behind, it makes PEFT warn of adapters that are gone
 
 
 def adapter_configs(model: nn.Module) -> dict[str, PeftConfig]:

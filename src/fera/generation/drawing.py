@@ -1,0 +1,306 @@
+"""What `fera generate` does: a base, adapters and prompts in; a folder of images out."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fera.analysis.curves import routing_curves, save_csv
+from fera.bases import EMOJI, load_base
+from fera.checkpoint import open_adapter
+from fera.errors import FeraError
+from fera.generation.grids import prompt_grid
+from fera.generation.sampling import file_stem, generate, save_image
+from fera.pipelines import load_adapter, set_adapters, trace
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# A grid of more prompts is no overview any more.
+_GRID_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A request for images.
+
+    Args:
+        prompts: one an image.
+        output: folder for the images.
+        base: a diffusers pipeline's folder or Hub id; the one the first adapter names when left out.
+        adapters: path or Hub id, and weight, of each.
+        compare_base: draw the base without adapters too.
+        trace: plot how the adapters are routed.
+        overwrite: replace images of the same names.
+        seed: of the first image, counting up from there.
+        steps: denoising steps.
+        guidance_scale: strength of guidance.
+        negative_prompt: of all images.
+        height: in pixels; the base's own when left out.
+        width: as `height`.
+        batch_size: images at a time.
+        device: where to draw; the fastest there is when left out.
+        precision: of the base's weights: "fp32", "fp16" or "bf16".
+    """
+
+    prompts: Sequence[str]
+    output: Path
+    base: str | None = None
+    adapters: Sequence[tuple[str, float]] = field(default_factory=list)
+    compare_base: bool = False
+    trace: bool = False
+    overwrite: bool = False
+    seed: int = 0
+    steps: int = 24
+    guidance_scale: float = 2.0
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    batch_size: int = 8
+    device: str | None = None
+    precision: str = "fp32"
+
+
+def draw(drawing: Drawing, console: Console) -> list[Path]:
+    """Draw images and save them, each batch as soon as it is done.
+
+    Args:
+        drawing: what to draw.
+        console: hears what happens.
+
+    Returns:
+        The files written, the grid first: `grid.png`, an image a prompt (and `…-base.png` beside it),
+        `gates.png` and `gates.csv` of a trace, `generation.json`.
+
+    Raises:
+        FeraError: something asked for cannot work. Nothing is written then, unless drawing had begun.
+    """
+    _check(drawing)
+    files = _Files(drawing)
+    opened = [open_adapter(path) for path, _ in drawing.adapters]
+    base = drawing.base or next((file.config.base_model_name_or_path for file in opened), None) or EMOJI
+    files.claim()
+    pipe = _load(base, drawing, names=(names := _adapter_names([path for path, _ in drawing.adapters])))
+    console.print(f"base: {base}", markup=False, soft_wrap=True)
+    for name, (path, weight) in zip(names, drawing.adapters, strict=True):
+        console.print(f"adapter {name}: {path}, weight {weight:g}", markup=False, soft_wrap=True)
+
+    rows: dict[str, list[Image.Image]] = {}
+    label = " + ".join(names) if names else "base"
+    details: dict[str, object] = {
+        "base": base,
+        "adapters": ", ".join(f"{path}={weight:g}" for path, weight in drawing.adapters),
+    }
+    with _progress(console) as progress:
+        if drawing.compare_base:
+            set_adapters(pipe, [])
+            rows["base"] = _draw_row(pipe, drawing, files.base_images, {"base": base}, progress, "base")
+            set_adapters(pipe, names, [weight for _, weight in drawing.adapters])
+        with ExitStack() as stack:
+            routings = stack.enter_context(trace(pipe)) if drawing.trace else []
+            rows[label] = _draw_row(pipe, drawing, files.images, details, progress, label)
+    shown = {name: images[:_GRID_PROMPTS] for name, images in rows.items()}
+    save_image(prompt_grid(shown, drawing.prompts[:_GRID_PROMPTS]), files.grid, _sampling(drawing) | details)
+    if len(drawing.prompts) > _GRID_PROMPTS:
+        console.print(f"the grid shows the first {_GRID_PROMPTS} of {len(drawing.prompts)} prompts")
+    if drawing.trace:
+        from fera.analysis.plots import plot_routing
+
+        curves = routing_curves(routings)
+        plot_routing(curves, files.plot)
+        save_csv(curves, files.table)
+    files.record.write_text(_record(drawing, base, names, files), encoding="utf-8")
+    return files.all
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """Read `PATH` or `PATH=WEIGHT`.
+
+    Raises:
+        FeraError: the weight is not a number.
+    """
+    path, equals, weight = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return text, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        raise FeraError(f"--adapter {text}: the weight {weight!r} is not a number, and there is no such path") from None
+    if not math.isfinite(value):
+        raise FeraError(f"--adapter {text}: the weight must be finite")
+    return path, value
+
+
+def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """Prompts as given, then those of a file, one a line; empty lines are skipped.
+
+    Raises:
+        FeraError: the file cannot be read.
+    """
+    if file is None:
+        return list(prompts)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise FeraError(f"prompt file {file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FeraError(f"prompt file {file} is not UTF-8 text: {error}") from error
+    return [*prompts, *(line.strip() for line in lines if line.strip())]
+
+
+class _Files:
+    """The files of a drawing."""
+
+    def __init__(self, drawing: Drawing) -> None:
+        stems = [file_stem(index, prompt) for index, prompt in enumerate(drawing.prompts)]
+        self._drawing = drawing
+        folder = drawing.output
+        self.grid = folder / "grid.png"
+        self.images = [folder / f"{stem}.png" for stem in stems]
+        self.base_images = [folder / f"{stem}-base.png" for stem in stems] if drawing.compare_base else []
+        self.plot, self.table = folder / "gates.png", folder / "gates.csv"
+        self.record = folder / "generation.json"
+        traced = [self.plot, self.table] if drawing.trace else []
+        self.all = [self.grid, *traced, *self.images, *self.base_images, self.record]
+
+    def claim(self) -> None:
+        """Make the folder, or refuse where files would be replaced unasked."""
+        folder = self._drawing.output
+        existing = [path.name for path in self.all if path.exists()]
+        if existing and not self._drawing.overwrite:
+            raise FeraError(
+                f"{folder} already holds {', '.join(existing[:3])}{' …' if len(existing) > 3 else ''}; "
+                "give another --output, or --overwrite to replace them"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FeraError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def _check(drawing: Drawing) -> None:
+    if not drawing.prompts:
+        raise FeraError('nothing to draw: give a prompt ("a red heart") or --prompt-file')
+    for option, value, least in (
+        ("--steps", drawing.steps, 1),
+        ("--batch-size", drawing.batch_size, 1),
+        ("--guidance-scale", drawing.guidance_scale, 0),
+        ("--height", drawing.height, 8),
+        ("--width", drawing.width, 8),
+    ):
+        if value is not None and not value >= least:
+            raise FeraError(f"{option} must be at least {least}, got {value}")
+    for option, asked in (("--compare-base", drawing.compare_base), ("--trace", drawing.trace)):
+        if asked and not drawing.adapters:
+            raise FeraError(f"{option} needs an --adapter")
+
+
+def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
+    try:
+        pipe = load_base(base, dtype=_DTYPES[drawing.precision])
+    except FeraError as error:
+        if drawing.base is None and base != EMOJI:
+            raise FeraError(
+                f"{error}. The adapter names this base; where you have it elsewhere, give --base"
+            ) from error
+        raise
+    for name, (path, _) in zip(names, drawing.adapters, strict=True):
+        load_adapter(pipe, path, adapter_name=name)
+    if names:
+        set_adapters(pipe, list(names), [weight for _, weight in drawing.adapters])
+    try:
+        return pipe.to(_device(drawing.device))
+    except (RuntimeError, AssertionError) as error:
+        raise FeraError(f"--device {drawing.device}: {str(error).splitlines()[0]}") from error
+
+
+def _device(name: str | None) -> str:
+    if name is not None:
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _draw_row(
+    pipe: Any, drawing: Drawing, paths: Sequence[Path], details: dict[str, object], progress: Progress, label: str
+) -> list[Image.Image]:
+    """Draw all prompts once, saving each batch when it is done."""
+    count = len(drawing.prompts)
+    task = progress.add_task(label, total=count * drawing.steps)
+    images: list[Image.Image] = []
+    for start in range(0, count, drawing.batch_size):
+        prompts = drawing.prompts[start : start + drawing.batch_size]
+        images += generate(
+            pipe,
+            prompts,
+            negative_prompt=drawing.negative_prompt,
+            seed=drawing.seed + start,
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance_scale,
+            height=drawing.height,
+            width=drawing.width,
+            batch_size=drawing.batch_size,
+            progress=lambda done, total, before=start: progress.update(  # type: ignore[misc]
+                task, completed=before * drawing.steps + done
+            ),
+        )
+        for index in range(start, len(images)):
+            own = {"prompt": drawing.prompts[index], "seed": drawing.seed + index}
+            save_image(images[index], paths[index], own | _sampling(drawing) | details)
+    progress.update(task, completed=count * drawing.steps)
+    return images
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (TextColumn("drawing {task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
+
+
+def _adapter_names(paths: Sequence[str]) -> list[str]:
+    """What to call adapters: by their folders, `runs/ink/adapter` being "ink"; numbered where that is not unique."""
+    names: list[str] = []
+    for path in paths:
+        parts = [part for part in Path(path).absolute().parts if part != "adapter"]
+        stem = parts[-2] if parts[-1] == "adapter_model.safetensors" else parts[-1].removesuffix(".safetensors")
+        name = re.sub(r"[\W_]+", "-", stem).strip("-") or "adapter"
+        taken = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{taken + 1}" if name in names else name)
+    return names
+
+
+def _sampling(drawing: Drawing) -> dict[str, object]:
+    return {
+        "negative_prompt": drawing.negative_prompt,
+        "steps": drawing.steps,
+        "guidance_scale": drawing.guidance_scale,
+    }
+
+
+def _record(drawing: Drawing, base: str, names: Sequence[str], files: _Files) -> str:
+    import fera
+
+    adapters = [
+        {"name": name, "path": path, "weight": weight}
+        for name, (path, weight) in zip(names, drawing.adapters, strict=True)
+    ]
+    images = [
+        {"prompt": prompt, "seed": drawing.seed + index, "file": path.name}
+        for index, (prompt, path) in enumerate(zip(drawing.prompts, files.images, strict=True))
+    ]
+    settings = _sampling(drawing) | {
+        "height": drawing.height,
+        "width": drawing.width,
+        "precision": drawing.precision,
+    }
+    record = {"fera": fera.__version__, "base": base, "adapters": adapters, **settings, "images": images}
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,142 @@
+"""Prompts in, images out, and images into files."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image, PngImagePlugin
+
+from fera.errors import FeraError
+
+
+def generate(
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    negative_prompt: str = "",
+    seed: int = 0,
+    num_inference_steps: int = 24,
+    guidance_scale: float = 2.0,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Image.Image]:
+    """Draw one image a prompt.
+
+    Image i starts from noise of its own, drawn on the CPU with seed + i: it depends neither on the batch size nor
+    on the other prompts (up to rounding), and every device starts from the same noise.
+
+    Args:
+        pipe: a text-to-image diffusers pipeline, with or without adapters.
+        prompts: one an image.
+        negative_prompt: of all images; acts where guidance does.
+        seed: of the first image.
+        num_inference_steps: denoising steps, at least 1.
+        guidance_scale: strength of classifier-free guidance; up to 1 is off.
+        height: of an image in pixels; the pipeline's own when left out.
+        width: as `height`.
+        batch_size: images at a time, at least 1.
+        progress: called after each denoising step with the (image, step) pairs done, and their total.
+
+    Returns:
+        RGB images, in the order of the prompts.
+
+    Raises:
+        FeraError: an argument is out of its range, or the pipeline does not take it.
+    """
+    for name, value in (("num_inference_steps", num_inference_steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise FeraError(f"{name} must be at least 1, got {value}")
+    if isinstance(prompts, str):
+        raise FeraError(f"prompts must be a list of prompts, got the string {prompts!r}")
+    size = {name: value for name, value in (("height", height), ("width", width)) if value is not None}
+    multiple = getattr(pipe, "vae_scale_factor", 1)
+    for name, value in size.items():
+        if value < 1 or value % multiple:  # some pipelines round in silence
+            raise FeraError(f"{type(pipe).__name__} cannot draw this: {name} {value} is not divisible by {multiple}")
+    images: list[Image.Image] = []
+    with _quiet(pipe):
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            arguments: dict[str, Any] = {
+                "prompt": batch,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "generator": [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))],
+                **size,
+            }
+            if negative_prompt:
+                arguments["negative_prompt"] = [negative_prompt] * len(batch)
+            if progress is not None:
+                total = len(prompts) * num_inference_steps
+                arguments["callback_on_step_end"] = _step_counter(
+                    progress, start * num_inference_steps, len(batch), total
+                )
+            images += _call(pipe, arguments)
+    return images
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping[str, object]) -> None:
+    """Save an image as PNG, with how it was made as text chunks in it.
+
+    Args:
+        image: the image.
+        path: the file.
+        metadata: names to values, written as text, such as prompt and seed; fera's version is added.
+    """
+    import fera
+
+    chunks = PngImagePlugin.PngInfo()
+    for name, value in {**metadata, "fera": fera.__version__}.items():
+        chunks.add_text(name, str(value))
+    image.save(path, format="PNG", pnginfo=chunks)
+
+
+def file_stem(index: int, prompt: str) -> str:
+    """Name for an image's file without its ending: its number and what is speakable of its prompt.
+
+    Letters of any script and digits are kept, all else becomes a dash: it never leads out of a folder.
+    """
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    # File systems limit names to 255 bytes.
+    slug = words.encode()[:80].decode(errors="ignore").strip("-")
+    return f"{index:03d}-{slug}" if slug else f"{index:03d}"
+
+
+def _call(pipe: Any, arguments: dict[str, Any]) -> list[Image.Image]:
+    taken = inspect.signature(type(pipe).__call__).parameters
+    if "callback_on_step_end" not in taken:
+        arguments.pop("callback_on_step_end", None)
+    if refused := [name for name in arguments if name not in taken]:
+        raise FeraError(f"{type(pipe).__name__} does not take: {', '.join(refused)}")
+    try:
+        output = pipe(**arguments)
+    except FeraError:
+        raise
+    except ValueError as error:  # diffusers checks sizes and prompts before it starts
+        raise FeraError(f"{type(pipe).__name__} cannot draw this: {error}") from error
+    return [image.convert("RGB") for image in output.images]
+
+
+def _step_counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[..., Any]:
+    def count(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        progress(min(before + (step + 1) * batch, total), total)
+        return tensors
+
+    return count
+
+
+@contextmanager
+def _quiet(pipe: Any) -> Iterator[None]:
+    """Without the progress bars of the pipeline."""
+    before = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)

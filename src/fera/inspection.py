@@ -1,0 +1,74 @@
+"""What an adapter's files say about it, without any model."""
+
+import math
+import os
+from typing import Any
+
+from safetensors import safe_open
+
+from fera.checkpoint import AdapterFile, open_adapter
+
+_SETTINGS = ("r", "lora_alpha", "lora_dropout", "num_experts", "num_bands", "kappa", "temperature", "router_features")
+
+
+def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Describe an adapter.
+
+    Args:
+        source: as `fera.load_adapter` takes it.
+
+    Returns:
+        JSON-like, in sections: `file`, `settings`, `targets`, `parameters`, `base`, `versions`.
+
+    Raises:
+        FeraError: it cannot be opened.
+    """
+    file = open_adapter(source)
+    config = file.config
+    fingerprint = config.base_fingerprint or {}
+    settings = {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)}
+    alpha = config.lora_alpha or 0.0
+    scale = alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+    return {
+        "file": {
+            "path": str(file.weights),
+            "bytes": file.weights.stat().st_size,
+            "dtype": _dtypes(file),
+            "format_version": config.format_version,
+        },
+        "settings": settings | {"scale": scale},
+        "targets": {"target_modules": _listed(config.target_modules), "layers": _layers(file)},
+        "parameters": _parameters(file),
+        "base": {
+            "name": config.base_model_name_or_path,
+            "revision": config.revision,
+            "class": fingerprint.get("class"),
+            "weight_tensors": fingerprint.get("tensors"),
+            "sampled_tensors": len(fingerprint.get("sample", {})),
+        },
+        "versions": dict(sorted(file.versions.items())),
+    }
+
+
+def _parameters(file: AdapterFile) -> dict[str, int]:
+    experts = sum(math.prod(shape) for key, shape in file.shapes.items() if ".lora_" in key)
+    total = sum(math.prod(shape) for shape in file.shapes.values())
+    return {
+        "experts": experts,
+        "per_expert": experts // file.config.num_experts,
+        "router": total - experts,
+        "total": total,
+    }
+
+
+def _layers(file: AdapterFile) -> int:
+    return sum(".lora_A." in key for key in file.shapes)
+
+
+def _dtypes(file: AdapterFile) -> list[str]:
+    with safe_open(file.weights, framework="pt") as tensors:
+        return sorted({tensors.get_slice(key).get_dtype() for key in tensors.keys()})
+
+
+def _listed(targets: object) -> object:
+    return sorted(targets) if isinstance(targets, set | list | tuple) else targets

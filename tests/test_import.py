@@ -1,0 +1,49 @@
+"""What `import fera` costs and brings."""
+
+import json
+import subprocess
+import sys
+
+import fera
+
+PROBE = """
+import json, sys, time, peft
+before = set(sys.modules)
+start = time.process_time()
+import fera
+seconds = time.process_time() - start
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+kind = peft.PeftType.FERA
+print(json.dumps({
+    "added": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
+    "seconds": seconds,
+    "registered": [PEFT_TYPE_TO_CONFIG_MAPPING[kind].__name__, PEFT_TYPE_TO_TUNER_MAPPING[kind].__name__],
+}))
+"""
+
+
+def probe():
+    """A fresh interpreter that imports peft and then fera."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_public_name_exists():
+    assert fera.__version__
+    for name in fera.__all__:
+        assert getattr(fera, name) is not None, name
+
+
+def test_importing_fera_registers_it_and_adds_little_to_peft():
+    found = probe()
+    assert found["registered"] == ["FeraConfig", "FeraModel"]
+    assert "fera" in found["added"]
+    # What only pipelines, training or pictures need, unless peft itself brings it.
+    assert not set(found["added"]) & {
+        *("diffusers", "transformers", "accelerate", "pydantic", "rich", "PIL", "matplotlib", "scipy", "torchvision")
+    }
+    # The best of a few: a busy machine makes any one of them slow.
+    seconds = [found["seconds"]]
+    while min(seconds) >= 0.2 and len(seconds) < 4:
+        seconds.append(probe()["seconds"])
+    assert min(seconds) < 0.2

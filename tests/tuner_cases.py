@@ -1,0 +1,114 @@
+"""What the tests of the tuner share: denoisers with their inputs, and adapters whose every weight counts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from conftest import make_sd3_transformer, make_unet
+from torch import Tensor, nn
+
+from fera import FeraConfig
+from fera.tuner import FrequencyGate
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One class of denoisers: how to make one and how to call it."""
+
+    name: str
+    model: Callable[..., nn.Module]
+    inputs: Callable[..., dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def latents(batch: int, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Latents from smooth to noisy, so that their indicators and gates differ."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batch, 4, size, size, generator=generator)
+    smooth = torch.randn(batch, 4, 1, 1, generator=generator).expand_as(noise)
+    share = torch.linspace(0.05, 0.95, batch).view(-1, 1, 1, 1)
+    return (share * noise + (1 - share) * 2 * smooth).to(dtype)
+
+
+def unet_inputs(batch: int, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed + 1)
+    return {
+        "sample": latents(batch, size, seed, dtype),
+        "timestep": torch.linspace(100, 900, batch),
+        "encoder_hidden_states": torch.randn(batch, 5, 32, generator=generator).to(dtype),
+    }
+
+
+def sd3_inputs(batch: int, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed + 1)
+    return {
+        "hidden_states": latents(batch, size, seed, dtype),
+        "encoder_hidden_states": torch.randn(batch, 5, 32, generator=generator).to(dtype),
+        "pooled_projections": torch.randn(batch, 64, generator=generator).to(dtype),
+        "timestep": torch.linspace(100, 900, batch),
+    }
+
+
+UNET = Case("unet", make_unet, unet_inputs)
+SD3 = Case("sd3", make_sd3_transformer, sd3_inputs)
+CASES = [UNET, SD3]
+
+
+def config(**settings: Any) -> FeraConfig:
+    return FeraConfig(**{"r": 2, "lora_alpha": 4, "target_modules": ATTENTION} | settings)
+
+
+def fill(model: nn.Module, seed: int = 0, adapter: str = "default") -> nn.Module:
+    """Give experts and router weights that show: no zeros, and gates that differ between samples."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if f".{adapter}." not in f"{name}.":
+                continue
+            if ".lora_" in name:
+                # PEFT starts A at random from the global generator; here every run has the same.
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+            elif "fera.router" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+                if "output" in name:
+                    parameter.mul_(0.3)
+    return model
+
+
+def find_gate(model: nn.Module) -> FrequencyGate:
+    (gate,) = [module for module in model.modules() if isinstance(module, FrequencyGate)]
+    return gate
+
+
+def predict(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    return model(**inputs).sample
+
+
+def adapter_gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def step(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """A loss with gradients, after clearing the old ones."""
+    model.zero_grad()
+    loss = predict(model, inputs).float().square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+def sample_of(inputs: dict[str, Any], index: int) -> dict[str, Any]:
+    return {name: value[index : index + 1] for name, value in inputs.items()}
+
+
+def doubled(inputs: dict[str, Any]) -> dict[str, Any]:
+    """As classifier-free guidance calls a denoiser: one latent twice, two texts."""
+    return {
+        name: torch.cat([value, -value if name in ("encoder_hidden_states", "pooled_projections") else value])
+        for name, value in inputs.items()
+    }
