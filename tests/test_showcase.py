@@ -17,7 +17,9 @@ def few_steps(tiny_sd_dir, monkeypatch):
     monkeypatch.setattr("fera.bases.base_path", lambda: tiny_sd_dir)
     monkeypatch.setattr(showcase, "PROMPTS", showcase.PROMPTS[:2])
     draw = showcase.generate
-    monkeypatch.setattr(showcase, "generate", lambda pipe, prompts: draw(pipe, prompts, num_inference_steps=2))
+    monkeypatch.setattr(
+        showcase, "generate", lambda pipe, prompts, **kw: draw(pipe, prompts, num_inference_steps=2, **kw)
+    )
 
     def unpack_few(style, folder):
         unpack_style(style, folder)

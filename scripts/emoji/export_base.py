@@ -119,7 +119,7 @@ def write_card(pipeline: StableDiffusionPipeline, facts: dict[str, Any], concept
     ]
     return CARD.format(
         parts="\n".join(rows),
-        guidance=2,
+        guidance=3,
         dropout=facts["dropout"],
         scheduler=type(pipeline.scheduler).__name__,
         concepts=concepts,

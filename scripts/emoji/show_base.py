@@ -6,6 +6,7 @@ Written are grids of prompts, reconstructions of the autoencoder and the denoisi
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ import torch
 from concepts import base_concepts
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from matplotlib.figure import Figure
+from PIL import Image
 from train_autoencoder import to_model
 from train_base import MAX_WORDS, Data, TextToImage, load_data
 
@@ -63,6 +65,13 @@ def picture_grid(pictures: np.ndarray, titles: list[str], columns: int) -> Figur
         axis.set_title("\n".join(title.rsplit(" ", 1)) if len(title) > 16 else title, fontsize=7, pad=2)
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Save a figure as a PNG of 256 colours: a third of the size, and no difference to the eye."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi)
+    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 @torch.no_grad()
@@ -123,7 +132,7 @@ def show_reconstructions(pipeline: StableDiffusionPipeline, work: Path, folder: 
         picks = np.linspace(0, len(test) - 1, 12).astype(int)
         shown += [*(test[picks] / 255), *output[picks]]
         titles += [entry.name if column == 0 else "" for column in range(12)] + [""] * 12
-    picture_grid(np.stack(shown), titles, 12).savefig(folder / "base-reconstruction.png", dpi=110)
+    save(picture_grid(np.stack(shown), titles, 12), folder / "base-reconstruction.png", dpi=75)
 
 
 def show_losses(pipeline: StableDiffusionPipeline, work: Path, folder: Path) -> None:
@@ -162,12 +171,12 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     prompts = list(PROMPTS)
     pictures = draw(pipeline, prompts, args.steps, args.guidance, args.seed)
-    picture_grid(pictures, prompts, 8).savefig(args.output / "base-grid.png", dpi=110)
+    save(picture_grid(pictures, prompts, 8), args.output / "base-grid.png")
     if not args.grid_only:
         unseen = [name for name in base_concepts(args.work) if sets.split_of(name) == "test"]
         captions = [sets.caption_of(name) for name in unseen[:64]]
         pictures = draw(pipeline, captions, args.steps, args.guidance, args.seed)
-        picture_grid(pictures, captions, 8).savefig(args.output / "base-test-concepts.png", dpi=110)
+        save(picture_grid(pictures, captions, 8), args.output / "base-test-concepts.png")
         show_reconstructions(pipeline, args.work, args.output)
         show_losses(pipeline, args.work, args.output)
 

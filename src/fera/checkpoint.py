@@ -142,13 +142,10 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
             pass  # the weights carry the config too
     except Exception as error:  # the Hub's client raises many kinds: offline, missing, gated, a bad name
         reason = str(error).strip().splitlines()[0]
-        raise FeraError(f"no adapter at {source_words(repo_id)}: {reason}") from error
+        raise FeraError(
+            f"no adapter at {repo_id!r} (no such folder here, and not found on the Hub): {reason}"
+        ) from error
     return weights
-
-
-def source_words(repo_id: str) -> str:
-    """How to speak of a name that is no path here and was looked up on the Hub."""
-    return f"{repo_id!r} (no such folder here, and not found on the Hugging Face Hub)"
 
 
 def _read_header(weights: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

@@ -33,17 +33,19 @@ from fera.training.state import RunFolder
 
 # Black line art: the farthest from the base's gradients, so that a glance tells the two apart.
 DEFAULT_STYLE = "fluent-emoji-high-contrast"
-DEFAULT_STEPS = 400
-# Names of the test split: no adapter has seen them in its style.
+DEFAULT_STEPS = 600
+# What the base's own pictures in docs/base.md are drawn with.
+GUIDANCE_SCALE = 3.0
+# Names of the test split, which no adapter has seen in its style; those among them that the base itself draws best.
 PROMPTS = (
     "cat",
     "hushed face",
     "growing heart",
-    "cherries",
-    "evergreen tree",
+    "minibus",
+    "kitchen knife",
+    "waxing crescent moon",
     "camera",
-    "telephone receiver",
-    "sunglasses",
+    "slightly frowning face",
 )
 
 
@@ -90,10 +92,10 @@ def run_demo(
 
     console.print("drawing before and after …")
     pipe = load_base(EMOJI)
-    rows: dict[str, Sequence[Image.Image | None]] = {"base": generate(pipe, PROMPTS)}
+    rows: dict[str, Sequence[Image.Image | None]] = {"base": generate(pipe, PROMPTS, guidance_scale=GUIDANCE_SCALE)}
     load_adapter(pipe, output)
     with trace(pipe) as routings:
-        rows["adapted"] = generate(pipe, PROMPTS)
+        rows["adapted"] = generate(pipe, PROMPTS, guidance_scale=GUIDANCE_SCALE)
     rows[f"real {style}"] = _real_pictures(style_folder(output, style) / "test")
     save_image(prompt_grid(rows, PROMPTS), output / "grid.png", {"style": style, "steps": steps})
     curves = routing_curves(routings)
