@@ -113,7 +113,23 @@ def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     )
 
 
-def _vae(**overrides: object) -> AutoencoderKL:
+def make_clip() -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """A CLIP text encoder, 32 wide, and its tokenizer."""
+    tokenizer = _tokenizer()
+    torch.manual_seed(2)
+    return CLIPTextModel(_text_config(tokenizer)).eval(), tokenizer
+
+
+def make_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+    """A T5 text encoder, 64 wide, and its tokenizer."""
+    tokenizer = copy.deepcopy(_trained_tokenizer_t5())
+    torch.manual_seed(3)
+    config = T5Config(vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
+    return T5EncoderModel(config).eval(), tokenizer
+
+
+def make_vae(**overrides: object) -> AutoencoderKL:
+    """An autoencoder with 4-channel latents at half the pictures' size."""
     settings = {
         "block_out_channels": (8, 16),
         "in_channels": 3,
@@ -131,11 +147,10 @@ def _vae(**overrides: object) -> AutoencoderKL:
 
 def make_sd_pipeline() -> StableDiffusionPipeline:
     """A StableDiffusionPipeline for 16x16 images (8x8 latents), flow matching like the emoji base."""
-    tokenizer = _tokenizer()
-    torch.manual_seed(2)
+    text_encoder, tokenizer = make_clip()
     return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer)).eval(),
+        vae=make_vae(),
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=make_unet(),
         scheduler=DPMSolverMultistepScheduler(
@@ -150,20 +165,18 @@ def make_sd_pipeline() -> StableDiffusionPipeline:
 def make_sd3_pipeline() -> StableDiffusion3Pipeline:
     """A StableDiffusion3Pipeline for 16x16 images (8x8 latents) with its three text encoders."""
     tokenizer = _tokenizer()
-    tokenizer_t5 = copy.deepcopy(_trained_tokenizer_t5())
-    torch.manual_seed(3)
-    t5 = T5EncoderModel(T5Config(vocab_size=len(tokenizer_t5), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4))
+    text_encoder_3, tokenizer_3 = make_t5()
     encoders = [CLIPTextModelWithProjection(_text_config(tokenizer)).eval() for _ in range(2)]
     return StableDiffusion3Pipeline(
         transformer=make_sd3_transformer(joint_attention_dim=64),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        vae=make_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=encoders[0],
         tokenizer=tokenizer,
         text_encoder_2=encoders[1],
         tokenizer_2=tokenizer,
-        text_encoder_3=t5.eval(),
-        tokenizer_3=tokenizer_t5,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
     )
 
 

@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from fera import FeraError, denoisers, register_denoiser
+from fera.denoisers import registry
 
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch):
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(denoisers, "_DENOISERS", dict(denoisers._DENOISERS))
+    monkeypatch.setattr(registry, "_DENOISERS", denoisers.known())
 
 
 class Toy(nn.Module):
@@ -85,11 +86,8 @@ def test_a_class_of_ones_own():
     assert denoisers.is_known(Toy())
 
 
-def test_a_view_sees_all_arguments():
-    def without_hint(denoiser, value, arguments):
-        return value - arguments["hint"]
-
-    register_denoiser(Toy, latent="canvas", view=without_hint)
+def test_a_function_of_the_call_finds_the_latent():
+    register_denoiser(Toy, latent=lambda call: call["canvas"] - call["hint"])
     latent, hint = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     assert torch.equal(denoisers.CallReader(Toy()).latent(Toy(), (3, latent), {"hint": hint}), latent - hint)
 
@@ -100,7 +98,7 @@ def test_a_subclass_follows_its_parent(tiny_unet):
 
     unet = tiny_unet()
     unet.__class__ = Mine
-    assert denoisers.find(unet) is denoisers._DENOISERS["UNet2DConditionModel"]
+    assert denoisers.find(unet) is denoisers.known()["UNet2DConditionModel"]
 
 
 def test_registering_an_argument_that_does_not_exist_is_an_error():

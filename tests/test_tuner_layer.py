@@ -12,6 +12,7 @@ from tuner_cases import unet_inputs as inputs_for_unet
 
 import fera
 from fera import FeraError, denoisers, register_denoiser
+from fera.denoisers import registry
 
 CONVOLUTIONS = ["conv1", "conv2", "conv_shortcut", "proj_in", "conv_in"]
 OTHERS = ["time_emb_proj", "linear_1", "ff.net.0.proj"]
@@ -235,7 +236,7 @@ def test_a_linear_layer_takes_any_number_of_axes(routed_linear, shape):
 
 
 def test_a_video_denoiser_whose_layers_see_frames_in_the_batch(monkeypatch):
-    monkeypatch.setattr(denoisers, "_DENOISERS", dict(denoisers._DENOISERS))
+    monkeypatch.setattr(registry, "_DENOISERS", denoisers.known())
     register_denoiser(UNet3DConditionModel, latent="sample", view=lambda denoiser, video, _: video.flatten(1, 2))
     torch.manual_seed(0)
     base = UNet3DConditionModel(

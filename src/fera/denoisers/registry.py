@@ -1,4 +1,4 @@
-"""Which argument of which denoiser is its latent, and how to see it as (B, C, H, W).
+"""The table of denoisers, and reading the latent off their calls.
 
 One entry a class. A pipeline passes the latent by position or by keyword, together with conditions that must not
 steer the gate (a mask, a reference image): an entry names the argument and keeps the latent's own channels.
@@ -15,6 +15,8 @@ from fera.errors import FeraError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
+View = Callable[[nn.Module, Tensor, Mapping[str, Any]], Tensor]
+
 
 @dataclass(frozen=True)
 class Denoiser:
@@ -25,31 +27,33 @@ class Denoiser:
         view: (denoiser, that argument, all arguments by name) to the latent, shape (B, C, H, W).
         target_modules: layers to adapt when a config names none.
         timestep: name of the timestep argument, for traces.
+        pipelines: diffusers pipelines that a test draws with.
     """
 
     latent: str
-    view: Callable[[nn.Module, Tensor, Mapping[str, Any]], Tensor]
+    view: View
     target_modules: tuple[str, ...] = ATTENTION
     timestep: str = "timestep"
+    pipelines: tuple[str, ...] = ()
 
 
-def own_channels(denoiser: nn.Module, value: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """NCHW latents, to which inpainting and edit variants append the channels of their conditions."""
-    config: Any = denoiser.config
-    return value[:, : min(config.in_channels, config.out_channels)]
+_DENOISERS: dict[str, Denoiser] = {}
 
 
-_DENOISERS: dict[str, Denoiser] = {
-    "UNet2DConditionModel": Denoiser("sample", own_channels),
-    "SD3Transformer2DModel": Denoiser("hidden_states", own_channels),
-}
+def add(name: str, entry: Denoiser) -> None:
+    """Put the entry of a class into the table."""
+    _DENOISERS[name] = entry
+
+
+def known() -> dict[str, Denoiser]:
+    """The table, by class name."""
+    return dict(_DENOISERS)
 
 
 def register_denoiser(
     denoiser_class: type[nn.Module],
     *,
-    latent: str,
-    view: Callable[[nn.Module, Tensor, Mapping[str, Any]], Tensor] | None = None,
+    latent: str | Callable[[Mapping[str, Any]], Tensor],
     target_modules: Sequence[str] = ATTENTION,
     timestep: str = "timestep",
 ) -> None:
@@ -57,22 +61,26 @@ def register_denoiser(
 
     Args:
         denoiser_class: the class.
-        latent: name of the argument of its `forward` that holds the latent.
-        view: (denoiser, that argument, all arguments by name) to the latent, shape (B, C, H, W); the argument
-            itself when left out.
+        latent: name of the argument of its `forward` that holds the latent as (B, C, H, W), or (B, C, L) for
+            a latent of one dimension; or a function from the arguments of a call, by name, to it.
         target_modules: layers to adapt when a config names none.
         timestep: name of the timestep argument, for traces.
 
     Raises:
         FeraError: `forward` has no such argument.
     """
-    if latent not in _argument_names(denoiser_class):
-        raise FeraError(
-            f"{denoiser_class.__name__}.forward has no argument {latent!r}; "
-            f"it has: {', '.join(_argument_names(denoiser_class))}"
+    names = _argument_names(denoiser_class)
+    if callable(latent):
+        function = latent
+        add(
+            denoiser_class.__name__,
+            Denoiser("", lambda denoiser, value, arguments: function(arguments), tuple(target_modules), timestep),
         )
-    view = view or (lambda denoiser, value, arguments: value)
-    _DENOISERS[denoiser_class.__name__] = Denoiser(latent, view, tuple(target_modules), timestep)
+        return
+    if latent not in names:
+        raise FeraError(f"{denoiser_class.__name__}.forward has no argument {latent!r}; it has: {', '.join(names)}")
+    entry = Denoiser(latent, lambda denoiser, value, arguments: value, tuple(target_modules), timestep)
+    add(denoiser_class.__name__, entry)
 
 
 def find(denoiser: nn.Module) -> Denoiser:
@@ -119,7 +127,7 @@ class CallReader:
         """
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
         value = arguments.get(self._entry.latent)
-        if value is None:
+        if value is None and self._entry.latent:  # a function finds its own argument
             raise FeraError(
                 f"{type(denoiser).__name__} was called without {self._entry.latent!r}, the latent that routes it; "
                 f"got {len(args)} positional arguments and the keywords: {', '.join(kwargs) or 'none'}"

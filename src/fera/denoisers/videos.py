@@ -1,0 +1,1 @@
+"""Denoisers that draw videos or sound."""

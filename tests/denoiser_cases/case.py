@@ -1,0 +1,40 @@
+"""What a case says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+
+def as_it_is(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Latents that the scheduler already sees as (B, C, H, W)."""
+    return latents
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pipeline with a denoiser, and how a user calls it.
+
+    Args:
+        name: of the case, for the test's id.
+        pipeline: makes the tiny pipeline, with random weights; its denoiser's output must depend on all inputs.
+        call: arguments of the pipeline call, without a generator: small, few steps, `output_type="latent"`.
+        other_conditions: arguments that replace some of `call` and change conditions only.
+        unpack: (pipeline, latents as its scheduler gets them) to (B, C, H, W) or (B, C, L), with the pipeline's own
+            function.
+        component: name of the denoiser in the pipeline.
+        calls_per_step: forwards of the denoiser a step: 2 where guidance makes two calls.
+        doubled: whether guidance doubles the batch of one call.
+    """
+
+    name: str
+    pipeline: Callable[[], DiffusionPipeline]
+    call: dict[str, Any]
+    other_conditions: dict[str, Any]
+    unpack: Callable[[DiffusionPipeline, Tensor], Tensor] = as_it_is
+    component: str = "transformer"
+    calls_per_step: int = 1
+    doubled: bool = False
+    batch: int = field(default=1)  # pictures of the call

@@ -1,0 +1,95 @@
+"""Every denoiser that fera lists, in its real pipeline, called as a user calls it: the gate follows the latent alone."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from denoiser_cases import CASES
+from peft import inject_adapter_in_model
+from tuner_cases import fill
+
+import fera
+from fera import FeraConfig, denoisers
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def pipe(case):
+    """The case's pipeline, with an adapter on the default targets whose every weight counts."""
+    pipe = case.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    denoiser = getattr(pipe, case.component)
+    inject_adapter_in_model(FeraConfig(r=2), denoiser, "default")
+    fill(denoiser)
+    return pipe
+
+
+@contextmanager
+def recorded_latents(pipe):
+    """Latents as the scheduler's steps get them."""
+    step, seen = pipe.scheduler.step, []
+
+    def record(model_output, timestep, sample, *args, **kwargs):
+        seen.append(sample.clone())
+        return step(model_output, timestep, sample, *args, **kwargs)
+
+    pipe.scheduler.step = record
+    try:
+        yield seen
+    finally:
+        del pipe.scheduler.step
+
+
+def draw(pipe, case, seed=0, **changes):
+    """The routings of a pipeline call, the latents of its steps, and its result."""
+    generator = torch.Generator().manual_seed(seed)
+    with fera.trace(pipe) as steps, recorded_latents(pipe) as latents:
+        result = pipe(**{**case.call, **changes}, generator=generator, return_dict=False)[0]
+    return steps, latents, result
+
+
+def test_the_indicator_of_every_call_is_that_of_the_schedulers_latent(pipe, case):
+    steps, latents, _ = draw(pipe, case)
+    assert len(steps) == case.call["num_inference_steps"] * case.calls_per_step
+    assert len(latents) == case.call["num_inference_steps"]
+    bands = fera.FrequencyBands()
+    for number, routing in enumerate(steps):
+        latent = case.unpack(pipe, latents[number // case.calls_per_step])
+        expected = bands.indicator(latent.float())
+        if case.doubled:
+            expected = expected.repeat(2, 1)
+        torch.testing.assert_close(routing.indicator, expected, rtol=1e-4, atol=1e-5)
+        assert routing.timestep is not None
+
+
+def test_conditions_alone_leave_the_first_gate_alone(pipe, case):
+    steps, _, result = draw(pipe, case)
+    others, _, other_result = draw(pipe, case, **case.other_conditions)
+    assert torch.equal(steps[0].gates, others[0].gates)
+    assert not torch.allclose(torch.as_tensor(result), torch.as_tensor(other_result))
+
+
+def test_another_latent_moves_the_gate(pipe, case):
+    steps, _, _ = draw(pipe, case)
+    others, _, _ = draw(pipe, case, seed=1)
+    assert not torch.allclose(steps[0].gates, others[0].gates, rtol=0, atol=1e-6)
+
+
+def test_the_adapter_acts(pipe, case):
+    adapted = draw(pipe, case)[2]
+    fera.unload(pipe)
+    base = pipe(**case.call, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
+    assert not torch.allclose(torch.as_tensor(adapted), torch.as_tensor(base))
+
+
+def test_the_table_lists_what_is_proven_here():
+    proven = {}
+    for case in CASES:
+        pipe = case.pipeline()
+        entry = type(getattr(pipe, case.component)).__name__
+        proven.setdefault(entry, set()).add(type(pipe).__name__)
+    assert {name: set(entry.pipelines) for name, entry in denoisers.known().items()} == proven
