@@ -1,4 +1,4 @@
-"""Every denoiser that fera lists, in its real pipeline, called as a user calls it: the gate follows the latent alone."""
+"""Every denoiser that fera lists, in its real pipeline, called as users call it: the gate follows the latent alone."""
 
 from contextlib import contextmanager
 

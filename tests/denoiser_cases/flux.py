@@ -2,7 +2,6 @@
 
 import torch
 from conftest import make_clip, make_t5, make_vae
-from denoiser_cases.case import Case
 from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -10,6 +9,8 @@ from diffusers import (
     FluxTransformer2DModel,
 )
 from torch import Tensor, nn
+
+from denoiser_cases.case import Case
 
 CALL = {"prompt": "a red rocket", "num_inference_steps": 3, "height": 16, "width": 24, "output_type": "latent"}
 
