@@ -126,7 +126,7 @@ class CallReader:
             FeraError: the call has no latent.
         """
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        value = arguments.get(self._entry.latent)
+        value: Any = arguments.get(self._entry.latent)
         if value is None and self._entry.latent:  # a function finds its own argument
             raise FeraError(
                 f"{type(denoiser).__name__} was called without {self._entry.latent!r}, the latent that routes it; "
