@@ -19,8 +19,9 @@ check: .venv/dev.done  ## style, lint, types
 bench: .venv/dev.done  ## timings side by side
 	$(BIN)/python -m benchmarks
 
-docs: .venv/dev.done  ## write the generated page
+docs: .venv/dev.done  ## write the generated pages
 	$(BIN)/fera config --markdown > docs/configuration.md
+	$(BIN)/fera denoisers --markdown > docs/denoisers.md
 
 clean:
 	rm -rf .venv runs

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from conftest import make_sd3_pipeline, make_sd_pipeline
 from peft import inject_adapter_in_model
-from torch import Tensor
+from torch import Tensor, nn
 from tuner_cases import fill
 
 import fera
@@ -53,3 +53,13 @@ def draw(pipe: Any, prompts: Sequence[str] = PROMPTS, guidance: float = 1.0, ste
         generator=generators,
         output_type="latent",
     ).images
+
+
+def bits(module: nn.Module) -> dict[str, Tensor]:
+    """The weights as they are now."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    """Whether names and weights are equal, bit for bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

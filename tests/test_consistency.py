@@ -43,6 +43,14 @@ def test_equals_the_formula(num_bands, height, width):
     assert float(loss) == pytest.approx(plain_formula(*inputs, bands), rel=1e-11)
 
 
+def test_equals_the_formula_in_one_dimension():
+    bands = FrequencyBands(3)
+    inputs = tuple(value.flatten(2) for value in predictions())
+    assert float(frequency_energy_consistency(*inputs, bands)) == pytest.approx(
+        plain_formula(*inputs, bands), rel=1e-11
+    )
+
+
 def test_a_correction_with_the_spectrum_of_the_error_costs_nothing():
     base, adapted, _ = predictions()
     bands = FrequencyBands(3)
@@ -144,6 +152,6 @@ def test_shapes_must_match():
     base, adapted, target = predictions()
     with pytest.raises(FeraError, match=r"one shape, got \(2, 3, 8, 10\), \(2, 3, 8, 10\) and \(1, 3, 8, 10\)"):
         frequency_energy_consistency(base, adapted, target[:1], FrequencyBands(3))
-    for shape in [(3, 8, 10), (2, 3, 1, 8, 10), (8,)]:
+    for shape in [(8, 10), (2, 3, 1, 8, 10), (8,)]:
         with pytest.raises(FeraError, match=r"\(B, C, H, W\)"):
             frequency_energy_consistency(*(torch.zeros(shape) for _ in range(3)), FrequencyBands(3))

@@ -10,7 +10,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import fera
-from fera.cli import COMMANDS, main
+from fera import denoisers
+from fera.cli import COMMANDS, main, module_name
 from fera.generation import save_image
 from fera.training import load_config
 
@@ -49,6 +50,7 @@ def commands(path):
 def working_folder(tiny_sd_dir, tmp_path, monkeypatch):
     """A folder where what the pages speak of exists, with a tiny base in the place of the emoji base."""
     monkeypatch.setattr("fera.demo.base_path", lambda: tiny_sd_dir)
+    monkeypatch.setattr(denoisers.registry, "_DENOISERS", denoisers.known())  # what a page registers is forgotten
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("demo", "neon", "style", "ink")):
         pipe = add_adapter(StableDiffusionPipeline.from_pretrained(tiny_sd_dir), seed=seed)
@@ -78,7 +80,7 @@ def test_toml_is_valid(page, tmp_path):
 def test_commands_parse(page, monkeypatch):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in COMMANDS:
-        monkeypatch.setattr(f"fera.commands.{name.replace('-', '_')}.run", lambda arguments: 0)
+        monkeypatch.setattr(f"{module_name(name)}.run", lambda arguments: 0)
     for line, words in commands(page):
         where = f"{named(page)}:{line}: {shlex.join(words)}"
         if words[0] == "fera":

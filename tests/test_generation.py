@@ -1,6 +1,7 @@
 """Prompts in, images out; grids; what is written into files; traces as tables and plots."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,6 +252,14 @@ def test_curves_average_over_samples_and_batches():
 def test_curves_of_calls_without_a_timestep_go_by_their_order():
     (curve,) = routing_curves([routing(None, [[1.0, 0.0]]), routing(None, [[0.0, 1.0]])])
     assert curve.timesteps == [0.0, 1.0]
+
+
+def test_two_denoisers_with_one_adapter_name_have_curves_of_their_own():
+    time = torch.tensor(999.0)
+    first, second = routing(time, [[1.0, 0.0]]), routing(time, [[0.0, 1.0]])
+    curves = routing_curves([replace(first, component="prior"), replace(second, component="decoder")])
+    assert [curve.adapter for curve in curves] == ["ink (prior)", "ink (decoder)"]
+    assert [curve.gates for curve in curves] == [[[1.0, 0.0]], [[0.0, 1.0]]]
 
 
 def test_curves_tables_and_plots_of_a_real_trace(pipe, tmp_path):

@@ -14,7 +14,7 @@ from fera.training.images import load_image, to_tensor
 
 def encode(pipe, folder: Path, cache: Path, **changes: object) -> tuple[EncodedSet, dict[str, int]]:
     counts: dict[str, int] = {}
-    settings = {"resolution": 16, "center_crop": True, "random_flip": False, "seed": 0} | changes
+    settings = {"buckets": [(16, 16)], "center_crop": True, "random_flip": False, "seed": 0} | changes
     encoder = Encoder(
         pipe=pipe,
         family=family_of(pipe),
@@ -39,7 +39,7 @@ def test_holds_what_the_pipeline_computes(pipe, image_folder, tmp_path):
     batch = encoded.batch([2, 0], without_caption=[False, True])
     assert batch.names == ["2.png", "0.png"]
     with torch.no_grad():
-        pixels = to_tensor(load_image(image_folder / "2.png"), 16)[None]
+        pixels = to_tensor(load_image(image_folder / "2.png"), (16, 16))[None]
         posterior = pipe.vae.encode(pixels).latent_dist
         texts = [pipe.encode_prompt(text, "cpu", 1, False)[0][0] for text in ("a blue house", "")]
     torch.testing.assert_close(batch.latents[:1], posterior.mean * 0.8, rtol=1e-4, atol=1e-5)
@@ -67,7 +67,7 @@ def test_whatever_changes_the_content_is_computed_anew(pipe, image_folder, tmp_p
     assert encode(pipe, image_folder, cache)[1] == {"captions": 1}
     (image_folder / "1.png").write_bytes((image_folder / "1.png").read_bytes() + b"\0")
     assert encode(pipe, image_folder, cache)[1] == {"pictures": 1}
-    assert encode(pipe, image_folder, cache, resolution=32)[1] == {"pictures": 4}
+    assert encode(pipe, image_folder, cache, buckets=[(32, 32)])[1] == {"pictures": 4}
     assert encode(pipe, image_folder, cache, center_crop=False)[1] == {"pictures": 4}
     assert encode(pipe, image_folder, cache, center_crop=False, seed=1)[1] == {"pictures": 4}
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_sd3(tiny_sd3_dir, image_folder, tmp_path):
     assert set(batch.conditions) == {"encoder_hidden_states", "pooled_projections"}
     with torch.no_grad():
         embeds, _, pooled, _ = pipe.encode_prompt("a red rocket", None, None, device="cpu")
-        posterior = pipe.vae.encode(to_tensor(load_image(image_folder / "0.png"), 16)[None]).latent_dist
+        posterior = pipe.vae.encode(to_tensor(load_image(image_folder / "0.png"), (16, 16))[None]).latent_dist
     torch.testing.assert_close(batch.conditions["encoder_hidden_states"][:1], embeds, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.conditions["pooled_projections"][:1], pooled, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.latents[:1], (posterior.mean - 0.1) * 0.8, rtol=1e-4, atol=1e-5)

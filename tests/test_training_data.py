@@ -160,16 +160,16 @@ def test_sixteen_bit_pictures_keep_their_range(tmp_path):
 def test_to_tensor_range_and_crop():
     image = Image.new("RGB", (32, 16), "black")
     image.paste("white", (16, 0, 32, 16))
-    left, right = to_tensor(image, 16, 0.0), to_tensor(image, 16, 1.0)
+    left, right = to_tensor(image, (16, 16), 0.0), to_tensor(image, (16, 16), 1.0)
     assert left.shape == (3, 16, 16) and left.dtype == torch.float32
     assert (left == -1).all() and (right == 1).all()
-    centre = to_tensor(image, 16)
+    centre = to_tensor(image, (16, 16))
     assert (centre[..., :8] == -1).all() and (centre[..., 8:] == 1).all()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (100, 37), (7, 90), (1, 1)])
 def test_to_tensor_any_size(size):
-    assert to_tensor(Image.new("RGB", size, "red"), 24).shape == (3, 24, 24)
+    assert to_tensor(Image.new("RGB", size, "red"), (24, 24)).shape == (3, 24, 24)
 
 
 def test_crops_off_centre_are_drawn_once(image_folder):

@@ -237,7 +237,7 @@ def test_a_linear_layer_takes_any_number_of_axes(routed_linear, shape):
 
 def test_a_video_denoiser_whose_layers_see_frames_in_the_batch(monkeypatch):
     monkeypatch.setattr(registry, "_DENOISERS", denoisers.known())
-    register_denoiser(UNet3DConditionModel, latent="sample", view=lambda denoiser, video, _: video.flatten(1, 2))
+    register_denoiser(UNet3DConditionModel, latent=lambda call: call["sample"].flatten(1, 2))
     torch.manual_seed(0)
     base = UNet3DConditionModel(
         sample_size=8,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from conftest import make_sd3_transformer, make_unet
+from peft import get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 
 from fera import FeraConfig
@@ -61,6 +62,22 @@ CASES = [UNET, SD3]
 
 def config(**settings: Any) -> FeraConfig:
     return FeraConfig(**{"r": 2, "lora_alpha": 4, "target_modules": ATTENTION} | settings)
+
+
+def wrap(base: nn.Module) -> nn.Module:
+    """An adapter in a PeftModel."""
+    return get_peft_model(base, config())
+
+
+def inject(base: nn.Module) -> nn.Module:
+    """An adapter in the denoiser itself."""
+    return inject_adapter_in_model(config(), base)
+
+
+def add(base: nn.Module) -> nn.Module:
+    """An adapter through the method that diffusers gives a denoiser."""
+    base.add_adapter(config())
+    return base
 
 
 def fill(model: nn.Module, seed: int = 0, adapter: str = "default") -> nn.Module:

@@ -5,9 +5,11 @@ Importing fera registers FeRA with PEFT; `peft.get_peft_model` and friends then 
 
 from fera import demo
 from fera.bands import FrequencyBands
+from fera.calibration import calibrate_kappa
 from fera.consistency import frequency_energy_consistency
 from fera.denoisers import register_denoiser
 from fera.errors import FeraError
+from fera.export import merge
 from fera.pipelines import load_adapter, save_adapter, set_adapters, trace, unload
 from fera.router import SoftFrequencyRouter
 from fera.tuner import FeraConfig, FeraModel
@@ -20,9 +22,11 @@ __all__ = [
     "FeraModel",
     "FrequencyBands",
     "SoftFrequencyRouter",
+    "calibrate_kappa",
     "demo",
     "frequency_energy_consistency",
     "load_adapter",
+    "merge",
     "register_denoiser",
     "save_adapter",
     "set_adapters",

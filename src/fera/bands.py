@@ -1,8 +1,9 @@
 r"""Frequency bands of a latent: how much energy it holds at which scale.
 
-A latent is split by differences of Gaussians. Only the energies of the bands are needed for routing and for the
-consistency loss, and a Gaussian blur with reflecting borders is a product in the domain of the cosine transform
-(DCT-II), so energies are a weighted sum over the power spectrum: two small matrix products, no convolution.
+A latent, of two dimensions (pictures) or of one (sound), is split by differences of Gaussians. Only the energies of
+the bands are needed for routing and for the consistency loss, and a Gaussian blur with reflecting borders is a product
+in the domain of the cosine transform (DCT-II), so energies are a weighted sum over the power spectrum: two small
+matrix products, no convolution.
 """
 
 import math
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from fera.errors import FeraError
+
+# Entries, one a size and one a side: enough for some forty sizes, and below 20 MB for 128 x 128 latents in three bands.
+_CACHE_SIZE = 96
 
 
 class FrequencyBands:
@@ -29,7 +33,8 @@ class FrequencyBands:
     still show it: it acts below 64 x 64 latents at the default `kappa`, and only there are shares of different sizes
     not comparable.
 
-    Borders reflect (half-sample symmetric, as in the DCT-II).
+    A latent of one dimension, (B, C, L), is split along it, with L in the place of the shorter side. Borders reflect
+    (half-sample symmetric, as in the DCT-II).
 
     Args:
         num_bands: K, at least 2.
@@ -54,36 +59,44 @@ class FrequencyBands:
         self.num_bands = num_bands
         self.kappa = float(kappa)
         self.min_sigma = float(min_sigma)
-        self._cache: dict[tuple[object, ...], Tensor] = {}
+        self._cache: dict[tuple[object, ...], Tensor] = {}  # at most _CACHE_SIZE entries
 
     def __repr__(self) -> str:
         return f"FrequencyBands(num_bands={self.num_bands}, kappa={self.kappa:g}, min_sigma={self.min_sigma:g})"
 
-    def sigmas(self, height: int, width: int) -> list[float]:
-        """Deviations of the K - 1 Gaussians in latent pixels, finest first."""
-        finest = max(self.kappa * min(height, width), self.min_sigma)
+    def sigmas(self, height: int, width: int | None = None) -> list[float]:
+        """Deviations of the K - 1 Gaussians in latent pixels, finest first; without a width, of a latent (B, C, L)."""
+        shorter = height if width is None else min(height, width)
+        finest = max(self.kappa * shorter, self.min_sigma)
         return [finest * 2**j for j in range(self.num_bands - 1)]
 
     def transfer(
-        self, height: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+        self,
+        height: int,
+        width: int | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         r"""Transfer function of each band over the DCT-II frequencies.
 
         :math:`\exp(-\sigma^2 |\omega|^2 / 2)` for a Gaussian, with :math:`\omega = \pi (u / H, v / W)` in radians per
-        latent pixel; the bands are their differences and sum to 1 at every frequency.
+        latent pixel (:math:`\pi u / L` for one dimension); the bands are their differences and sum to 1 at every
+        frequency.
 
         Args:
-            height: H, at least 2.
-            width: W, at least 2.
+            height: H, at least 2; L for a latent of one dimension.
+            width: W, at least 2; None for a latent of one dimension.
             device: where to put it; the CPU by default.
             dtype: float32 or float64.
 
         Returns:
-            Shape (K, H, W), values in [0, 1].
+            Shape (K, H, W) or (K, L), values in [0, 1].
         """
-        u = torch.arange(height, device=device, dtype=torch.float64) * (math.pi / height)
-        v = torch.arange(width, device=device, dtype=torch.float64) * (math.pi / width)
-        squared_frequency = u[:, None] ** 2 + v[None, :] ** 2
+        squared_frequency = (torch.arange(height, device=device, dtype=torch.float64) * (math.pi / height)) ** 2
+        if width is not None:
+            across = torch.arange(width, device=device, dtype=torch.float64) * (math.pi / width)
+            squared_frequency = squared_frequency[:, None] + across**2
         low_passes = [torch.exp(-(sigma**2) / 2 * squared_frequency) for sigma in self.sigmas(height, width)]
         edges = [torch.ones_like(squared_frequency), *low_passes, torch.zeros_like(squared_frequency)]
         high_to_low = [finer - coarser for finer, coarser in zip(edges[:-1], edges[1:], strict=True)]
@@ -96,7 +109,7 @@ class FrequencyBands:
                   \qquad P = \sum_C |\mathrm{DCT}_2(z)|^2
 
         Args:
-            latent: shape (B, C, H, W), floating point, any scale.
+            latent: shape (B, C, H, W) or (B, C, L), floating point, any scale.
 
         Returns:
             Shape (B, K), float32 (float64 for a float64 latent), in squared latent units, low to high frequency.
@@ -104,16 +117,15 @@ class FrequencyBands:
             neighbouring bands overlap.
 
         Raises:
-            FeraError: `latent` is not 4-D or not floating point, or a side is shorter than 2.
+            FeraError: `latent` is neither 4-D nor 3-D, not floating point, or a side is shorter than 2.
 
         Source:
             arXiv 2511.17979. Departs from the released code, which drops the high band.
         """
         latent = self._checked(latent)
-        height, width = latent.shape[-2:]
         with torch.autocast(latent.device.type, enabled=False):
             power = self._spectrum(latent).square().sum(dim=1).flatten(1)
-            return power @ self._squared_transfer(height, width, latent.device, latent.dtype)
+            return power @ self._squared_transfer(latent)
 
     def indicator(self, latent: Tensor) -> Tensor:
         r"""Frequency-energy indicator: each band's share of the energy.
@@ -121,7 +133,7 @@ class FrequencyBands:
         .. math:: e_k = E_k / \textstyle\sum_j E_j
 
         Args:
-            latent: shape (B, C, H, W), floating point, any scale.
+            latent: shape (B, C, H, W) or (B, C, L), floating point, any scale.
 
         Returns:
             Shape (B, K), float32 (float64 for a float64 latent), non-negative, each row sums to 1. A latent of zeros
@@ -135,64 +147,74 @@ class FrequencyBands:
         """
         latent = self._checked(latent)
         # Shares do not depend on the scale; dividing it out keeps the squares inside float32's range.
-        peak = latent.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
+        peak = latent.detach().abs().amax(dim=tuple(range(1, latent.ndim)), keepdim=True)
         energies = self.energies(latent / torch.where(peak > 0, peak, 1.0))
         total = energies.sum(dim=1, keepdim=True)
         return torch.where(total > 0, energies / torch.where(total > 0, total, 1.0), 1 / self.num_bands)
 
     def split(self, latent: Tensor) -> Tensor:
-        """The latent's bands as images.
+        """The latent's bands, each of the latent's own shape.
 
         Args:
-            latent: shape (B, C, H, W), floating point.
+            latent: shape (B, C, H, W) or (B, C, L), floating point.
 
         Returns:
-            Shape (B, K, C, H, W), float32 (float64 for a float64 latent), low to high frequency; the bands of a
-            sample sum to it.
+            Shape (B, K, C, H, W) or (B, K, C, L), float32 (float64 for a float64 latent), low to high frequency; the
+            bands of a sample sum to it.
 
         Raises:
             FeraError: as `energies`.
         """
         latent = self._checked(latent)
-        height, width = latent.shape[-2:]
-        rows, columns = self._basis(height, latent), self._basis(width, latent)
         with torch.autocast(latent.device.type, enabled=False):
-            transfer = self.transfer(height, width, device=latent.device, dtype=latent.dtype)
+            transfer = self.transfer(*latent.shape[2:], device=latent.device, dtype=latent.dtype)
             filtered = self._spectrum(latent)[:, None] * transfer[:, None]
-            return rows.T @ filtered @ columns
+            if latent.ndim == 4:
+                filtered = self._basis(latent.shape[-2], latent).T @ filtered
+            return filtered @ self._basis(latent.shape[-1], latent)
 
     def _checked(self, latent: Tensor) -> Tensor:
-        if latent.ndim != 4:
-            raise FeraError(f"a latent must have shape (B, C, H, W), got {tuple(latent.shape)}")
+        if latent.ndim not in (3, 4):
+            raise FeraError(f"a latent must have shape (B, C, H, W) or (B, C, L), got {tuple(latent.shape)}")
         if not latent.is_floating_point():
             raise FeraError(f"a latent must be floating point, got {latent.dtype}")
-        if min(latent.shape[-2:]) < 2:
-            raise FeraError(f"a latent must be at least 2 x 2, got {tuple(latent.shape[-2:])}")
+        if min(latent.shape[2:]) < 2:
+            raise FeraError(f"each side of a latent must be at least 2, got {tuple(latent.shape[2:])}")
         return latent if latent.dtype == torch.float64 else latent.float()
 
     def _spectrum(self, latent: Tensor) -> Tensor:
-        """Orthonormal two-dimensional DCT-II, shape (B, C, H, W)."""
-        rows, columns = self._basis(latent.shape[-2], latent), self._basis(latent.shape[-1], latent)
-        return rows @ latent @ columns.T
+        """Orthonormal DCT-II over the latent's one or two dimensions, in the latent's shape."""
+        if latent.ndim == 4:
+            latent = self._basis(latent.shape[-2], latent) @ latent
+        return latent @ self._basis(latent.shape[-1], latent).T
 
     def _basis(self, size: int, like: Tensor) -> Tensor:
         """Orthonormal DCT-II matrix, shape (size, size): row u samples the cosine of frequency u."""
         key = ("basis", size, like.device, like.dtype)
-        if key not in self._cache:
+        basis = self._cache.get(key)
+        if basis is None:
             # Built outside inference mode: the same matrix later serves training, and autograd refuses to save
             # inference tensors.
             with torch.inference_mode(False):
                 index = torch.arange(size, device=like.device, dtype=torch.float64)
                 basis = torch.cos(math.pi / size * index[:, None] * (index[None, :] + 0.5)) * math.sqrt(2 / size)
                 basis[0] /= math.sqrt(2)
-                self._cache[key] = basis.to(like.dtype)
-        return self._cache[key]
+                basis = self._remember(key, basis.to(like.dtype))
+        return basis
 
-    def _squared_transfer(self, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Squared transfer functions as a matrix, shape (H * W, K)."""
-        key = ("transfer", height, width, device, dtype)
-        if key not in self._cache:
+    def _squared_transfer(self, like: Tensor) -> Tensor:
+        """Squared transfer functions as a matrix, shape (H * W, K) or (L, K)."""
+        key = ("transfer", *like.shape[2:], like.device, like.dtype)
+        squared = self._cache.get(key)
+        if squared is None:
             with torch.inference_mode(False):
-                transfer = self.transfer(height, width, device=device, dtype=dtype)
-                self._cache[key] = transfer.square().flatten(1).T.contiguous()
-        return self._cache[key]
+                transfer = self.transfer(*like.shape[2:], device=like.device, dtype=like.dtype)
+                squared = self._remember(key, transfer.square().flatten(1).T.contiguous())
+        return squared
+
+    def _remember(self, key: tuple[object, ...], tensor: Tensor) -> Tensor:
+        """Keep a tensor, starting over where there are too many: sizes without end must not fill the memory."""
+        if len(self._cache) >= _CACHE_SIZE:
+            self._cache.clear()
+        self._cache[key] = tensor
+        return tensor

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fera.errors import FeraError
 from fera.tuner import FeraConfig
+from fera.tuner.mixture import EXPERTS
 from fera.tuner.model import adapter_configs
 
 WEIGHTS = "adapter_model.safetensors"
@@ -124,7 +125,9 @@ def _find_weights(source: str | os.PathLike[str], revision: str | None, token: s
                 return folder / WEIGHTS
         if pickles := [file for file in sorted(path.iterdir()) if file.suffix in _PICKLES]:
             raise _pickle_refused(pickles[0])
-        raise FeraError(f"{path} holds no adapter: there is no {WEIGHTS} in it, nor in {path / 'adapter'}")
+        inside = ", ".join(str(file.parent) for file in sorted(path.glob(f"*/{WEIGHTS}")))
+        advice = f". There are adapters in {inside}: name one of them" if inside else ""
+        raise FeraError(f"{path} holds no adapter: there is no {WEIGHTS} in it, nor in {path / 'adapter'}{advice}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not path.suffix:
         return _download(str(source), revision, token)
     raise FeraError(f"no adapter at {source}: there is no such file or folder, and it is no Hub id (owner/name)")
@@ -194,12 +197,27 @@ def _build_config(settings: dict[str, Any], weights: Path) -> FeraConfig:
 
 def _check_ranks(config: FeraConfig, shapes: dict[str, tuple[int, ...]], weights: Path) -> None:
     """The config decides what is allocated: it must not ask for more than the file holds."""
+    if config.expert is not None:
+        _check_scheme(config, shapes, weights)
+        return
     ranks = {shape[0] for key, shape in shapes.items() if ".lora_A." in key and shape}
     wanted = {rank * config.num_experts for rank in (config.r, *(config.rank_pattern or {}).values())}
     if not ranks or max(wanted) > max(ranks):
         raise FeraError(
             f"{weights} does not fit its config: {config.num_experts} experts of rank {config.r} need tensors of rank "
             f"{max(wanted)}, it has {max(ranks, default=0)}"
+        )
+
+
+def _check_scheme(config: FeraConfig, shapes: dict[str, tuple[int, ...]], weights: Path) -> None:
+    """As `_check_ranks`, for experts of other schemes: their rank is a side of some tensor, their count is in keys."""
+    counts = {int(found[1]) for key in shapes if (found := re.search(rf"\.{EXPERTS}\.(\d+)\.", key))}
+    sides = {side for shape in shapes.values() for side in shape}
+    rank = getattr(config.expert, "r", 0)
+    if counts != set(range(config.num_experts)) or (rank and rank > max(sides)):
+        raise FeraError(
+            f"{weights} does not fit its config: that has {config.num_experts} experts of rank {rank}, the file holds "
+            f"{len(counts)} and no side above {max(sides, default=0)}"
         )
 
 

@@ -10,6 +10,7 @@ Exit codes: 0 done; 2 a mistake of the user's (`FeraError`, printed as one `erro
 
 import argparse
 import difflib
+import keyword
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,12 +18,16 @@ from typing import NoReturn, Protocol, cast
 
 from fera.errors import FeraError
 
-# Name to the line that `fera --help` shows. Dashes in a name are underscores in its module.
+# Name to the line that `fera --help` shows; `module_name` says where it is.
 COMMANDS: dict[str, str] = {
     "train": "fine-tune a diffusers pipeline, as a TOML file and flags say",
+    "calibrate": "choose kappa, the scale of the frequency bands, from training pictures",
     "generate": "draw images from prompts, with adapters",
     "inspect": "show what an adapter's file holds",
+    "export": "write an adapter as a plain LoRA, for tools without fera",
+    "import": "turn a checkpoint of the released FeRA code into an adapter",
     "demo": "fine-tune the bundled emoji base to another style, with pictures before and after",
+    "denoisers": "list the denoisers that can be adapted",
     "config": "describe the keys of a training configuration",
 }
 
@@ -88,8 +93,14 @@ def _run(argv: list[str]) -> int:
     return _module(arguments.command).run(arguments)
 
 
+def module_name(command: str) -> str:
+    """Name of a command's module."""
+    name = command.replace("-", "_")
+    return f"fera.commands.{name}_" if keyword.iskeyword(name) else f"fera.commands.{name}"
+
+
 def _module(name: str) -> Command:
-    return cast(Command, import_module(f"fera.commands.{name.replace('-', '_')}"))
+    return cast(Command, import_module(module_name(name)))
 
 
 def _describe_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> str:

@@ -25,7 +25,7 @@ def frequency_energy_consistency(base: Tensor, adapted: Tensor, target: Tensor, 
     adapter) its ratios count as zero and carry no gradient, so the loss and its gradient are finite.
 
     Args:
-        base: prediction with the adapter off, shape (B, C, H, W), floating point; taken as a constant.
+        base: prediction with the adapter off, shape (B, C, H, W) or (B, C, L), floating point; taken as a constant.
         adapted: prediction with the adapter on, same shape.
         target: what the prediction should be, same shape; taken as a constant.
         bands: the split into K frequency bands.
@@ -34,7 +34,7 @@ def frequency_energy_consistency(base: Tensor, adapted: Tensor, target: Tensor, 
         Scalar, float32 (float64 for float64 inputs), in [0, 1].
 
     Raises:
-        FeraError: shapes differ or are not 4-D.
+        FeraError: shapes differ or are neither 4-D nor 3-D.
 
     Source:
         arXiv 2511.17979.
@@ -44,8 +44,8 @@ def frequency_energy_consistency(base: Tensor, adapted: Tensor, target: Tensor, 
             "base, adapted and target must have one shape, got "
             f"{tuple(base.shape)}, {tuple(adapted.shape)} and {tuple(target.shape)}"
         )
-    if base.ndim != 4:
-        raise FeraError(f"predictions must have shape (B, C, H, W), got {tuple(base.shape)}")
+    if base.ndim not in (3, 4):
+        raise FeraError(f"predictions must have shape (B, C, H, W) or (B, C, L), got {tuple(base.shape)}")
     dtype = torch.float64 if adapted.dtype == torch.float64 else torch.float32
     adapted = adapted.to(dtype)
     residual = adapted - target.detach().to(dtype)
@@ -56,7 +56,7 @@ def frequency_energy_consistency(base: Tensor, adapted: Tensor, target: Tensor, 
 
 def _norm_ratios(image: Tensor, bands: FrequencyBands) -> Tensor:
     """Norm of each band over the norm of the whole, shape (B, K); zeros for an image of zeros."""
-    dims = (1, 2, 3)
+    dims = tuple(range(1, image.ndim))
     peak = image.detach().abs().amax(dim=dims, keepdim=True)
     image = image / torch.where(peak > 0, peak, 1.0)
     total = image.square().sum(dim=dims)[:, None]

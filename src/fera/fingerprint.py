@@ -69,7 +69,8 @@ def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Matrices and kernels of the base by their names without any adapter."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.named_parameters():
-        if tensor.ndim >= 2 and ".lora_" not in name and not name.startswith("fera."):
+        adapted = ".lora_" in name or ".fera_experts." in name or name.startswith("fera.")
+        if tensor.ndim >= 2 and not adapted:
             tensors[name.replace(".base_layer.", ".")] = tensor
     return tensors
 

@@ -7,7 +7,12 @@ from typing import Any
 from safetensors import safe_open
 
 from fera.checkpoint import AdapterFile, open_adapter
+from fera.tuner import FeraConfig
+from fera.tuner.mixture import EXPERTS
+from fera.tuner.schemes import changed_settings
 
+ROUTER_KEY = "fera.router."
+_LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout")
 _SETTINGS = ("r", "lora_alpha", "lora_dropout", "num_experts", "num_bands", "kappa", "temperature", "router_features")
 
 
@@ -26,9 +31,6 @@ def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     file = open_adapter(source)
     config = file.config
     fingerprint = config.base_fingerprint or {}
-    settings = {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)}
-    alpha = config.lora_alpha or 0.0
-    scale = alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
     return {
         "file": {
             "path": str(file.weights),
@@ -36,7 +38,7 @@ def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
             "dtype": _dtypes(file),
             "format_version": config.format_version,
         },
-        "settings": settings | {"scale": scale},
+        "settings": _settings(config),
         "targets": {"target_modules": _listed(config.target_modules), "layers": _layers(file)},
         "parameters": _parameters(file),
         "base": {
@@ -50,9 +52,19 @@ def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def _settings(config: FeraConfig) -> dict[str, Any]:
+    settings = {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)}
+    if config.expert is not None:
+        scheme = changed_settings(config.expert)
+        return scheme | {name: value for name, value in settings.items() if name not in _LORA_SETTINGS}
+    alpha = config.lora_alpha or 0.0
+    scale = alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+    return {"scheme": "LORA"} | settings | {"scale": scale}
+
+
 def _parameters(file: AdapterFile) -> dict[str, int]:
-    experts = sum(math.prod(shape) for key, shape in file.shapes.items() if ".lora_" in key)
     total = sum(math.prod(shape) for shape in file.shapes.values())
+    experts = total - sum(math.prod(shape) for key, shape in file.shapes.items() if ROUTER_KEY in key)
     return {
         "experts": experts,
         "per_expert": experts // file.config.num_experts,
@@ -62,7 +74,8 @@ def _parameters(file: AdapterFile) -> dict[str, int]:
 
 
 def _layers(file: AdapterFile) -> int:
-    return sum(".lora_A." in key for key in file.shapes)
+    adapted = {key.split(f".{EXPERTS}.")[0] for key in file.shapes if f".{EXPERTS}." in key}
+    return len(adapted) or sum(".lora_A." in key for key in file.shapes)
 
 
 def _dtypes(file: AdapterFile) -> list[str]:

@@ -1,52 +1,27 @@
 """Adapters on a diffusers pipeline: load, save, activate, trace, unload.
 
-The pipeline stays as it is; its denoiser gets the experts and routes itself.
+The pipeline stays as it is; its denoiser, or each of its two, gets the experts and routes itself.
 """
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, inject_adapter_in_model, set_peft_model_state_dict
+from peft import inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from fera.checkpoint import open_adapter, write_adapter
-from fera.denoisers import is_known
+from fera.checkpoint import WEIGHTS, AdapterFile, write_adapter
+from fera.components import BARE, Target, denoisers, open_components
 from fera.errors import FeraError
+from fera.hotswap import swap_adapters
+from fera.offloading import weights_in_place
 from fera.tuner import FeraConfig, FrequencyGate, Routing
+from fera.tuner.mixture import EXPERTS
 from fera.tuner.model import adapter_configs, remove_adapters
-
-# A diffusers pipeline, or a denoiser, or a PeftModel around one.
-Target = Any
-
-
-def denoisers(target: Target) -> dict[str, nn.Module]:
-    """Denoisers that fera knows in a pipeline, by component name.
-
-    Args:
-        target: a pipeline; a denoiser or a PeftModel around one counts as the single component "denoiser".
-
-    Raises:
-        FeraError: there is none.
-    """
-    if isinstance(target, PeftModel):
-        target = target.get_base_model()
-    if isinstance(target, nn.Module):
-        return {"denoiser": target}
-    components = getattr(target, "components", None)
-    if not isinstance(components, dict):
-        raise FeraError(f"expected a diffusers pipeline or a denoiser, got a {type(target).__name__}")
-    found = {name: module for name, module in components.items() if is_known(module)}
-    if not found:
-        have = ", ".join(f"{name} ({type(value).__name__})" for name, value in components.items() if value is not None)
-        raise FeraError(
-            f"fera knows none of this {type(target).__name__}'s components as a denoiser: {have}. "
-            "For a denoiser of your own, call fera.register_denoiser first"
-        )
-    return found
 
 
 def load_adapter(
@@ -56,6 +31,7 @@ def load_adapter(
     adapter_name: str = "default",
     component: str | None = None,
     allow_other_base: bool = False,
+    hotswap: bool = False,
     revision: str | None = None,
     token: str | None = None,
 ) -> None:
@@ -63,46 +39,52 @@ def load_adapter(
 
     Args:
         pipe: a diffusers pipeline (or a denoiser).
-        path: an adapter folder, a run folder of `fera train`, one safetensors file, or a Hub id.
+        path: an adapter folder, a run folder of `fera train`, one safetensors file, or a Hub id. A folder that
+            `save_adapter` wrote for two denoisers loads into both, as far as the pipeline has them.
         adapter_name: what to call it here; without dots.
-        component: name of the denoiser it belongs to, where the pipeline has two of one class.
+        component: name of the denoiser to load into, instead of the one that the adapter names; of a folder for two,
+            the one to load.
         allow_other_base: load it although the base's weights are not those it was trained on; the architecture
             must fit all the same.
+        hotswap: replace the weights of the adapter that has this name, of the same settings and shapes, in place: a
+            compiled denoiser is not compiled again. The adapter keeps its weight and whether it is active.
         revision: branch, tag or commit, for a Hub id.
         token: access token, for a Hub id.
 
     Raises:
-        FeraError: no adapter is there, it belongs to another base, or the name is taken. The pipeline is unchanged.
+        FeraError: no adapter is there, it belongs to another base or could belong to several denoisers, or the name
+            is taken; with `hotswap`, there is none to replace, or it differs in more than its weights. The pipeline is
+            unchanged.
     """
-    file = open_adapter(path, revision=revision, token=token)
-    name, denoiser = _component_for(pipe, file.config, component)
+    files = open_components(pipe, path, component=component, revision=revision, token=token)
     if not adapter_name or "." in adapter_name:
         raise FeraError(f"adapter_name must be a name without dots, got {adapter_name!r}")
-    if adapter_name in adapter_configs(denoiser):
-        raise FeraError(f"{name} already has an adapter {adapter_name!r}; choose another adapter_name, or unload it")
-    config = file.config
-    config.inference_mode = True
-    if allow_other_base:
-        config.base_fingerprint = None
-    try:
-        with warnings.catch_warnings():
-            # Several adapters on one model are meant here.
-            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-            inject_adapter_in_model(config, denoiser, adapter_name)
-        set_peft_model_state_dict(denoiser, file.tensors(), adapter_name)
-    except FeraError as error:
-        remove_adapters(denoiser, [adapter_name])
-        raise FeraError(f"cannot load {path} into {name}: {error}") from error
-    except Exception:
-        remove_adapters(denoiser, [adapter_name])
-        raise
-    # Fresh layers are in training mode, where dropout acts.
-    denoiser.train(denoiser.training)
-    _tell_diffusers(denoiser)
+    places = {name: denoisers(pipe)[name] for name in files}
+    if hotswap:
+        with weights_in_place(pipe):
+            return swap_adapters(places, files, adapter_name, check_base=not allow_other_base)
+    for name, denoiser in places.items():
+        if adapter_name in adapter_configs(denoiser):
+            raise FeraError(
+                f"{name} already has an adapter {adapter_name!r}; choose another adapter_name, or unload it"
+            )
+    with weights_in_place(pipe), _all_or_nothing(places.values(), adapter_name):
+        for name, denoiser in places.items():
+            try:
+                _put(files[name], denoiser, adapter_name, allow_other_base)
+            except FeraError as error:
+                raise FeraError(f"cannot load {files[name].weights.parent} into {name}: {error}") from error
+    for denoiser in places.values():
+        # Fresh layers are in training mode, where dropout acts.
+        denoiser.train(denoiser.training)
+        _tell_diffusers(denoiser)
 
 
 def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: str = "default") -> None:
     """Save an adapter of a pipeline as a folder that `load_adapter` and `PeftModel.from_pretrained` read.
+
+    Where two denoisers of the pipeline hold an adapter of this name, each gets a folder of its own inside `path`, named
+    like the denoiser; `load_adapter` reads `path`, `PeftModel.from_pretrained` either of them.
 
     Args:
         pipe: a diffusers pipeline, a denoiser or a PeftModel.
@@ -112,13 +94,22 @@ def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: st
     Raises:
         FeraError: there is no such adapter, or the folder cannot be written.
     """
-    holders = [module for module in denoisers(pipe).values() if adapter_name in adapter_configs(module)]
+    holders = {name: module for name, module in denoisers(pipe).items() if adapter_name in adapter_configs(module)}
     if not holders:
         raise FeraError(f"no adapter {adapter_name!r} to save; there are: {_listing(adapters(pipe))}")
-    config = adapter_configs(holders[0])[adapter_name]
-    if isinstance(config, FeraConfig) and config.base_model_name_or_path is None:
-        config.base_model_name_or_path = str(getattr(pipe, "name_or_path", None) or "") or None
-    write_adapter(holders[0], path, adapter_name)
+    routed = {name: module for name, module in holders.items() if _is_routed(module, adapter_name)}
+    if len(routed) > 1 and (Path(path) / WEIGHTS).exists():
+        raise FeraError(
+            f"{path} holds the adapter of a single denoiser, not of {_listing(routed)}: save to another folder"
+        )
+    for name, denoiser in (routed or holders).items():  # what is not routed, writing refuses
+        config = adapter_configs(denoiser)[adapter_name]
+        if isinstance(config, FeraConfig):
+            if config.base_model_name_or_path is None:
+                config.base_model_name_or_path = str(getattr(pipe, "name_or_path", None) or "") or None
+            if name != BARE:
+                config.component = name
+        write_adapter(denoiser, Path(path) / name if len(routed) > 1 else path, adapter_name)
 
 
 def adapters(pipe: Target) -> list[str]:
@@ -151,10 +142,9 @@ def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequ
     for denoiser in denoisers(pipe).values():
         config = adapter_configs(denoiser)
         own = {name: weight for name, weight in zip(names, weights, strict=True) if name in config}
-        frozen = all(config[name].inference_mode for name in own)
+        _activate(denoiser, list(own))
         for module in denoiser.modules():
             if isinstance(module, BaseTunerLayer):
-                module.set_adapter(list(own), inference_mode=frozen)
                 for name, weight in own.items():
                     set_scale: Any = module.set_scale
                     set_scale(name, weight)
@@ -168,23 +158,28 @@ def trace(target: Target) -> Iterator[list[Routing]]:
         target: a diffusers pipeline, a denoiser or a PeftModel that holds a FeRA adapter.
 
     Yields:
-        A list that grows by one `Routing` a forward and adapter: `.adapter`, `.timestep`, `.indicator` (B, K) and
-        `.gates` (B, E), on the CPU. With guidance in one doubled call, B is twice the number of images.
+        A list that grows by one `Routing` a forward and adapter: `.adapter`, `.timestep`, `.indicator` (B, K),
+        `.gates` (B, E), on the CPU, and `.component`, which of the pipeline's denoisers it was. With guidance in one
+        doubled call, B is twice the number of images.
 
     Raises:
         FeraError: nothing in it is routed.
     """
-    modules = [module for denoiser in denoisers(target).values() for module in denoiser.modules()]
-    gates = [module for module in modules if isinstance(module, FrequencyGate)]
+    gates = [
+        (module, name)
+        for name, denoiser in denoisers(target).items()
+        for module in denoiser.modules()
+        if isinstance(module, FrequencyGate)
+    ]
     if not gates:
         raise FeraError("nothing to trace: there is no FeRA adapter here; load one with fera.load_adapter")
     routings: list[Routing] = []
-    for gate in gates:
-        gate.start_trace(routings)
+    for gate, name in gates:
+        gate.start_trace(routings, name)
     try:
         yield routings
     finally:
-        for gate in gates:
+        for gate, _ in gates:
             gate.stop_trace(routings)
 
 
@@ -206,22 +201,55 @@ def unload(pipe: Target, adapter_name: str | None = None) -> None:
             if isinstance(config, FeraConfig) and adapter_name in (None, name)
         ]
         found = found or bool(routed)
-        remove_adapters(denoiser, routed)
+        with weights_in_place(pipe):
+            remove_adapters(denoiser, routed)
         _tell_diffusers(denoiser)
     if adapter_name is not None and not found:
         raise FeraError(f"no FeRA adapter {adapter_name!r} to unload; there are: {_listing(adapters(pipe))}")
 
 
-def _component_for(pipe: Target, config: FeraConfig, component: str | None) -> tuple[str, nn.Module]:
-    candidates = denoisers(pipe)
-    if component is not None:
-        if component not in candidates:
-            raise FeraError(f"no denoiser {component!r} in this pipeline; there are: {_listing(candidates)}")
-        return component, candidates[component]
-    wanted = (config.base_fingerprint or {}).get("class")
-    fitting = [item for item in candidates.items() if wanted in (None, type(item[1]).__name__)]
-    # None fits: the check of the base says better why.
-    return fitting[0] if fitting else next(iter(candidates.items()))
+def _put(file: AdapterFile, denoiser: nn.Module, adapter_name: str, allow_other_base: bool) -> None:
+    config = file.config
+    config.inference_mode = True
+    if allow_other_base:
+        config.base_fingerprint = None
+    with warnings.catch_warnings():
+        # Several adapters on one model are meant here.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, denoiser, adapter_name)
+    set_peft_model_state_dict(denoiser, file.tensors(), adapter_name)
+
+
+@contextmanager
+def _all_or_nothing(places: Iterable[nn.Module], adapter_name: str) -> Iterator[None]:
+    """Take an adapter out of all denoisers again when the block fails, and leave active what was."""
+    active = [(denoiser, _active(denoiser)) for denoiser in places]
+    try:
+        yield
+    except Exception:
+        for denoiser, names in active:
+            remove_adapters(denoiser, [adapter_name])
+            _activate(denoiser, names)
+        raise
+
+
+def _active(denoiser: nn.Module) -> list[str]:
+    names: dict[str, None] = {}
+    for path, module in denoiser.named_modules():
+        if isinstance(module, BaseTunerLayer) and f".{EXPERTS}." not in path:  # a mixture's experts are always active
+            names.update(dict.fromkeys(module.active_adapters))
+    return list(names)
+
+
+def _activate(denoiser: nn.Module, names: list[str]) -> None:
+    frozen = all(adapter_configs(denoiser)[name].inference_mode for name in names)
+    for module in denoiser.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter(names, inference_mode=frozen)
+
+
+def _is_routed(denoiser: nn.Module, adapter_name: str) -> bool:
+    return isinstance(adapter_configs(denoiser).get(adapter_name), FeraConfig)
 
 
 def _tell_diffusers(denoiser: nn.Module) -> None:

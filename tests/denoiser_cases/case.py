@@ -1,7 +1,7 @@
 """What a case says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -26,7 +26,7 @@ class Case:
             function.
         component: name of the denoiser in the pipeline.
         calls_per_step: forwards of the denoiser a step: 2 where guidance makes two calls.
-        doubled: whether guidance doubles the batch of one call.
+        copies: how often one call has each latent: 2 where guidance doubles the batch.
     """
 
     name: str
@@ -36,5 +36,4 @@ class Case:
     unpack: Callable[[DiffusionPipeline, Tensor], Tensor] = as_it_is
     component: str = "transformer"
     calls_per_step: int = 1
-    doubled: bool = False
-    batch: int = field(default=1)  # pictures of the call
+    copies: int = 1

@@ -18,7 +18,7 @@ class RoutingCurves:
     """How one adapter was routed along the denoising steps, over all samples of a trace.
 
     Args:
-        adapter: its name.
+        adapter: its name; where two denoisers hold one of that name, with the denoiser's: "ink (transformer_2)".
         timesteps: of the S steps, in the order of denoising.
         gates: mean gate of each expert, S lists of E.
         gates_std: its deviation between samples, likewise.
@@ -45,10 +45,16 @@ def routing_curves(routings: Sequence[Routing]) -> list[RoutingCurves]:
         routings: what `fera.trace` recorded, of any number of images with the same steps.
 
     Returns:
-        One entry an adapter, in the order of their first forward.
+        One entry an adapter and denoiser, in the order of their first forward.
     """
-    names = dict.fromkeys(routing.adapter for routing in routings)
-    return [_curves(name, [routing for routing in routings if routing.adapter == name]) for name in names]
+    groups: dict[tuple[str, str], list[Routing]] = {}
+    for routing in routings:
+        groups.setdefault((routing.adapter, routing.component), []).append(routing)
+    adapters = [adapter for adapter, _ in groups]
+    return [
+        _curves(adapter if adapters.count(adapter) == 1 else f"{adapter} ({component})", members)
+        for (adapter, component), members in groups.items()
+    ]
 
 
 def save_csv(curves: Sequence[RoutingCurves], path: str | os.PathLike[str]) -> None:

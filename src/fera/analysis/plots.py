@@ -19,7 +19,7 @@ def plot_routing(curves: Sequence[RoutingCurves], path: str | os.PathLike[str]) 
     figure = Figure(figsize=(10, 3.6 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 2, squeeze=False)
     for (left, right), curve in zip(axes, curves, strict=True):
-        _draw(left, curve.timesteps, curve.indicator, curve.indicator_std, _band_names(len(curve.indicator[0])))
+        _draw(left, curve.timesteps, curve.indicator, curve.indicator_std, band_names(len(curve.indicator[0])))
         _draw(
             right,
             curve.timesteps,
@@ -54,5 +54,6 @@ def _draw(
     axes.legend(frameon=False)
 
 
-def _band_names(count: int) -> list[str]:
+def band_names(count: int) -> list[str]:
+    """What K bands are called, low to high frequency."""
     return ["low", *(["middle"] if count == 3 else [f"middle {k}" for k in range(1, count - 1)]), "high"]

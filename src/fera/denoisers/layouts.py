@@ -1,12 +1,13 @@
 """How the denoisers of a family lay out their latent, and how to see it as (B, C, H, W).
 
-Each function takes the denoiser, the latent argument and all arguments of the call by name. What a pipeline appends to
+Each function takes the denoiser, the latent argument and all arguments of the call by name. What a pipeline adds to
 the latent as a condition (a mask, a reference image, its tokens) must not steer the gate and is left out.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -14,25 +15,70 @@ from fera.errors import FeraError
 
 Arguments = Mapping[str, Any]
 
-# Sizes that were read off position ids: reading them waits for the device, and a pipeline passes the same tensor at
+# Places that were read off position ids: reading them waits for the device, and most pipelines pass the same tensor at
 # every step.
-_SIZES = WeakTensorKeyDictionary()
+_PLACES = WeakTensorKeyDictionary()
 
 
 def own_channels(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
-    """(B, C, H, W), to which inpainting and edit variants append the channels of their conditions."""
-    config: Any = denoiser.config
-    return latent[:, : min(config.in_channels, config.out_channels)]
+    """(B, C, H, W), to which inpainting and edit variants append the channels of their conditions.
 
-
-def packed_by_ids(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
-    """(B, L, 4 C), 2 x 2 pixels a token, whose places are rows of `img_ids`: (image, row, column).
-
-    Kontext appends the tokens of reference images, whose first id is not 0; Fill appends channels.
+    Raises:
+        FeraError: it has another number of dimensions.
     """
+    if latent.ndim != 4:
+        raise FeraError(
+            f"{type(denoiser).__name__} got a latent of shape {tuple(latent.shape)}; fera routes it by one of shape "
+            "(B, C, H, W), as its pipeline passes it"
+        )
+    return latent[:, : _count_channels(denoiser)]
+
+
+def packed_by_ids(denoiser: nn.Module, latent: Tensor, arguments: Arguments, *, ids: str = "img_ids") -> Tensor:
+    """(B, L, 4 C), 2 x 2 pixels a token, whose places are rows of an argument: (image, row, column, ...).
+
+    Tokens of reference images come before or after, and their first id is not 0; Fill appends channels.
+
+    Raises:
+        FeraError: the call lacks the ids, or they are not those of this latent.
+    """
+    start, height, width = _place(_needed(denoiser, arguments, ids), latent.shape[1])
+    tokens = latent[:, start : start + height * width, : _count_channels(denoiser)]
+    return unpack(_complete(denoiser, tokens, height * width, ids), height, width)
+
+
+def packed_by_shapes(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
+    """(B, L, 4 C), 2 x 2 pixels a token, with the sizes of its pictures in `img_shapes`: (frames, height, width).
+
+    The first picture is the one that is drawn, references follow. A layered denoiser draws all pictures but the last;
+    its layers count as channels.
+
+    Raises:
+        FeraError: the call lacks the shapes, or they are not those of this latent.
+    """
+    shapes = _needed(denoiser, arguments, "img_shapes")[0]
+    shapes = list(shapes) if isinstance(shapes[0], tuple | list) else [shapes]
+    _, height, width = shapes[0]
     config: Any = denoiser.config
-    height, width = size_from_ids(denoiser, arguments, "img_ids")
-    return unpack(latent[:, : height * width, : config.out_channels or config.in_channels], height, width)
+    layers = len(shapes) - 1 if config.use_layer3d_rope else 1
+    tokens = _complete(denoiser, latent[:, : layers * height * width], layers * height * width, "img_shapes")
+    pictures = unpack(tokens.reshape(-1, height * width, tokens.shape[2]), height, width)
+    return pictures.reshape(len(tokens), -1, *pictures.shape[2:])
+
+
+def listed(denoiser: nn.Module, latent: Any, arguments: Arguments) -> Tensor:
+    """A list of pictures, each (C, 1, H, W); in the place of each there may be a list of references and the picture.
+
+    Raises:
+        FeraError: the pictures differ in size.
+    """
+    pictures = [entry[-1] if isinstance(entry, list) else entry for entry in latent]
+    if len({picture.shape for picture in pictures}) > 1:
+        raise FeraError(
+            f"{type(denoiser).__name__} got pictures of different sizes in one call: "
+            f"{', '.join(str(tuple(picture.shape)) for picture in pictures)}; pass pictures of one size at a time"
+        )
+    return torch.stack(pictures).squeeze(2)
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -42,22 +88,29 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, features // 4, 2 * height, 2 * width)
 
 
-def size_from_ids(denoiser: nn.Module, arguments: Arguments, name: str) -> tuple[int, int]:
-    """Height and width in tokens of the picture being drawn, from position ids (image, row, column, ...)."""
-    ids: Tensor = needed(denoiser, arguments, name)
-    if ids not in _SIZES:
-        rows = ids[0] if ids.ndim == 3 else ids
-        target = rows[rows[:, 0] == 0]
-        _SIZES[ids] = tuple(int(size) for size in target[:, 1:3].amax(dim=0) + 1)
-    return _SIZES[ids]
+def _count_channels(denoiser: nn.Module) -> int:
+    """How many channels are the latent's own: those of conditions only go in, those of a variance only come out."""
+    config: Any = denoiser.config
+    return min(config.in_channels, getattr(config, "out_channels", None) or config.in_channels)
 
 
-def needed(denoiser: nn.Module, arguments: Arguments, name: str) -> Any:
-    """An argument without which the latent's layout is unknown.
+def _place(ids: Tensor, count: int) -> tuple[int, int, int]:
+    """Of the picture being drawn: its first token, its height and its width in tokens.
 
-    Raises:
-        FeraError: the call does not have it.
+    Args:
+        ids: shape (L, 3) or (B, L, 4); rows of text tokens may come before those of the latent.
+        count: how many tokens the latent has.
     """
+    if ids not in _PLACES:
+        rows = (ids[0] if ids.ndim == 3 else ids)[-count:].long()
+        drawn = rows[:, 0] == 0
+        size = torch.where(drawn[:, None], rows[:, 1:3] + 1, 0).amax(dim=0)
+        # One read of the device for all three.
+        _PLACES[ids] = tuple(torch.cat([drawn.long().argmax()[None], size]).tolist())
+    return _PLACES[ids]
+
+
+def _needed(denoiser: nn.Module, arguments: Arguments, name: str) -> Any:
     value = arguments.get(name)
     if value is None:
         raise FeraError(
@@ -65,3 +118,12 @@ def needed(denoiser: nn.Module, arguments: Arguments, name: str) -> Any:
             "picture; pass it as the pipeline of this denoiser does"
         )
     return value
+
+
+def _complete(denoiser: nn.Module, tokens: Tensor, count: int, name: str) -> Tensor:
+    if tokens.shape[1] != count:
+        raise FeraError(
+            f"{type(denoiser).__name__}: {name!r} describes a picture of {count} tokens, but its latent has only "
+            f"{tokens.shape[1]}; pass both as the pipeline of this denoiser does"
+        )
+    return tokens

@@ -24,7 +24,7 @@ class Denoiser:
 
     Args:
         latent: name of the argument of `forward` that holds it.
-        view: (denoiser, that argument, all arguments by name) to the latent, shape (B, C, H, W).
+        view: (denoiser, that argument, all arguments by name) to the latent, shape (B, C, H, W) or (B, C, L).
         target_modules: layers to adapt when a config names none.
         timestep: name of the timestep argument, for traces.
         pipelines: diffusers pipelines that a test draws with.
@@ -120,7 +120,7 @@ class CallReader:
         self._names = _argument_names(type(denoiser))
 
     def latent(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """The latent of a call, shape (B, C, H, W), without the channels of conditions.
+        """The latent of a call, shape (B, C, H, W) or (B, C, L), without the channels of conditions.
 
         Raises:
             FeraError: the call has no latent.

@@ -8,10 +8,9 @@ of the encoder, size, crop, mirroring, dtype. A cache can therefore be shared be
 """
 
 import gc
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.training.cache_files import Memory, write
+from fera.training.buckets import Size, assign_sizes
+from fera.training.cache_files import Memory, digest, fingerprint, write
 from fera.training.data import Example, crop_offset
 from fera.training.families import Family
 from fera.training.images import load_image, to_tensor
@@ -52,6 +52,7 @@ class EncodedSet:
 
     Args:
         names: file names of the pictures.
+        sizes: width and height in pixels that each was brought to.
         latents: for each picture its file, and where flips were asked for a second one, mirrored.
         texts: for each picture the file of its caption.
         empty_text: the file of the empty caption.
@@ -61,6 +62,7 @@ class EncodedSet:
     """
 
     names: list[str]
+    sizes: list[Size]
     latents: list[list[Path]]
     texts: list[Path]
     empty_text: Path
@@ -71,13 +73,17 @@ class EncodedSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def latent(self, row: int) -> Tensor:
+        """Latent of one example in the denoiser's units, shape (C, H, W)."""
+        return (self.memory.read(self.latents[row][0])["mean"] - self.shift) * self.scale
+
     def batch(
         self, rows: Sequence[int], *, flipped: Sequence[bool] = (), without_caption: Sequence[bool] = ()
     ) -> Batch:
         """Read some examples.
 
         Args:
-            rows: which.
+            rows: which, all of one size.
             flipped: for each row whether to take the mirrored picture; none when left out.
             without_caption: for each row whether to take the empty caption; none when left out.
 
@@ -107,7 +113,7 @@ class Encoder:
         family: how it encodes captions.
         folder: of the cache.
         device: where to compute.
-        resolution: side of the pictures in pixels.
+        buckets: (width, height) in pixels; each picture is brought to the nearest.
         center_crop: as in the configuration.
         random_flip: as in the configuration.
         seed: of crops off centre.
@@ -118,7 +124,7 @@ class Encoder:
     family: Family
     folder: Path
     device: torch.device
-    resolution: int
+    buckets: Sequence[Size]
     center_crop: bool
     random_flip: bool
     seed: int
@@ -133,9 +139,11 @@ class Encoder:
         """
         vae = self.pipe.vae
         texts = self._encode_captions([example.caption for example in examples])
-        latents = self._encode_pictures(examples)
+        sizes = assign_sizes(examples, self.buckets)
+        latents = self._encode_pictures(examples, sizes)
         return EncodedSet(
             names=[example.image.name for example in examples],
+            sizes=sizes,
             latents=latents,
             texts=[texts[example.caption] for example in examples],
             empty_text=texts[""],
@@ -145,10 +153,10 @@ class Encoder:
 
     def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
         parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
-        encoder = _digest({name: _fingerprint(part) for name, part in parts.items()})
+        encoder = digest({name: fingerprint(part) for name, part in parts.items()})
         family = type(self.pipe).__name__
         paths = {
-            caption: self.folder / f"text-{_digest([_CACHE_VERSION, family, encoder, caption])}.safetensors"
+            caption: self.folder / f"text-{digest([_CACHE_VERSION, family, encoder, caption])}.safetensors"
             for caption in dict.fromkeys([*captions, ""])
         }
         missing = [caption for caption, path in paths.items() if not path.exists()]
@@ -163,40 +171,62 @@ class Encoder:
         _move(parts.values(), torch.device("cpu"))
         return paths
 
-    def _encode_pictures(self, examples: Sequence[Example]) -> list[list[Path]]:
+    def _encode_pictures(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
         vae = self.pipe.vae
-        encoder = _fingerprint(vae)
+        encoder = fingerprint(vae)
         mirrorings = (False, True) if self.random_flip else (False,)
         paths: list[list[Path]] = []
-        missing = []
-        for example in examples:
+        missing: list[_Missing] = []
+        for example, size in zip(examples, sizes, strict=True):
             offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
-            square = example.size[0] == example.size[1]
+            is_whole = example.size[0] * size[1] == example.size[1] * size[0]
             paths.append([])
             for mirrored in mirrorings:
-                depends_on = [example.digest, self.resolution, None if square else offset, mirrored]
-                name = f"latent-{_digest([_CACHE_VERSION, encoder, *depends_on])}.safetensors"
-                paths[-1].append(self.folder / name)
-                if not paths[-1][-1].exists():
-                    missing.append((example, offset, mirrored, paths[-1][-1]))
+                side = size[0] if size[0] == size[1] else size
+                depends_on = [example.digest, side, None if is_whole else offset, mirrored]
+                path = self.folder / f"latent-{digest([_CACHE_VERSION, encoder, *depends_on])}.safetensors"
+                paths[-1].append(path)
+                if not path.exists():
+                    missing.append(_Missing(example, size, offset, mirrored, path))
         if missing:
             vae.to(self.device)
-        for start in range(0, len(missing), _BATCH):
-            chunk = missing[start : start + _BATCH]
-            pixels = torch.stack([self._pixels(*picture[:3]) for picture in chunk])
+        done = 0
+        for chunk in _chunks(missing):
+            pixels = torch.stack([_pixels(picture) for picture in chunk])
             posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
-            for mean, (*_, path) in zip(posterior.mean, chunk, strict=True):
-                write(path, {"mean": mean.float()})
-            self.progress("pictures", start + len(chunk), len(missing))
+            for mean, picture in zip(posterior.mean, chunk, strict=True):
+                write(picture.path, {"mean": mean.float()})
+            done += len(chunk)
+            self.progress("pictures", done, len(missing))
         vae.to("cpu")
         return paths
 
-    def _pixels(self, example: Example, offset: float, mirrored: bool) -> Tensor:
-        try:
-            pixels = to_tensor(load_image(example.image), self.resolution, offset)
-        except (ValueError, OSError) as error:
-            raise FeraError(f"{example.image} {error}; it was readable a moment ago") from error
-        return pixels.flip(-1) if mirrored else pixels
+
+@dataclass(frozen=True)
+class _Missing:
+    """A picture to encode: what, to which size, cropped where, mirrored or not, and into which file."""
+
+    example: Example
+    size: Size
+    offset: float
+    mirrored: bool
+    path: Path
+
+
+def _chunks(missing: Sequence[_Missing]) -> Iterator[list[_Missing]]:
+    """Pictures to encode together: of one size."""
+    for _, pictures in groupby(sorted(missing, key=lambda picture: picture.size), key=lambda picture: picture.size):
+        same_size = list(pictures)
+        for start in range(0, len(same_size), _BATCH):
+            yield same_size[start : start + _BATCH]
+
+
+def _pixels(picture: _Missing) -> Tensor:
+    try:
+        pixels = to_tensor(load_image(picture.example.image), picture.size, picture.offset)
+    except (ValueError, OSError) as error:
+        raise FeraError(f"{picture.example.image} {error}; it was readable a moment ago") from error
+    return pixels.flip(-1) if picture.mirrored else pixels
 
 
 def free_encoders(pipe: Any, family: Family) -> None:
@@ -206,30 +236,6 @@ def free_encoders(pipe: Any, family: Family) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _fingerprint(part: Any) -> str:
-    """Hash of a model's weights, or of a tokenizer's vocabulary and limits."""
-    if part is None:
-        return "none"
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(part, nn.Module):
-        for name, tensor in sorted(part.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        config: Any = part.config
-        config = config if isinstance(config, dict) else config.to_dict()
-        # Private entries say where the part was loaded from, not what it does.
-        settings = {key: value for key, value in config.items() if not key.startswith("_")}
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    else:
-        described = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
-        digest.update(json.dumps(described).encode())
-    return digest.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _move(parts: Any, device: torch.device) -> None:

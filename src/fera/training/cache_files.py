@@ -1,12 +1,15 @@
-"""Files of the cache: written whole, read once where memory allows."""
+"""Files of the cache: named by what they depend on, written whole, read once where memory allows."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fera.errors import FeraError
 
@@ -44,6 +47,31 @@ class Memory:
             self._left -= size
             self._files[path] = tensors
         return tensors
+
+
+def fingerprint(part: Any) -> str:
+    """Hash of a model's weights, or of a tokenizer's vocabulary and limits."""
+    if part is None:
+        return "none"
+    hashed = hashlib.blake2b(digest_size=16)
+    if isinstance(part, nn.Module):
+        for name, tensor in sorted(part.state_dict().items()):
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        config: Any = part.config
+        config = config if isinstance(config, dict) else config.to_dict()
+        # Private entries say where the part was loaded from, not what it does.
+        settings = {key: value for key, value in config.items() if not key.startswith("_")}
+        hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    else:
+        described = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
+        hashed.update(json.dumps(described).encode())
+    return hashed.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hash of anything that JSON can hold."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Tensor]:

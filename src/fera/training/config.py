@@ -5,7 +5,7 @@ read and written is in `fera.training.settings`.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -48,11 +48,23 @@ class DataConfig(_Section):
     resolution: int | None = Field(
         default=None,
         ge=8,
-        description="Side of the square training pictures in pixels; the base's own size when unset.",
+        description="Side of the square training pictures in pixels, and the root of the area of those in buckets; the "
+        "base's own size when unset.",
+    )
+    enable_bucket: bool = Field(
+        default=False,
+        description="Keep the aspect of pictures, up to 1:4: each goes to the nearest of a few sizes of about the "
+        "area of resolution x resolution, and a batch holds pictures of one size. What does not fill a batch is "
+        "trained as a smaller one.",
+    )
+    bucket_reso_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Step between the sides of buckets in pixels; about an eighth of the resolution when unset.",
     )
     center_crop: bool = Field(
         default=True,
-        description="Crop pictures that are not square at the centre; false: at a place drawn once for each.",
+        description="Crop what sticks out of the training size at the centre; false: at a place drawn once for each.",
     )
     random_flip: bool = Field(default=False, description="Mirror pictures left to right half of the time.")
     cache_dir: Path | None = Field(
@@ -60,6 +72,12 @@ class DataConfig(_Section):
         strict=False,
         description="Folder of encoded pictures and captions; output_dir/cache when unset.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.bucket_reso_steps is not None and not self.enable_bucket:
+            raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
+        return self
 
 
 class AdapterConfig(_Section):
@@ -74,14 +92,19 @@ class AdapterConfig(_Section):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the experts.")
     num_experts: int = Field(default=3, ge=1, description="Number of experts.")
     num_bands: int = Field(default=3, ge=2, description="Number of frequency bands of the indicator.")
-    kappa: float = Field(
+    kappa: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
         default=1 / 128,
-        gt=0,
-        le=1,
-        description="Finest Gaussian's deviation as a fraction of the latent's shorter side.",
+        description="Finest Gaussian's deviation as a fraction of the latent's shorter side; auto chooses it by what "
+        "the indicator tells about the training latents.",
     )
     temperature: float = Field(default=0.7, gt=0, description="Temperature of the router's softmax.")
     router_features: int = Field(default=64, ge=1, description="Width of the router's hidden layer.")
+    use_rslora: bool = Field(default=False, description="Scale experts by lora_alpha / sqrt(r) instead.")
+    expert: dict[str, str | int | float | bool] | None = Field(
+        default=None,
+        description='Another PEFT scheme for the experts, by the settings of its config: { peft_type = "LOHA", r = 4 };'
+        " r and its neighbours here are then left alone.",
+    )
     target_modules: list[str] | None = Field(
         default=None,
         min_length=1,
@@ -102,6 +125,11 @@ class OptimizationConfig(_Section):
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
     router_learning_rate: float | None = Field(
         default=None, ge=0, description="Peak learning rate of the router; learning_rate when unset."
+    )
+    loraplus_lr_ratio: float = Field(
+        default=1.0,
+        ge=1,
+        description="LoRA+: learning rate of the experts' B over that of A, which is learning_rate; 16 is common.",
     )
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"

@@ -30,23 +30,23 @@ def load_image(path: Path) -> Image.Image:
         raise ValueError(f"is damaged ({error})") from None
 
 
-def to_tensor(image: Image.Image, resolution: int, offset: float = 0.5) -> Tensor:
-    """Scale a picture's shorter side to the resolution and crop the longer one.
+def to_tensor(image: Image.Image, size: tuple[int, int], offset: float = 0.5) -> Tensor:
+    """Scale a picture until it just covers a size, and crop what sticks out.
 
     Args:
         image: RGB.
-        resolution: R.
-        offset: where to crop, 0 to 1.
+        size: width W and height H.
+        offset: where to crop, 0 (left or top) to 1.
 
     Returns:
-        Shape (3, R, R), float32, in [-1, 1].
+        Shape (3, H, W), float32, in [-1, 1].
     """
-    scale = resolution / min(image.size)
-    width, height = (max(resolution, round(side * scale)) for side in image.size)
+    scale = max(wanted / side for wanted, side in zip(size, image.size, strict=True))
+    width, height = (max(wanted, round(side * scale)) for wanted, side in zip(size, image.size, strict=True))
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = round((width - resolution) * offset), round((height - resolution) * offset)
-    image = image.crop((left, top, left + resolution, top + resolution))
+    left, top = round((width - size[0]) * offset), round((height - size[1]) * offset)
+    image = image.crop((left, top, left + size[0], top + size[1]))
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
     return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
 

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 from accelerate import Accelerator
 
+from fera.checkpoint import open_adapter
 from fera.errors import FeraError
+from fera.training.calibrating import with_kappa
 from fera.training.config import OptimizationConfig, TrainConfig
 from fera.training.reporting import Reporter
 from fera.training.settings import to_toml
@@ -40,16 +42,21 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     began = time.monotonic()
     run = RunFolder(config.output_dir)
     checkpoint = run.check(resume=resume, overwrite=overwrite)
+    if checkpoint is not None and config.adapter.kappa == "auto":
+        config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
     accelerator = _accelerator(config.train)
     with Reporter(run.log, is_main=accelerator.is_main_process) as reporter:
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
             setup = prepare(config, accelerator.device, reporter)
+        config = with_kappa(config, setup.bands.kappa)
         trainer = Trainer(config, run, accelerator, setup, reporter)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         if accelerator.is_main_process:
             run.begin(config, to_toml(config), resume=resume)
+            if setup.calibration is not None:
+                reporter.write({"step": 0, "kappa": setup.bands.kappa, "bits": round(setup.calibration.chosen.bits, 4)})
         accelerator.wait_for_everyone()
 
         with _noticing_interrupt() as interrupted:

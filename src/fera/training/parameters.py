@@ -8,20 +8,38 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from fera.errors import FeraError
 from fera.training.config import OptimizationConfig
 from fera.tuner import FrequencyGate
 
 
 def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.optim.AdamW:
-    """AdamW over the experts and the router, each with its own learning rate."""
+    """AdamW over the experts' A, their B, and the router, each with its own learning rate.
+
+    B is zero at the start and A is not: at one learning rate for both, B learns too slowly in wide layers (LoRA+).
+
+    Raises:
+        FeraError: `loraplus_lr_ratio` is set, but the experts have no B.
+
+    Source:
+        Hayou et al., LoRA+, arXiv 2402.12354.
+    """
     gates = [module for module in denoiser.modules() if isinstance(module, FrequencyGate)]
     router = {id(parameter) for gate in gates for parameter in gate.parameters()}
-    trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
+    experts = [(name, parameter) for name, parameter in trained if id(parameter) not in router]
+    in_b = [parameter for name, parameter in experts if _is_b(name)]
+    if settings.loraplus_lr_ratio != 1 and not in_b:
+        raise FeraError(
+            f"train.loraplus_lr_ratio is {settings.loraplus_lr_ratio:g}, but the experts of this adapter have no "
+            "matrix B; leave it at 1"
+        )
     router_rate = settings.router_learning_rate
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trained if id(parameter) not in router]},
+        {"params": [parameter for name, parameter in experts if not _is_b(name)]},
+        {"params": in_b, "lr": settings.learning_rate * settings.loraplus_lr_ratio},
         {
-            "params": [parameter for parameter in trained if id(parameter) in router],
+            "params": [parameter for _, parameter in trained if id(parameter) in router],
             "lr": settings.learning_rate if router_rate is None else router_rate,
         },
     ]
@@ -32,6 +50,11 @@ def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.
         weight_decay=settings.adam_weight_decay,
         eps=settings.adam_epsilon,
     )
+
+
+def _is_b(name: str) -> bool:
+    """Whether a parameter is a LoRA's B, by PEFT's names."""
+    return "lora_B." in name or "lora_embedding_B." in name
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import difflib
 import json
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -35,9 +35,9 @@ class Key:
 
     @property
     def type(self) -> Any:
-        """Its type without None."""
-        members = [member for member in _union_members(self.field.annotation) if member is not type(None)]
-        return members[0]
+        """Its type without None; of several, the first."""
+        first = self._members[0]
+        return get_args(first)[0] if get_origin(first) is Annotated else first
 
     @property
     def is_optional(self) -> bool:
@@ -47,16 +47,22 @@ class Key:
     @property
     def expects(self) -> str:
         """What it takes, in words: "integer, at least 1"."""
+        if get_origin(self.type) is dict:
+            return "table"
         if get_origin(self.type) is Literal:
             return "one of " + ", ".join(str(choice) for choice in get_args(self.type))
         words = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
-        limits = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}"}
-        parts = [words.get(self.type, "list of texts")]
-        for rule in self.field.metadata:
-            for attribute, text in limits.items():
-                if hasattr(rule, attribute):
-                    parts.append(text.format(getattr(rule, attribute)))
+        parts = [words.get(self.type, "list of texts"), *_limits(self.field.metadata)]
+        for member in self._members:
+            if get_origin(member) is Annotated:
+                parts += _limits(rule for field in get_args(member)[1:] for rule in field.metadata)
+            elif get_origin(member) is Literal:
+                parts += [f"or {choice}" for choice in get_args(member)]
         return ", ".join(parts)
+
+    @property
+    def _members(self) -> list[Any]:
+        return [member for member in _union_members(self.field.annotation) if member is not type(None)]
 
     @property
     def default(self) -> str:
@@ -132,7 +138,8 @@ _MARKDOWN_HEAD = """\
 
 `fera train CONFIG.toml` reads these keys. Each is also a flag with its dotted name, and flags win:
 `fera train CONFIG.toml --train.steps 500 --data.skip_bad --validation.prompts "a rocket" "a tree"`.
-A flag of an optional key takes `none` to unset it. Relative paths are relative to the working directory.
+A flag of an optional key takes `none` to unset it; a table is written as JSON. Relative paths are relative to the
+working directory.
 The run's folder keeps the resolved configuration as `config.toml`, which `fera train` reads again.
 
 This page is generated: `fera config --markdown > docs/configuration.md`."""
@@ -174,16 +181,17 @@ def _from_text(key: Key, text: str | Sequence[str]) -> Any:
         return None
     if key.type is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
-    if key.type in (int, float):
+    if key.type in (int, float) or get_origin(key.type) is dict:
         try:
-            return key.type(text)
+            return json.loads(text) if get_origin(key.type) is dict else key.type(text)
         except ValueError:
             return text
     return text
 
 
 def _describe(error: ValidationError, source: str, flags: set[str]) -> str:
-    lines = [_describe_problem(problem, source, flags) for problem in error.errors(include_url=False)]
+    problems = [_describe_problem(problem, source, flags) for problem in error.errors(include_url=False)]
+    lines = list(dict.fromkeys(problems))  # a key of several types has a problem with each
     return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
 
 
@@ -217,6 +225,12 @@ def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def _limits(rules: Iterable[Any]) -> list[str]:
+    """Limits of a number in words."""
+    words = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}"}
+    return [text.format(getattr(rule, name)) for rule in rules for name, text in words.items() if hasattr(rule, name)]
+
+
 def _union_members(annotation: Any) -> tuple[Any, ...]:
     is_union = get_origin(annotation) in (Union, types.UnionType)
     return get_args(annotation) if is_union else (annotation,)
@@ -231,6 +245,8 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, int | float):
         return repr(value)
     # JSON's escapes are a part of TOML's, but for DEL and for characters that JSON writes as surrogate pairs.

@@ -21,6 +21,7 @@ class Summary:
         training_pictures: how many there were.
         skipped_pictures: how many were left out because they cannot be read.
         parameters: trained ones.
+        kappa: of the adapter, as given or as chosen.
         seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
         training_seconds: of all optimizer steps, over all starts of the run.
         samples_per_second: over these.
@@ -37,6 +38,7 @@ class Summary:
     training_pictures: int
     skipped_pictures: int
     parameters: int
+    kappa: float
     seconds: float
     training_seconds: float
     samples_per_second: float
@@ -79,6 +81,7 @@ def summarize(
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
         parameters=trained,
+        kappa=setup.bands.kappa,
         seconds=round(seconds, 2),
         training_seconds=round(training_seconds, 2),
         samples_per_second=round(samples / max(training_seconds, 1e-9), 2),

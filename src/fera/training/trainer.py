@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 from peft import set_peft_model_state_dict
 from torch import Tensor
@@ -16,9 +17,11 @@ from fera.errors import FeraError
 from fera.pipelines import save_adapter, trace
 from fera.training.config import TrainConfig
 from fera.training.data import some_of
-from fera.training.objective import Losses, denoising_losses, draw_noise, draw_timesteps, loss_weights
+from fera.training.draws import draw
+from fera.training.objective import Losses, denoising_losses, loss_weights
+from fera.training.order import order_of
 from fera.training.parameters import adapter_off, build_optimizer
-from fera.training.randomness import mixed_seed, rows_at
+from fera.training.randomness import mixed_seed
 from fera.training.reporting import Metrics, Reporter, in_words
 from fera.training.setup import ADAPTER_NAME, Setup
 from fera.training.state import RunFolder, load_state
@@ -54,6 +57,7 @@ class Trainer:
             num_warmup_steps=config.train.lr_warmup_steps,
             num_training_steps=config.train.steps,
         )
+        self._order = order_of(setup.training.sizes, config)
         setup.denoiser.train()
         self._model, self._optimizer = accelerator.prepare(setup.denoiser, optimizer)
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
@@ -87,34 +91,17 @@ class Trainer:
         self._report()
 
     def _loss(self, micro: int) -> Tensor:
-        """Loss of one batch.
-
-        Everything random about a sample follows from its position in the run: batch size, accumulation and number
-        of processes do not change what the samples of a step are.
-        """
+        """Loss of one batch."""
         settings, setup, accelerator = self._config.train, self._setup, self._accelerator
         forward = self.step * settings.gradient_accumulation_steps + micro
         place = forward * accelerator.num_processes + accelerator.process_index
-        start, count, seed = place * settings.batch_size, settings.batch_size, self._config.seed
-        draws = [torch.Generator().manual_seed(mixed_seed(seed, 1, start + i)) for i in range(count)]
-        chances = [torch.rand(2, generator=draw).tolist() for draw in draws]
-        batch = setup.training.batch(
-            rows_at(start, count, len(setup.training), seed),
-            flipped=[flip < 0.5 and self._config.data.random_flip for flip, _ in chances],
-            without_caption=[drop < settings.caption_dropout for _, drop in chances],
-        )
-        latents = batch.latents
-        noise = torch.cat([draw_noise(latents[:1], settings.noise_offset, draw) for draw in draws])
-        timesteps = torch.cat([draw_timesteps(setup.process, settings, 1, draw) for draw in draws])
+        batch = draw(setup.training, self._order, place, setup.process, self._config, accelerator.device)
         if self._config.adapter.lora_dropout > 0:
-            torch.manual_seed(mixed_seed(seed, 2, place))
-        latents, noise = latents.to(accelerator.device), noise.to(accelerator.device)
-        timesteps = timesteps.to(accelerator.device)
-        conditions = {name: value.to(accelerator.device) for name, value in batch.conditions.items()}
+            torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with trace(setup.denoiser) as routings, accelerator.autocast():
-            losses = self._losses(latents, noise, timesteps, conditions)
+            losses = self._losses(batch.latents, batch.noise, batch.timesteps, batch.conditions)
         self._count(losses, routings[-1].gates, batch.names)
-        weights = loss_weights(setup.process, settings, timesteps)
+        weights = loss_weights(setup.process, settings, batch.timesteps)
         loss = (losses.denoising * weights).mean()
         if losses.consistency is not None:
             loss = loss + settings.consistency_weight * losses.consistency
@@ -144,8 +131,9 @@ class Trainer:
         """Add a forward to what is logged, over all processes, and stop if a loss is not finite."""
         denoising, consistency = losses.denoising.detach(), losses.consistency
         if self._accelerator.num_processes > 1:
-            gates = self._accelerator.gather(gates.to(self._accelerator.device)).cpu()
-            denoising = self._accelerator.gather(denoising)
+            # As objects: batches of different buckets differ in length.
+            gates = torch.cat(gather_object([gates]))
+            denoising = torch.cat(gather_object([denoising.cpu()]))
             if consistency is not None:
                 consistency = self._accelerator.reduce(consistency.detach(), "mean")
         finite = torch.isfinite(denoising)
@@ -230,7 +218,7 @@ class Trainer:
         self._metrics, self._window_seconds = Metrics(**state["metrics"]), state["window_seconds"]
         if self._accelerator.is_main_process:
             self._run.truncate_log(self.step)
-        epoch = self.step * self._samples_per_step / len(self._setup.training)
+        epoch = self._samples / len(self._setup.training)
         self._reporter.say(
             f"resumed {checkpoint}: step {self.step} of {self._config.train.steps}, epoch {epoch:.2f}, "
             f"learning rate {self._lr_scheduler.get_last_lr()[0]:.3g}; weights, optimizer and data order restored"
@@ -242,7 +230,7 @@ class Trainer:
             config=self._config,
             setup=self._setup,
             adapter=self._run.adapter,
-            samples=self.step * self._samples_per_step,
+            samples=self._samples,
             seconds=seconds,
             training_seconds=self._training_seconds,
             held_out=self._held_out,
@@ -262,9 +250,10 @@ class Trainer:
         return bool(flags.any())
 
     @property
-    def _samples_per_step(self) -> int:
-        settings = self._config.train
-        return settings.batch_size * settings.gradient_accumulation_steps * self._accelerator.num_processes
+    def _samples(self) -> int:
+        """Examples seen so far."""
+        forwards = self.step * self._config.train.gradient_accumulation_steps
+        return self._order.samples_before(forwards * self._accelerator.num_processes)
 
     def _save_adapter(self, folder: Path) -> None:
         save_adapter(self._setup.pipe, folder, adapter_name=ADAPTER_NAME)

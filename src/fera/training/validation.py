@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fera.training.buckets import Size
+from fera.training.cache import EncodedSet
 from fera.training.config import ValidationConfig
 from fera.training.objective import denoising_losses, spread_timesteps
 from fera.training.setup import Setup
@@ -22,7 +24,8 @@ def held_out_loss(
     """Denoising loss on pictures that are not trained on.
 
     Sample i is picture i (modulo their number) at its own fixed noise and timestep; the timesteps cover the noise
-    levels evenly, whatever training draws. Unweighted, so runs of different settings compare.
+    levels evenly, whatever training draws. Unweighted, so runs of different settings compare. Pictures of one size go
+    through the denoiser together.
 
     Args:
         setup: of the run.
@@ -42,8 +45,7 @@ def held_out_loss(
     timesteps = spread_timesteps(setup.process, count)[torch.randperm(count, generator=generator)]
     total = 0.0
     with evaluating(setup.denoiser), autocast():
-        for start in range(0, count, batch_size):
-            samples = range(start, min(start + batch_size, count))
+        for samples in _batches(setup.held_out, count, batch_size):
             batch = setup.held_out.batch([sample % len(setup.held_out) for sample in samples])
             noise = _fixed_noise(batch.latents, samples, settings.seed)
             conditions = {name: value.to(device) for name, value in batch.conditions.items()}
@@ -51,7 +53,7 @@ def held_out_loss(
                 setup.process,
                 batch.latents.to(device),
                 noise.to(device),
-                timesteps[samples.start : samples.stop].to(device),
+                timesteps[samples].to(device),
                 setup.predictor(setup.denoiser, conditions),
             )
             total += float(losses.denoising.sum())
@@ -111,7 +113,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _fixed_noise(latents: Tensor, samples: range, seed: int) -> Tensor:
+def _batches(held_out: EncodedSet, count: int, batch_size: int) -> Iterator[list[int]]:
+    """Samples 0 to count - 1 in batches of one size each."""
+    by_size: dict[Size, list[int]] = {}
+    for sample in range(count):
+        by_size.setdefault(held_out.sizes[sample % len(held_out)], []).append(sample)
+    for samples in by_size.values():
+        for start in range(0, len(samples), batch_size):
+            yield samples[start : start + batch_size]
+
+
+def _fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
     """Noise that depends on the seed and on each sample's number alone, not on the batch."""
     noise = []
     for sample, latent in zip(samples, latents, strict=True):

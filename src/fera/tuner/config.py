@@ -1,11 +1,12 @@
 """Settings of a FeRA adapter."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from peft import LoraConfig, PeftType
+from peft import LoraConfig, PeftConfig, PeftType
 
 from fera.errors import FeraError
+from fera.tuner.schemes import as_scheme
 
 FORMAT_VERSION = 1
 
@@ -40,9 +41,15 @@ class FeraConfig(LoraConfig):
             equals a plain LoRA of rank `num_experts * r` at scale 1, and learning rates carry over from it.
         num_experts: E, at least 1.
         num_bands: K, frequency bands of the indicator, at least 2.
-        kappa: deviation of the finest Gaussian as a fraction of the latent's shorter side, in (0, 1].
+        kappa: deviation of the finest Gaussian as a fraction of the latent's shorter side, in (0, 1]; "auto" leaves
+            it to calibration on training latents, which comes before the adapter is put into a model.
+        indicator: "bands", or "released" for adapters that were trained with the authors' released code.
         temperature: of the router's softmax, above 0.
         router_features: width of the router's hidden layer, at least 1.
+        expert: config of another PEFT scheme, or a dict of it with its `peft_type`: then each expert is an adapter of
+            that scheme (`LoHaConfig(r=4)`, `LoraConfig(use_dora=True)`), and settings of LoRA are left alone. None
+            for LoRA, whose experts cost no more than one LoRA.
+        component: name of the denoiser that it belongs to in its pipeline ("transformer_2"); written by fera.
         format_version: of the adapter's files; written by fera.
         base_fingerprint: what the base looks like that the adapter belongs to; written by fera. None skips the
             check when the adapter is put into a model.
@@ -57,11 +64,21 @@ class FeraConfig(LoraConfig):
     )
     num_experts: int = field(default=3, metadata={"help": "Number of experts E."})
     num_bands: int = field(default=3, metadata={"help": "Number of frequency bands K of the indicator."})
-    kappa: float = field(
-        default=1 / 128, metadata={"help": "Finest Gaussian's deviation as a fraction of the latent's shorter side."}
+    kappa: float | Literal["auto"] = field(
+        default=1 / 128,
+        metadata={"help": "Finest Gaussian's deviation as a fraction of the latent's shorter side, or 'auto'."},
+    )
+    indicator: str = field(
+        default="bands", metadata={"help": "How the bands are cut: 'bands', or 'released' as the released code does."}
     )
     temperature: float = field(default=0.7, metadata={"help": "Temperature of the router's softmax."})
     router_features: int = field(default=64, metadata={"help": "Width of the router's hidden layer."})
+    expert: PeftConfig | dict[str, Any] | None = field(
+        default=None, metadata={"help": "Config of another PEFT scheme for the experts; LoRA if unset."}
+    )
+    component: str | None = field(
+        default=None, metadata={"help": "Name of its denoiser in the pipeline; written by fera."}
+    )
     format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Format of the adapter's files."})
     base_fingerprint: dict[str, Any] | None = field(
         default=None, repr=False, metadata={"help": "Fingerprint of the base model; written by fera."}
@@ -74,11 +91,36 @@ class FeraConfig(LoraConfig):
                 "upgrade fera to load it"
             )
         self._check_ranges()
-        if self.lora_alpha is None:
+        if self.expert is not None:
+            _check_only_expert(self)
+            self.expert = as_scheme(self.expert)
+        elif self.lora_alpha is None:
             self.lora_alpha = self.r * self.num_experts
         super().__post_init__()
         self._check_routable()
         self.peft_type = PeftType("FERA")
+
+    @property
+    def chosen_kappa(self) -> float:
+        """`kappa` as a number.
+
+        Raises:
+            FeraError: it is "auto", and nobody has calibrated it.
+        """
+        if self.kappa == "auto":
+            raise FeraError(
+                'kappa="auto" must become a number before the adapter is put into a model, which has no data to '
+                "choose it from: train with `fera train`, or take the number that `fera calibrate` or "
+                "fera.calibrate_kappa(latents) finds"
+            )
+        return self.kappa
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, JSON-like but for sets."""
+        settings = super().to_dict()
+        if isinstance(self.expert, PeftConfig):
+            settings["expert"] = self.expert.to_dict()
+        return settings
 
     def _check_ranges(self) -> None:
         for name, least in (("r", 1), ("num_experts", 1), ("num_bands", 2), ("router_features", 1)):
@@ -87,7 +129,7 @@ class FeraConfig(LoraConfig):
                 raise FeraError(f"{name} must be an integer of at least {least}, got {value!r}")
         for name, most in (("kappa", 1.0), ("temperature", float("inf")), ("lora_alpha", float("inf"))):
             value = getattr(self, name)
-            if name == "lora_alpha" and value is None:
+            if (name, value) in (("lora_alpha", None), ("kappa", "auto")):
                 continue
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_number or not 0 < value <= most or value == float("inf"):
@@ -95,6 +137,10 @@ class FeraConfig(LoraConfig):
                 raise FeraError(f"{name} must be {limit}, got {value!r}")
         if not 0 <= self.lora_dropout < 1:
             raise FeraError(f"lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
+        if self.indicator not in ("bands", "released"):
+            raise FeraError(f"indicator must be 'bands' or 'released', got {self.indicator!r}")
+        if self.component is not None and not (isinstance(self.component, str) and self.component):
+            raise FeraError(f"component must be the name of a denoiser, got {self.component!r}")
         for name in ("rank_pattern", "alpha_pattern"):
             for key, value in (getattr(self, name) or {}).items():
                 if not value > 0:
@@ -110,3 +156,11 @@ class FeraConfig(LoraConfig):
                 f"init_lora_weights={self.init_lora_weights!r} cannot be routed by fera: experts start at zero, "
                 "without touching the base's weights; use True or 'gaussian'"
             )
+
+
+def _check_only_expert(config: FeraConfig) -> None:
+    """Settings of LoRA would be ignored where the experts are of another scheme."""
+    for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"):
+        value, default = getattr(config, name), {"r": 4, "lora_dropout": 0.0, "use_rslora": False}.get(name)
+        if value != default and value not in (None, {}):
+            raise FeraError(f"{name}={value!r} is a setting of LoRA, but `expert` names another scheme: set it there")

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from fera.bands import FrequencyBands
 from fera.denoisers import CallReader
+from fera.errors import FeraError
+from fera.released import ReleasedBands
 from fera.router import SoftFrequencyRouter
 from fera.tuner.config import FeraConfig
 
@@ -32,12 +34,14 @@ class Routing:
         timestep: as the denoiser got it, on the CPU; shape () or (B,), or None where it got none.
         indicator: shape (B, K), float32, on the CPU.
         gates: shape (B, E), float32, on the CPU.
+        component: name of the denoiser in its pipeline; "denoiser" where one was traced without a pipeline.
     """
 
     adapter: str
     timestep: Tensor | None
     indicator: Tensor
     gates: Tensor
+    component: str = "denoiser"
 
 
 class _PerThread(threading.local):
@@ -73,12 +77,12 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
         self.router = nn.ModuleDict()
-        self.bands: dict[str, FrequencyBands] = {}
+        self.bands: dict[str, FrequencyBands | ReleasedBands] = {}
         self.merged_adapters = []
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         self._reader = CallReader(denoiser)
-        self._traces: list[list[Routing]] = []
+        self._traces: list[tuple[list[Routing], str]] = []
         self._thread = _PerThread()
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
         self._compiled_gates: Gates | None = None
@@ -90,7 +94,8 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def add_adapter(self, adapter_name: str, config: FeraConfig, device: torch.device) -> None:
         """Give an adapter its bands and a fresh router, inactive and frozen until it is activated."""
-        self.bands[adapter_name] = FrequencyBands(config.num_bands, config.kappa)
+        bands = ReleasedBands if config.indicator == "released" else FrequencyBands
+        self.bands[adapter_name] = bands(config.num_bands, config.chosen_kappa)
         router = SoftFrequencyRouter(config.num_bands, config.num_experts, config.router_features, config.temperature)
         router.requires_grad_(False)
         # On meta under `low_cpu_mem_usage`: PEFT gives it weights and a device when it loads them.
@@ -121,13 +126,13 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         finally:
             self._set_gates(previous)
 
-    def start_trace(self, routings: list[Routing]) -> None:
-        """Append one entry a forward and adapter to a list from now on."""
-        self._traces = [*self._traces, routings]
+    def start_trace(self, routings: list[Routing], component: str) -> None:
+        """Append one entry a forward and adapter to a list from now on, under a name for the denoiser."""
+        self._traces = [*self._traces, (routings, component)]
 
     def stop_trace(self, routings: list[Routing]) -> None:
         """Leave a list alone again."""
-        self._traces = [trace for trace in self._traces if trace is not routings]
+        self._traces = [trace for trace in self._traces if trace[0] is not routings]
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """An adapter's weight scales its experts, not its gate."""
@@ -166,9 +171,11 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def _record(self, adapter: str, timestep: Any, indicator: Tensor, gate: Tensor) -> None:
         if timestep is not None:
             timestep = torch.as_tensor(timestep).detach().cpu()
-        routing = Routing(adapter, timestep, indicator.detach().float().cpu(), gate.detach().float().cpu())
-        for trace in self._traces:
-            trace.append(routing)
+            if timestep.ndim > 1:  # one a token, 0 on those that are given
+                timestep = timestep.flatten(1).amax(dim=1)
+        indicator, gate = indicator.detach().float().cpu(), gate.detach().float().cpu()
+        for routings, component in self._traces:
+            routings.append(Routing(adapter, timestep, indicator, gate, component))
 
     def _carry_through_checkpoints(self, denoiser: nn.Module) -> None:
         # Blocks run again in the backward pass, when other forwards may have come and gone: their gates travel with
@@ -206,3 +213,35 @@ class _Routed:
         count = len(self._adapters)
         with self._gate.using(dict(zip(self._adapters, args[:count], strict=True))):
             return self._block(*args[count:])
+
+
+def gate_of_batch(gate: FrequencyGate, layer: nn.Module, adapter: str, batch: int) -> Tensor:
+    """The current gate of an adapter for each row of a layer's batch.
+
+    Args:
+        gate: the denoiser's gate.
+        layer: the base layer that asks, for the error.
+        adapter: the adapter.
+        batch: N, rows of the layer's input.
+
+    Returns:
+        Shape (N, E), float32. Frames and other axes folded into the batch follow their sample.
+
+    Raises:
+        FeraError: the layer is called outside its denoiser's forward, or N is no multiple of the latent's batch.
+    """
+    gates = gate.gates
+    if gates is None or adapter not in gates:
+        raise FeraError(
+            f"a layer of adapter {adapter!r} was called outside its denoiser's forward, so there is no latent to "
+            "route it; call the denoiser, or disable the adapter"
+        )
+    weights = gates[adapter]
+    if batch == weights.shape[0]:
+        return weights
+    if batch % weights.shape[0]:
+        raise FeraError(
+            f"a {type(layer).__name__} sees a batch of {batch}, which is no multiple of the latent's "
+            f"{weights.shape[0]}: its samples cannot be told apart; leave it out of target_modules"
+        )
+    return weights.repeat_interleave(batch // weights.shape[0], dim=0)

@@ -8,7 +8,7 @@ from peft.tuners.lora.layer import LoraLayer, LoraVariant, _ConvNd
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.tuner.gate import FrequencyGate
+from fera.tuner.gate import FrequencyGate, gate_of_batch
 
 # Layers of PEFT that hand their forward to a variant. Classes by name exist only where bitsandbytes does.
 _ROUTABLE = (LoraLinear, _ConvNd)
@@ -90,27 +90,9 @@ class RoutedLora(LoraVariant):
         batch, width, scale = ranks.shape[0], ranks.shape[axis], module.scaling[adapter]
         shared, key = self.gate.shared, (adapter, batch, width, scale, ranks.dtype, torch.is_grad_enabled())
         if key not in shared:
-            gate = self._gate_for(module, adapter, batch).to(ranks.dtype) * scale
+            gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch).to(ranks.dtype) * scale
             shared[key] = gate.repeat_interleave(width // self.num_experts, dim=1)
         return shared[key]
-
-    def _gate_for(self, module: LoraLayer, adapter: str, batch: int) -> Tensor:
-        gates = self.gate.gates
-        if gates is None or adapter not in gates:
-            raise FeraError(
-                f"a layer of adapter {adapter!r} was called outside its denoiser's forward, so there is no latent to "
-                "route it; call the denoiser, or disable the adapter"
-            )
-        gate = gates[adapter]
-        if batch == gate.shape[0]:
-            return gate
-        if batch % gate.shape[0]:
-            raise FeraError(
-                f"a {type(module.get_base_layer()).__name__} sees a batch of {batch}, which is no multiple of the "
-                f"latent's {gate.shape[0]}: its samples cannot be told apart; leave it out of target_modules"
-            )
-        # Frames and other axes folded into the batch follow their sample.
-        return gate.repeat_interleave(batch // gate.shape[0], dim=0)
 
     @staticmethod
     def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
@@ -132,5 +114,6 @@ def no_merge(adapter: str) -> FeraError:
     """The error for merging a routed adapter."""
     return FeraError(
         f"adapter {adapter!r} is routed: its experts are mixed anew at every step, so no single merged weight exists. "
-        "Keep it unmerged; it costs what a LoRA of the same rank costs"
+        "Keep it unmerged, which costs what a LoRA of the same rank costs, or merge one mixture for good: "
+        'fera.merge(pipe, gate=...), with "uniform", one weight an expert, or a recorded trace'
     )

@@ -17,6 +17,7 @@ from fera.fingerprint import check_fingerprint, fingerprint
 from fera.tuner.config import FeraConfig
 from fera.tuner.gate import FrequencyGate
 from fera.tuner.layer import no_merge, route_layer
+from fera.tuner.mixture import EXPERTS, ExpertMixture
 
 # The gate's place in the denoiser, and so in the keys of a saved adapter.
 GATE = "fera"
@@ -29,7 +30,7 @@ class FeraModel(LoraModel):
     itself from then on. Everything that is not about routing is PEFT's LoRA.
     """
 
-    tuner_layer_cls = (LoraLayer, FrequencyGate)  # type: ignore[assignment]
+    tuner_layer_cls = (LoraLayer, ExpertMixture, FrequencyGate)  # type: ignore[assignment]
 
     def inject_adapter(
         self,
@@ -66,6 +67,7 @@ class FeraModel(LoraModel):
             gate = gate if gate is not None else FrequencyGate(model)
             gate.add_adapter(adapter_name, config, _device_of(model))
             self._injecting_gate = [gate]  # in a list: not a submodule of the tuner
+            self._low_cpu_mem_usage = low_cpu_mem_usage
             super().inject_adapter(
                 model,
                 adapter_name,
@@ -113,6 +115,9 @@ class FeraModel(LoraModel):
         *,
         parameter_name: str | None = None,
     ) -> None:
+        if lora_config.expert is not None:
+            self._mix(lora_config, adapter_name, target, target_name, parent, current_key)
+            return
         super()._create_and_replace(
             _stacked(lora_config),
             adapter_name,
@@ -125,6 +130,18 @@ class FeraModel(LoraModel):
         layer = getattr(parent, target_name)
         route_layer(layer, current_key, adapter_name, self._injecting_gate[0], lora_config.num_experts)
 
+    def _mix(
+        self, config: FeraConfig, adapter_name: str, target: nn.Module, name: str, parent: nn.Module, key: str
+    ) -> None:
+        """Give a layer experts of another scheme than LoRA."""
+        mixture = target if isinstance(target, ExpertMixture) else ExpertMixture(target, self._injecting_gate[0])
+        try:
+            mixture.add_adapter(adapter_name, config, low_cpu_mem_usage=self._low_cpu_mem_usage)
+        except FeraError as error:
+            raise FeraError(f"{key}: {error}") from error
+        mixture.train(target.training)
+        setattr(parent, name, mixture)
+
     def _check_merge_allowed(self) -> None:
         raise no_merge(", ".join(self.active_adapters))
 
@@ -133,6 +150,10 @@ class FeraModel(LoraModel):
         # PEFT expects an adapter's name next to the end of a key; a router's lies before its layers.
         if _is_router_key(key):
             return key.replace(f"{GATE}.router.{adapter_name}.", f"{GATE}.router.", 1)
+        if f".{EXPERTS}." in key:
+            layer, _, expert = key.partition(f".{EXPERTS}.")
+            own = super()._remove_adapter_name_from_key(expert.removeprefix(f"{adapter_name}."), adapter_name)
+            return f"{layer}.{EXPERTS}.{own}"
         return super()._remove_adapter_name_from_key(key, adapter_name)
 
     @classmethod
@@ -152,16 +173,17 @@ def remove_adapters(model: nn.Module, adapter_names: Sequence[str]) -> None:
         adapter_names: names of the adapters, those it does not hold are passed over.
     """
     for name, module in list(model.named_modules()):
-        if not isinstance(module, LoraLayer | FrequencyGate):
+        # What is inside a mixture goes with it.
+        if not isinstance(module, LoraLayer | ExpertMixture | FrequencyGate) or f".{EXPERTS}." in name:
             continue
         remaining = [adapter for adapter in module._all_available_adapter_names() if adapter not in adapter_names]
         active = [adapter for adapter in module.active_adapters if adapter in remaining]
         module.set_adapter(active)  # first, so that deleting needs not choose another
         for adapter in adapter_names:
             module.delete_adapter(adapter)
-        if isinstance(module, LoraLayer) and not remaining:
+        if not isinstance(module, FrequencyGate) and not remaining:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
+            setattr(model.get_submodule(parent), child, module.base_layer)
     gate = getattr(model, GATE, None)
     if gate is not None and not gate.router:
         remove_gate(model)
@@ -229,14 +251,12 @@ def _layer_names(model: nn.Module) -> list[str]:
 def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
     """A file must hold every tensor of the adapter in the shape it has here: PEFT loads what there is."""
     own = {
-        key: tensor
-        for key, tensor in model.state_dict().items()
-        if f".{adapter_name}." in key and (_is_router_key(key) or ".lora_A." in key or ".lora_B." in key)
+        key: tensor for key, tensor in model.state_dict().items() if f".{adapter_name}" in key and _is_adapter_key(key)
     }
     given = {key.removeprefix("base_model.model."): tensor for key, tensor in state_dict.items()}
     for key, tensor in own.items():
         plain = key.removeprefix("base_model.model.")
-        where = plain.replace(f".{adapter_name}.", ".")
+        where = FeraModel._remove_adapter_name_from_key(plain, adapter_name)
         if plain not in given:
             raise FeraError(f"the adapter's file has no tensor {where}: it is incomplete, or from another base")
         if given[plain].shape != tensor.shape:
@@ -244,6 +264,10 @@ def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Te
                 f"the adapter's tensor {where} has shape {tuple(given[plain].shape)}, this base and config need "
                 f"{tuple(tensor.shape)}: it belongs to another base, or its config was changed"
             )
+
+
+def _is_adapter_key(key: str) -> bool:
+    return _is_router_key(key) or any(part in key for part in (".lora_A.", ".lora_B.", f".{EXPERTS}."))
 
 
 def _is_router_key(key: str) -> bool:

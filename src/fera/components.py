@@ -1,0 +1,119 @@
+"""The denoisers of a pipeline, and which of them an adapter belongs to.
+
+Some pipelines have two (Wan 2.2, Stable Cascade). An adapter says which is its own, `FeraConfig.component`. Adapters of
+one name in both are saved as one folder a denoiser, `PATH/transformer` and `PATH/transformer_2`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+
+from fera.checkpoint import WEIGHTS, AdapterFile, open_adapter
+from fera.denoisers import is_known
+from fera.errors import FeraError
+from fera.fingerprint import check_fingerprint
+from fera.tuner import FeraConfig
+
+# A diffusers pipeline, or a denoiser, or a PeftModel around one.
+Target = Any
+
+# What the only component of a denoiser without a pipeline is called.
+BARE = "denoiser"
+
+
+def denoisers(target: Target) -> dict[str, nn.Module]:
+    """Denoisers that fera knows in a pipeline, by component name.
+
+    Args:
+        target: a pipeline; a denoiser or a PeftModel around one counts as the single component "denoiser".
+
+    Raises:
+        FeraError: there is none.
+    """
+    target = _uncompiled(target)
+    if isinstance(target, PeftModel):
+        target = target.get_base_model()
+    if isinstance(target, nn.Module):
+        return {BARE: target}
+    components = getattr(target, "components", None)
+    if not isinstance(components, dict):
+        raise FeraError(f"expected a diffusers pipeline or a denoiser, got a {type(target).__name__}")
+    modules = {name: _uncompiled(module) for name, module in components.items()}
+    found = {name: module for name, module in modules.items() if is_known(module)}
+    if not found:
+        have = ", ".join(f"{name} ({type(value).__name__})" for name, value in components.items() if value is not None)
+        raise FeraError(
+            f"fera knows none of this {type(target).__name__}'s components as a denoiser: {have}. "
+            "For a denoiser of your own, call fera.register_denoiser first"
+        )
+    return found
+
+
+def open_components(
+    target: Target,
+    source: str | os.PathLike[str],
+    *,
+    component: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> dict[str, AdapterFile]:
+    """Find the adapters of a pipeline's denoisers and read their settings.
+
+    Args:
+        target: the pipeline, a denoiser or a PeftModel.
+        source: as `open_adapter` takes it, or a folder with one adapter a denoiser, in folders of their names.
+        component: the only denoiser wanted; where there is one adapter it goes there, whatever it says.
+        revision: branch, tag or commit, for a Hub id.
+        token: access token, for a Hub id.
+
+    Returns:
+        By the name of the denoiser: one adapter, or one for each of the target's denoisers that has a folder.
+
+    Raises:
+        FeraError: as `open_adapter`; there is no such component; the adapter could belong to several denoisers.
+    """
+    candidates = denoisers(target)
+    if component is not None and component not in candidates:
+        raise FeraError(f"no denoiser {component!r} in this pipeline; there are: {', '.join(candidates)}")
+    wanted = list(candidates) if component is None else [component]
+    folders = (Path(source), Path(source) / "adapter")
+    if not any((folder / WEIGHTS).is_file() for folder in folders):
+        for folder in folders:
+            found = [name for name in wanted if (folder / name / WEIGHTS).is_file()]
+            if found:
+                return {name: open_adapter(folder / name) for name in found}
+    file = open_adapter(source, revision=revision, token=token)
+    return {component or _component_of(file.config, candidates): file}
+
+
+def _uncompiled(module: Any) -> Any:
+    """What `torch.compile` has wrapped; anything else as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
+def _component_of(config: FeraConfig, candidates: dict[str, nn.Module]) -> str:
+    if config.component in candidates:
+        return config.component
+    expected = config.base_fingerprint or {}
+    fitting = [name for name, module in candidates.items() if expected.get("class") in (None, type(module).__name__)]
+    if len(fitting) > 1:
+        trained_on = [name for name in fitting if expected and _is_base(candidates[name], expected)]
+        if len(trained_on) != 1:
+            raise FeraError(
+                f"the adapter could belong to any of {', '.join(fitting)} and does not say to which; name it: "
+                f"fera.load_adapter(..., component={fitting[0]!r})"
+            )
+        fitting = trained_on
+    # None fits: the check of the base says better why.
+    return fitting[0] if fitting else next(iter(candidates))
+
+
+def _is_base(module: nn.Module, expected: dict[str, Any]) -> bool:
+    try:
+        check_fingerprint(module, expected)
+    except FeraError:
+        return False
+    return True

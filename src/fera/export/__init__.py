@@ -1,0 +1,10 @@
+"""Take an adapter out of fera, or bring one in: plain LoRA files, merging, checkpoints of the released code.
+
+A plain LoRA or a merged weight has one mixture of the experts where a routed adapter has one a step. `gates` chooses
+the mixture, `static` builds the LoRA, `formats` names its tensors as other tools do, `gap` measures what was lost.
+"""
+
+from fera.export.gates import GateChoice, GateTrace
+from fera.export.merging import Merged, merge
+
+__all__ = ["GateChoice", "GateTrace", "Merged", "merge"]

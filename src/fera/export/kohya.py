@@ -1,0 +1,147 @@
+"""Names of layers in kohya's format: one name without dots a layer, for UNets and FLUX.
+
+Stable Diffusion 1 and 2 keep diffusers' paths. SDXL has the block names of its original code (SGM). FLUX has those of
+its original code, in which the projections of queries, keys and values, and in single blocks the first feed-forward
+layer too, are one fused layer: their LoRAs become one with a block-diagonal up matrix.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from fera.export.static import Pair
+
+UNET = "UNet2DConditionModel"
+FLUX = "FluxTransformer2DModel"
+HOLDS = f"linear and convolution layers of a {UNET} (Stable Diffusion 1, 2, XL) and attention of a {FLUX}"
+
+# Resnets and attentions that SDXL has in each down block; an up block has one more.
+_SDXL_LAYERS = 2
+
+_SGM_TOP = {
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+_SGM_RESNET = {
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_SGM_KINDS = {"resnets": 0, "attentions": 1}
+
+# Layers of a FLUX block that are not fused, and the parts of those that are, in the order they are stacked.
+_FLUX_PLAIN = {
+    r"transformer_blocks\.(\d+)\.attn\.to_out\.0": "double_blocks_{}_img_attn_proj",
+    r"transformer_blocks\.(\d+)\.attn\.to_add_out": "double_blocks_{}_txt_attn_proj",
+    r"single_transformer_blocks\.(\d+)\.proj_out": "single_blocks_{}_linear2",
+}
+_FLUX_FUSED = {
+    r"transformer_blocks\.(\d+)\.attn\.(to_q|to_k|to_v)": ("double_blocks_{}_img_attn_qkv", ("to_q", "to_k", "to_v")),
+    r"transformer_blocks\.(\d+)\.attn\.(add_[qkv]_proj)": (
+        "double_blocks_{}_txt_attn_qkv",
+        ("add_q_proj", "add_k_proj", "add_v_proj"),
+    ),
+    r"single_transformer_blocks\.(\d+)\.(?:attn\.)?(to_q|to_k|to_v|proj_mlp)": (
+        "single_blocks_{}_linear1",
+        ("to_q", "to_k", "to_v", "proj_mlp"),
+    ),
+}
+# The feed-forward layer of FLUX is this many times as wide as its attention.
+_FLUX_MLP = {"proj_mlp": 4}
+
+
+def refuses(denoiser: str | None, layers: list[str], is_sdxl: bool) -> str | None:
+    """Why the format cannot hold layers of a denoiser, or None."""
+    if denoiser not in (UNET, FLUX):
+        return f"it has no names for the layers of a {denoiser}"
+    if denoiser == FLUX:
+        unknown = [layer for layer in layers if _flux_place(layer) is None]
+    else:
+        unknown = [layer for layer in layers if is_sdxl and _sgm_path(layer) is None]
+    return f"its names are not known to fera for: {', '.join(unknown[:3])}" if unknown else None
+
+
+def named(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool) -> dict[str, Pair]:
+    """The LoRA of each layer by the layer's name in the format, for layers that are not refused."""
+    if denoiser == FLUX:
+        return _flux(layers)
+    paths = {layer: _sgm_path(layer) or layer if is_sdxl else layer for layer in layers}
+    return {f"lora_unet_{paths[layer].replace('.', '_')}": pair for layer, pair in layers.items()}
+
+
+def base_version(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool) -> str:
+    """What kohya's trainers call the base in their metadata."""
+    if denoiser == FLUX:
+        return "flux1"
+    if is_sdxl:
+        return "sdxl_base_v1-0"
+    # The width of its texts tells Stable Diffusion 2.
+    widths = {pair.down.shape[1] for layer, pair in layers.items() if layer.endswith(("attn2.to_k", "attn2.to_v"))}
+    return "sd_v2" if widths == {1024} else "sd_v1"
+
+
+def _sgm_path(layer: str) -> str | None:
+    """Path of an SDXL layer in the original code, or None where it has no counterpart."""
+    if layer in _SGM_TOP:
+        return _SGM_TOP[layer]
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", layer):
+        kind, index, rest = match[1], int(match[2]), match[3]
+        place = 1 if kind == "attentions" else 2 * index
+        return _sgm_inner(f"middle_block.{place}", kind, rest)
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.+)", layer):
+        is_down, block, kind, index, rest = match[1] == "down", int(match[2]), match[3], int(match[4]), match[5]
+        place = block * (_SDXL_LAYERS + 1) + index
+        path = f"input_blocks.{place + 1}" if is_down else f"output_blocks.{place}"
+        return _sgm_inner(f"{path}.{_SGM_KINDS[kind]}", kind, rest)
+    if match := re.fullmatch(r"down_blocks\.(\d)\.downsamplers\.0\.conv", layer):
+        return f"input_blocks.{(int(match[1]) + 1) * (_SDXL_LAYERS + 1)}.0.op"
+    if match := re.fullmatch(r"up_blocks\.(\d)\.upsamplers\.0\.conv", layer):
+        return f"output_blocks.{int(match[1]) * (_SDXL_LAYERS + 1) + _SDXL_LAYERS}.2.conv"
+    return None
+
+
+def _sgm_inner(path: str, kind: str, rest: str) -> str | None:
+    if kind == "attentions":
+        return f"{path}.{rest}"
+    return f"{path}.{_SGM_RESNET[rest]}" if rest in _SGM_RESNET else None
+
+
+def _flux_place(layer: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """Name of a FLUX layer, which part of it this is, and all its parts; one part where it is not fused."""
+    for pattern, name in _FLUX_PLAIN.items():
+        if match := re.fullmatch(pattern, layer):
+            return name.format(match[1]), "", ("",)
+    for pattern, (name, parts) in _FLUX_FUSED.items():
+        if match := re.fullmatch(pattern, layer):
+            return name.format(match[1]), match[2], parts
+    return None
+
+
+def _flux(layers: Mapping[str, Pair]) -> dict[str, Pair]:
+    found: dict[str, dict[str, Pair]] = {}
+    order: dict[str, tuple[str, ...]] = {}
+    for layer, pair in layers.items():
+        place = _flux_place(layer)
+        assert place is not None  # refused before
+        name, part, order[name] = place
+        found.setdefault(name, {})[part] = pair
+    return {f"lora_unet_{name}": _fused(pairs, order[name]) for name, pairs in found.items()}
+
+
+def _fused(pairs: dict[str, Pair], order: tuple[str, ...]) -> Pair:
+    """One LoRA for a fused layer: downs stacked, ups on the diagonal, parts without a LoRA at zero."""
+    if order == ("",):
+        return pairs[""]
+    some_part, some = next(iter(pairs.items()))
+    width = some.up.shape[0] // _FLUX_MLP.get(some_part, 1)
+    for part in order:
+        if part not in pairs:
+            up = some.up.new_zeros(width * _FLUX_MLP.get(part, 1), some.rank)
+            pairs[part] = Pair(torch.zeros_like(some.down), up)
+    return Pair(torch.cat([pairs[part].down for part in order]), torch.block_diag(*(pairs[part].up for part in order)))

@@ -1,0 +1,97 @@
+"""Merge a routed adapter into its base under one fixed gate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
+from torch import nn
+
+from fera.errors import FeraError
+from fera.export.gates import GateChoice, choose_gate
+from fera.export.static import check_plain, rank_weights
+from fera.pipelines import adapters, denoisers, unload
+from fera.tuner import FeraConfig
+from fera.tuner.model import adapter_configs
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` did.
+
+    Args:
+        adapter: name of the adapter that is in the weights now.
+        gate: weight of each expert, E values.
+        layers: paths of the layers whose weights changed, each behind its component's name.
+    """
+
+    adapter: str
+    gate: tuple[float, ...]
+    layers: tuple[str, ...]
+
+
+def merge(pipe: Any, gate: GateChoice | None = None, *, adapter_name: str = "default") -> Merged:
+    """Merge an adapter into the weights of a pipeline's denoiser, with one mixture of its experts for good.
+
+    An approximation: a routed adapter mixes its experts anew at every step. The adapter's weight, as
+    `fera.set_adapters` left it, counts. The adapter is gone afterwards; others stay and stay routed.
+
+    Args:
+        pipe: a diffusers pipeline or a denoiser.
+        gate: "uniform", one weight an expert (they sum to 1), or what `fera.trace` recorded: then the mean over its
+            steps.
+        adapter_name: the adapter.
+
+    Returns:
+        The gate that was used, and the layers that were merged.
+
+    Raises:
+        FeraError: no gate is given or it is none, there is no such routed adapter, it cannot be merged or is not
+            finite. The pipeline is unchanged.
+    """
+    if isinstance(pipe, PeftModel):
+        raise FeraError("merge into the denoiser itself: fera.merge(model.get_base_model(), ...)")
+    holders = {
+        name: module
+        for name, module in denoisers(pipe).items()
+        if isinstance(adapter_configs(module).get(adapter_name), FeraConfig)
+    }
+    if not holders:
+        have = ", ".join(adapters(pipe)) or "none"
+        raise FeraError(f"no FeRA adapter {adapter_name!r} to merge; there are: {have}")
+    config: Any = adapter_configs(next(iter(holders.values())))[adapter_name]
+    check_plain(config)
+    chosen = choose_gate(gate, config.num_experts, adapter_name)
+    layers = {
+        f"{component}.{path}": module
+        for component, denoiser in holders.items()
+        for path, module in denoiser.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
+    }
+    for path, layer in layers.items():
+        _check(path, layer, adapter_name)
+    for layer in layers.values():
+        _merge_layer(layer, adapter_name, chosen)
+    unload(pipe, adapter_name)
+    return Merged(adapter_name, tuple(chosen.tolist()), tuple(layers))
+
+
+def _check(path: str, layer: LoraLayer, adapter: str) -> None:
+    """All that could fail, before the first weight is touched."""
+    matrices: list[Any] = [layer.lora_A[adapter].weight, layer.lora_B[adapter].weight]
+    if not all(torch.isfinite(matrix).all() for matrix in matrices):
+        raise FeraError(f"adapter {adapter!r} has values at {path} that are not finite; nothing was merged")
+    if layer.get_base_layer().weight.is_meta:
+        raise FeraError(f"the weights of {path} are not in memory (offloaded?), so nothing can be merged into them")
+
+
+@torch.no_grad()
+def _merge_layer(layer: Any, adapter: str, gate: torch.Tensor) -> None:
+    """Make the adapter a plain LoRA of its layer, and let PEFT merge that into whatever kind of base layer it is."""
+    up: nn.Parameter = layer.lora_B[adapter].weight
+    weights = rank_weights(gate, up.shape[1]).to(up)
+    up.mul_(weights.view(1, -1, *[1] * (up.ndim - 2)))
+    del layer.lora_variant[adapter]
+    layer.merge(adapter_names=[adapter])
+    layer.merged_adapters.remove(adapter)  # it is to be deleted, and the others of this layer still act

@@ -1,0 +1,125 @@
+"""The plain LoRA that a routed adapter is under one fixed gate."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from fera.checkpoint import AdapterFile
+from fera.errors import FeraError
+from fera.tuner import FeraConfig
+
+_KEY = re.compile(r"^base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
+_ROUTER = "base_model.model.fera.router."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The LoRA of one layer: its weight changes by `up @ down`, no further scale.
+
+    Args:
+        down: shape (R, in), or (R, in, h, w) of a convolution.
+        up: shape (out, R), or (out, R, 1, 1).
+    """
+
+    down: Tensor
+    up: Tensor
+
+    @property
+    def rank(self) -> int:
+        """R, all experts' ranks together."""
+        return self.down.shape[0]
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the layer is a convolution."""
+        return self.down.ndim == 4
+
+
+@dataclass(frozen=True)
+class StaticLora:
+    """A plain LoRA of rank E r: the experts under one gate.
+
+    Args:
+        layers: by the layer's path in the denoiser, in the order of the file.
+        gate: shape (E,).
+        config: of the routed adapter.
+    """
+
+    layers: Mapping[str, Pair]
+    gate: Tensor
+    config: FeraConfig
+
+    @property
+    def denoiser(self) -> str | None:
+        """Class name of the denoiser it belongs to; None where the adapter does not say."""
+        return (self.config.base_fingerprint or {}).get("class")
+
+
+def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
+    r"""Fix the gate of an adapter.
+
+    .. math:: B\,\mathrm{diag}(s\,g \otimes 1_r)\,A
+
+    Gate and scale :math:`s` go into the up matrix: the down matrix is the same under every gate, and an alpha that
+    equals the rank gives the right strength in tools that read alpha and in tools that do not.
+
+    Args:
+        file: the adapter.
+        gate: shape (E,).
+
+    Raises:
+        FeraError: the adapter holds more than a LoRA can.
+    """
+    config = file.config
+    check_plain(config)
+    downs: dict[str, Tensor] = {}
+    ups: dict[str, Tensor] = {}
+    for key, tensor in file.tensors().items():
+        if match := _KEY.match(key):
+            (downs if match["side"] == "A" else ups)[match["layer"]] = tensor
+        elif not key.startswith(_ROUTER):
+            raise FeraError(f"{file.weights} holds {key}, which is no part of a LoRA: no export format can hold it")
+    layers = {}
+    for name, down in downs.items():
+        if name not in ups:
+            raise FeraError(f"{file.weights} has no lora_B for {name}: it is incomplete")
+        weights = rank_weights(gate, down.shape[0]) * layer_scale(config, name)
+        up = ups[name].float()
+        layers[name] = Pair(down, (up * weights.view(1, -1, *[1] * (up.ndim - 2))).to(ups[name].dtype))
+    return StaticLora(layers, gate, config)
+
+
+def check_plain(config: FeraConfig) -> None:
+    """Refuse experts that are no LoRA.
+
+    Raises:
+        FeraError: the adapter's experts are of another scheme.
+    """
+    if config.expert is not None:
+        raise FeraError(
+            f"the adapter's experts are a {type(config.expert).__name__}: a plain LoRA is an export format that cannot "
+            "hold the adapter. Only LoRA experts can be exported or merged"
+        )
+
+
+def rank_weights(gate: Tensor, width: int) -> Tensor:
+    """The gate of the expert that each of a layer's ranks belongs to, shape (E r,)."""
+    return gate.repeat_interleave(width // gate.shape[0])
+
+
+def layer_scale(config: FeraConfig, layer: str) -> float:
+    """Scale of the experts in a layer, as PEFT finds it from the patterns.
+
+    Args:
+        config: the adapter's.
+        layer: its path in the denoiser.
+    """
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    rank = ranks.get(get_pattern_key(list(ranks), layer), config.r)
+    alpha = alphas.get(get_pattern_key(list(alphas), layer), config.lora_alpha)
+    assert alpha is not None  # the config has filled it in
+    return alpha / (math.sqrt(rank) if config.use_rslora else rank)

@@ -1,0 +1,189 @@
+"""From an adapter and a gate to plain LoRA files, whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fera.checkpoint import AdapterFile, open_adapter
+from fera.errors import FeraError
+from fera.export.formats import FORMATS, Tensors, encode
+from fera.export.gap import Gap, measure_gap, record_walk
+from fera.export.gates import GateChoice, GateTrace, choose_gate, trace_of
+from fera.export.static import static_lora
+from fera.pipelines import load_adapter, unload
+from fera.tuner import Routing
+
+SCHEDULE = "schedule.json"
+# What the adapter is called while it is measured.
+_NAME = "exported"
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_lora` did.
+
+    Args:
+        files: written; a schedule's description last.
+        gates: of each LoRA, E weights each.
+        gap: how far they are from the routed adapter; None where it was not measured.
+    """
+
+    files: list[Path]
+    gates: list[list[float]]
+    gap: Gap | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One LoRA of an export: the steps it serves, counted from 1, their timesteps, and its gate."""
+
+    first_step: int
+    last_step: int
+    timesteps: list[float]
+    gate: Tensor
+
+
+def export_lora(
+    adapter: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    gate: GateChoice,
+    *,
+    format: str = "diffusers",
+    schedule: int | None = None,
+    pipe: Any = None,
+    prompts: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Exported:
+    """Write a routed adapter as a plain LoRA, or as several that serve a range of denoising steps each.
+
+    A plain LoRA is an approximation, and its metadata says how good it is: give `pipe` and `prompts` to measure it.
+
+    Args:
+        adapter: as `fera.load_adapter` takes it.
+        output: a `.safetensors` file, or a folder; a folder for a schedule.
+        gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`.
+        format: a key of `fera.export.formats.FORMATS`.
+        schedule: number of LoRAs, each with the mean gate of its range of the trace's steps; one in all when left out.
+        pipe: pipeline of the base without adapters, to measure with; it is left as it was.
+        prompts: to measure with; not those the adapter was trained on.
+        overwrite: replace files of the same names.
+
+    Returns:
+        Files, gates, and the distance where it was measured.
+
+    Raises:
+        FeraError: something cannot work; nothing is written then.
+    """
+    file = open_adapter(adapter)
+    parts = _parts(file, gate, schedule)
+    if (pipe is None) != (not prompts):
+        raise FeraError("to measure an export give both a base and prompts, or neither")
+    encoded = [encode(static_lora(file, part.gate), format) for part in parts]
+    paths = _paths(Path(output), FORMATS[format].file_name, len(parts), schedule is not None)
+    if existing := [path for path in paths if path.exists() and not overwrite]:
+        raise FeraError(f"{existing[0]} exists already; give another output, or overwrite it (--overwrite)")
+    gap = None if pipe is None else _measure(adapter, pipe, prompts, [part.gate for part in parts])
+    description = _describe(gap, prompts)
+    writers: dict[Path, Callable[[Path], object]] = {}
+    for part, (tensors, metadata), path in zip(parts, encoded, paths, strict=False):
+        own = metadata | {"fera_export": json.dumps(description | _entry(part, parts), sort_keys=True)}
+        writers[path] = _saver(tensors, own)
+    if schedule is not None:
+        entries = [{"file": path.name} | _entry(part, parts) for part, path in zip(parts, paths, strict=False)]
+        text = json.dumps(description | {"format": format, "loras": entries}, indent=2) + "\n"
+        writers[paths[-1]] = lambda path: path.write_text(text, encoding="utf-8")
+    _write_all(writers)
+    return Exported(paths, [part.gate.tolist() for part in parts], gap)
+
+
+def _parts(file: AdapterFile, gate: GateChoice, schedule: int | None) -> list[_Part]:
+    experts = file.config.num_experts
+    chosen = choose_gate(gate, experts)
+    if schedule is None:
+        return [_Part(1, 1, [], chosen)]
+    if not isinstance(gate, GateTrace):
+        if isinstance(gate, str) or not gate or not isinstance(gate[0], Routing):
+            raise FeraError("a schedule needs a trace: its LoRAs have the mean gates of the steps they serve")
+        gate = trace_of(gate)  # type: ignore[arg-type]
+    parts, first = [], 1
+    for piece in gate.split(schedule):
+        last = first + len(piece.timesteps) - 1
+        parts.append(_Part(first, last, piece.timesteps, piece.mean()))
+        first = last + 1
+    return parts
+
+
+def _paths(output: Path, file_name: str, count: int, is_schedule: bool) -> list[Path]:
+    """The files to write; a schedule's description last."""
+    is_file = output.suffix == ".safetensors"
+    if not is_schedule:
+        return [output if is_file else output / file_name]
+    if is_file:
+        raise FeraError(f"a schedule is several files: give a folder as output, not {output}")
+    stem = file_name.removesuffix(".safetensors")
+    return [*(output / f"{stem}-{number}.safetensors" for number in range(1, count + 1)), output / SCHEDULE]
+
+
+def _measure(adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], gates: list[Tensor]) -> Gap:
+    steps = max(_STEPS, len(gates))
+    load_adapter(pipe, adapter, adapter_name=_NAME)
+    try:
+        walk = record_walk(pipe, prompts, adapter_name=_NAME, steps=steps)
+        count = len(walk.trace.timesteps)
+        return measure_gap(pipe, walk, lambda step: gates[step * len(gates) // count], adapter_name=_NAME)
+    finally:
+        unload(pipe, _NAME)
+
+
+def _describe(gap: Gap | None, prompts: Sequence[str]) -> dict[str, Any]:
+    import fera
+
+    approximation: Any = "not measured"
+    if gap is not None:
+        approximation = asdict(gap) | {"prompts": list(prompts)}
+    return {"fera": fera.__version__, "static": True, "approximation": approximation}
+
+
+def _entry(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
+    """What a LoRA's metadata and a schedule say of it."""
+    entry: dict[str, Any] = {"gate": [round(weight, 6) for weight in part.gate.tolist()]}
+    if part.timesteps:
+        total = parts[-1].last_step
+        entry |= {
+            "first_step": part.first_step,
+            "last_step": part.last_step,
+            "start": round((part.first_step - 1) / total, 6),
+            "end": round(part.last_step / total, 6),
+            "timesteps": part.timesteps,
+        }
+    return entry
+
+
+def _saver(tensors: Tensors, metadata: dict[str, str]) -> Callable[[Path], object]:
+    return lambda path: save_file(tensors, path, metadata=metadata)
+
+
+def _write_all(writers: dict[Path, Callable[[Path], object]]) -> None:
+    """Write every file beside its place first, and only then put all of them there."""
+    folder = next(iter(writers)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as staging:
+            for path, write in writers.items():
+                staged = Path(staging) / path.name
+                staged.touch()
+                mode = staged.stat().st_mode
+                write(staged)
+                staged.chmod(mode)  # safetensors keeps its files from other users
+            for path in writers:
+                os.replace(Path(staging) / path.name, path)
+    except OSError as error:
+        raise FeraError(f"cannot write the export to {folder}: {error.strerror or error}") from error

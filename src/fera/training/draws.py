@@ -1,0 +1,68 @@
+"""What one forward trains on. Everything random about it follows from the seed and its place in the run."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fera.training.cache import EncodedSet
+from fera.training.config import TrainConfig
+from fera.training.objective import NoiseProcess, draw_noise, draw_timesteps
+from fera.training.order import Order
+from fera.training.randomness import mixed_seed
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Examples with their noise.
+
+    Args:
+        latents: clean, shape (B, C, H, W).
+        noise: same shape.
+        timesteps: shape (B,).
+        conditions: what the denoiser takes besides.
+        names: file names of the pictures.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    conditions: dict[str, Tensor]
+    names: list[str]
+
+
+def draw(
+    training: EncodedSet, order: Order, place: int, process: NoiseProcess, config: TrainConfig, device: torch.device
+) -> Draw:
+    """Draw a batch.
+
+    Each sample has a generator of its own, numbered over the whole run: among pictures of one size, batch size,
+    accumulation and number of processes do not change what the samples of a step are.
+
+    Args:
+        training: the examples.
+        order: in which they come.
+        place: of the batch in the run, over all processes.
+        process: how latents are noised.
+        config: of the run.
+        device: where the tensors go.
+    """
+    settings = config.train
+    rows, start = order.rows(place), place * settings.batch_size
+    generators = [torch.Generator().manual_seed(mixed_seed(config.seed, 1, start + i)) for i in range(len(rows))]
+    chances = [torch.rand(2, generator=generator).tolist() for generator in generators]
+    batch = training.batch(
+        rows,
+        flipped=[flip < 0.5 and config.data.random_flip for flip, _ in chances],
+        without_caption=[drop < settings.caption_dropout for _, drop in chances],
+    )
+    one = batch.latents[:1]
+    noise = torch.cat([draw_noise(one, settings.noise_offset, generator) for generator in generators])
+    timesteps = torch.cat([draw_timesteps(process, settings, 1, generator) for generator in generators])
+    return Draw(
+        latents=batch.latents.to(device),
+        noise=noise.to(device),
+        timesteps=timesteps.to(device),
+        conditions={name: value.to(device) for name, value in batch.conditions.items()},
+        names=batch.names,
+    )

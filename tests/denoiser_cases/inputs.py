@@ -1,0 +1,35 @@
+"""What the cases share: inputs where no tiny text encoder makes them, pictures, and models without dead layers."""
+
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def embeddings(seed: int, *shape: int) -> Tensor:
+    """Random ones, as a text encoder might give."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mask(*shape: int) -> Tensor:
+    """Of embeddings without padding."""
+    return torch.ones(shape, dtype=torch.bool)
+
+
+def picture(seed: int, height: int = 16, width: int = 24, mode: str = "RGB") -> Image.Image:
+    """Random pixels; `mode` "L" for a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (height, width, len(mode)), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.squeeze(-1).numpy(), mode)
+
+
+def awake(model: Model) -> Model:
+    """The model in evaluation mode, with random weights where it starts with zeros, which would hide its inputs."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model.eval()
