@@ -1,6 +1,6 @@
 """Which adapter schemes of PEFT can be experts, and what a config of one may say."""
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from peft import PeftConfig, PeftType
@@ -8,8 +8,45 @@ from torch import nn
 
 from fera.errors import FeraError
 
-# Schemes that the tests mix, by PEFT's name.
-SCHEMES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "VERA")
+
+@dataclass(frozen=True)
+class Scheme:
+    """A scheme that the tests mix, in words.
+
+    Args:
+        title: what the literature calls it.
+        expert: what the layer's weight is, or its output, with one expert alone.
+        mixture: what the gated sum of outputs is then.
+        settings: of a config, beside its `peft_type`, that make it this scheme.
+    """
+
+    title: str
+    expert: str
+    mixture: str = "a gated sum of weight deltas"
+    settings: str = ""
+
+
+# By PEFT's name.
+SCHEMES: dict[str, Scheme] = {
+    "LORA": Scheme(
+        "DoRA",
+        "magnitude times direction of $W + sB_eA_e$",
+        "a gated sum of weight deltas; magnitudes are not averaged before they are applied",
+        "use_dora=True",
+    ),
+    "LOHA": Scheme("LoHa", r"$W + s(B_eA_e \odot B'_eA'_e)$"),
+    "LOKR": Scheme("LoKr", r"$W + s(C_e \otimes B_eA_e)$"),
+    "OFT": Scheme(
+        "OFT",
+        "$W R_e$, $R_e$ orthogonal",
+        "a gated sum of outputs; a mean of rotations is no rotation, so norms can shrink where experts disagree",
+    ),
+    "BOFT": Scheme("BOFT", "$W R_e$, $R_e$ a product of butterflies", "as OFT"),
+    "IA3": Scheme("(IA)³", r"$l_e \odot f(x)$", "the output scaled by the gated mean of the scalings"),
+    "VERA": Scheme(
+        "VeRA", r"$W + \Lambda_{b,e} B \Lambda_{d,e} A$, $A$ and $B$ random and frozen", "a gated sum of weight deltas"
+    ),
+}
 
 # Where the experts go and how they are kept is a matter of FeraConfig.
 _PLACEMENT = (
@@ -95,3 +132,15 @@ def _is_default(cls: type[PeftConfig], name: str, value: Any) -> bool:
     """Whether a value is what a config has anyway: a saved config names all its fields."""
     (field,) = [field for field in fields(cls) if field.name == name]
     return field.default is not MISSING and field.default == value
+
+
+def table() -> str:
+    """The table of docs/schemes.md."""
+    lines = ["| scheme | `peft_type` | one expert | so the mixture is |", "|---|---|---|---|", _LORA_ROW]
+    for kind, scheme in SCHEMES.items():
+        name = f"`{kind}`, `{scheme.settings}`" if scheme.settings else f"`{kind}`"
+        lines.append(f"| {scheme.title} | {name} | {scheme.expert} | {scheme.mixture} |")
+    return "\n".join(lines)
+
+
+_LORA_ROW = "| LoRA, without `expert` | | $W + sB_eA_e$ | a gated sum of weight deltas, at the price of one LoRA |"
