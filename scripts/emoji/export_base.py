@@ -42,8 +42,8 @@ pipe("rocket", num_inference_steps=24, guidance_scale={guidance:g}).images[0]
 - **Objective**: flow matching (noise - latent), logit-normal times, {dropout:.0%} of the captions left
   out. The scheduler is a `{scheduler}` with `prediction_type="flow_prediction"`; the
   timestep is 1000 times the share of noise.
-- **Latents**: 16x16, 4 channels of mean 0 and deviation 1, so that the scaling factor is 1. The encoder's posterior
-  is next to a point: sampling it gives its mean. One of the channels holds little of the picture.
+- **Latents**: 16x16, 4 channels of mean 0 and deviation 1, so that the scaling factor is 1; but for one that the
+  decoder does not use, which is always 0. The encoder's posterior is next to a point: sampling it gives its mean.
 - **Training data**: text encoder and UNet saw {concepts} concepts of Noto Emoji, {images:,} pictures in all;
   the autoencoder saw {autoencoder_sets}.
 - **Text**: every word of those concepts' names is one token; a word that it has not seen adds nothing.
