@@ -250,8 +250,13 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     torch.manual_seed(0)
     captions = [wording for name in base_concepts(args.work) for wording in wordings(sets.caption_of(name))]
-    tokenizer = build_tokenizer(captions)
-    tokenizer.save_pretrained(args.work / "tokenizer")
+    checkpoint = args.work / "base.pt"
+    if checkpoint.exists():
+        # The one it began with: building one breaks ties at random, and its numbers are what the embeddings stand for.
+        tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
+    else:
+        tokenizer = build_tokenizer(captions)
+        tokenizer.save_pretrained(args.work / "tokenizer")
     data = load_data(args.work, tokenizer, device)
     text_encoder = build_text_encoder(tokenizer, args.text_width, args.text_layers)
     unet = build_unet(tuple(args.channels), args.text_width, args.layers)
@@ -260,7 +265,6 @@ def train(args: argparse.Namespace) -> None:
     weights, averages = list(model.parameters()), list(average.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     facts = {key: getattr(args, key) for key in ("channels", "layers", "text_width", "text_layers", "dropout")}
-    checkpoint = args.work / "base.pt"
     seconds, step = 0.0, 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
