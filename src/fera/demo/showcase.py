@@ -33,7 +33,7 @@ from fera.training.state import RunFolder
 
 # Black line art: the farthest from the base's gradients, so that a glance tells the two apart.
 DEFAULT_STYLE = "fluent-emoji-high-contrast"
-DEFAULT_STEPS = 600
+DEFAULT_STEPS = 400
 # What the base's own pictures in docs/base.md are drawn with.
 GUIDANCE_SCALE = 3.0
 # Names of the test split, which no adapter has seen in its style; those among them that the base itself draws best.
