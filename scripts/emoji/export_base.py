@@ -31,6 +31,7 @@ for the tests, the demo and the studies of fera, where a base has to be real and
 
 ```python
 from diffusers import StableDiffusionPipeline
+
 pipe = StableDiffusionPipeline.from_pretrained(path)
 pipe("rocket", num_inference_steps=24, guidance_scale={guidance:g}).images[0]
 ```
