@@ -8,8 +8,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: see runs/demo
 	$(BIN)/fera demo
 
-test: .venv/dev.done  ## the fast tests
+test: .venv/dev.done .venv/torchao.done  ## the fast tests
 	$(BIN)/python -m pytest
+	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/test_quantized_bases.py -k torchao
 
 check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff check .
@@ -34,6 +35,11 @@ clean:
 
 .venv/train.done: .venv/torch.done pyproject.toml
 	$(INSTALL) --editable '.[train]'
+	touch $@
+
+# In a folder of its own: PEFT imports it wherever it finds it, and it talks on every import where there is no GPU.
+.venv/torchao.done: .venv/torch.done
+	$(INSTALL) --no-deps --target .venv/torchao torchao
 	touch $@
 
 .venv/dev.done: .venv/torch.done pyproject.toml

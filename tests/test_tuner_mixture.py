@@ -285,6 +285,12 @@ def test_experts_that_cannot_be_mixed(expert, message):
         FeraConfig(expert=expert, target_modules=["to_q"])
 
 
+def test_the_config_that_is_given_stays_as_it_is():
+    given = VeraConfig(r=8, save_projection=True)
+    config = FeraConfig(expert=given)
+    assert given.save_projection and not config.expert.save_projection
+
+
 def test_settings_of_lora_beside_another_scheme_are_an_error():
     with pytest.raises(FeraError, match="r=8 is a setting of LoRA.*set it there"):
         FeraConfig(r=8, expert=LoHaConfig(r=2))

@@ -1,5 +1,6 @@
 """Which adapter schemes of PEFT can be experts, and what a config of one may say."""
 
+import copy
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -43,9 +44,7 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "BOFT": Scheme("BOFT", "$W R_e$, $R_e$ a product of butterflies", "as OFT"),
     "IA3": Scheme("(IA)³", r"$l_e \odot f(x)$", "the output scaled by the gated mean of the scalings"),
-    "VERA": Scheme(
-        "VeRA", r"$W + \Lambda_{b,e} B \Lambda_{d,e} A$, $A$ and $B$ random and frozen", "a gated sum of weight deltas"
-    ),
+    "VERA": Scheme("VeRA", r"$W + \Lambda_{b,e} B \Lambda_{d,e} A$, $A$ and $B$ random and frozen"),
 }
 
 # Where the experts go and how they are kept is a matter of FeraConfig.
@@ -68,6 +67,7 @@ def as_scheme(expert: PeftConfig | dict[str, Any]) -> PeftConfig:
         expert = _from_dict(expert)
     if not isinstance(expert, PeftConfig):
         raise FeraError(f"expert must be a PEFT config or a dict of one, got a {type(expert).__name__}")
+    expert = copy.deepcopy(expert)  # the caller's may go into another adapter next
     kind = str(getattr(expert.peft_type, "value", expert.peft_type))
     if kind not in SCHEMES:
         raise FeraError(f"experts of scheme {kind} cannot be mixed; these can: {', '.join(SCHEMES)}")
