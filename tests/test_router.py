@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fera import FeraError, SoftFrequencyRouter
+from fera.router import gate_entropy
 
 
 def shares(batch, bands, seed=0):
@@ -135,7 +136,7 @@ def test_gates_are_weights_of_a_mean(bands, experts, features, temperature, seed
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"num_bands": 1},
+        {"num_bands": 0},
         {"num_bands": 3.0},
         {"num_experts": 0},
         {"num_experts": True},
@@ -151,3 +152,38 @@ def test_settings_out_of_range_are_named(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(FeraError, match=rf"{name} must .* got {value!r}"):
         SoftFrequencyRouter(**wrong)
+
+
+@given(
+    entries=st.integers(1, 5),
+    experts=st.integers(1, 6),
+    temperature=st.floats(0.1, 10),
+    seed=st.integers(0, 99),
+)
+def test_a_router_starts_from_linear_logits(entries, experts, temperature, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = 5 * torch.randn(experts, entries, generator=generator, dtype=torch.float64)
+    bias = 5 * torch.randn(experts, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(7, entries, generator=generator)
+    router = SoftFrequencyRouter(entries, experts, 2 * entries + seed % 3, temperature)
+    router.start_from(weight, bias)
+    expected = torch.softmax(inputs.double() @ weight.T + bias, dim=1)
+    torch.testing.assert_close(router(inputs).double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_router_that_was_started_learns_with_all_its_units():
+    router = SoftFrequencyRouter(3, 3, 16)
+    router.start_from(torch.eye(3), torch.zeros(3))
+    router(shares(8, 3, 0))[:, 0].sum().backward()
+    assert torch.count_nonzero(router.output.weight.grad.abs().sum(dim=0)) > 6
+
+
+def test_a_narrow_router_cannot_be_started():
+    with pytest.raises(FeraError, match="router_features must be at least 6 .* got 5"):
+        SoftFrequencyRouter(3, 2, 5).start_from(torch.zeros(2, 3), torch.zeros(2))
+
+
+def test_entropy_of_gates():
+    gates = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]])
+    torch.testing.assert_close(gate_entropy(gates), torch.tensor([0.0, 1.0, 0.5]))
+    assert gate_entropy(torch.ones(2, 1)).tolist() == [1.0, 1.0]

@@ -10,6 +10,7 @@ from tuner_cases import fill
 
 import fera
 from fera import FeraConfig, denoisers
+from fera.denoisers import CallReader
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -67,6 +68,23 @@ def test_the_indicator_of_every_call_is_that_of_the_schedulers_latent(pipe, case
         expected = bands.indicator(latent.float()).repeat(case.copies, 1)
         torch.testing.assert_close(routing.indicator, expected, rtol=1e-4, atol=1e-5)
         assert routing.timestep is not None
+
+
+def test_the_noise_level_falls_from_one_to_zero(pipe, case):
+    """What a router that reads the timestep sees: each pipeline has its own unit and direction."""
+    denoiser = getattr(pipe, case.component)
+    reader, levels = CallReader(denoiser), []
+
+    def read(module, args, kwargs):
+        levels.append(reader.noise_level(args, kwargs, reader.latent(module, args, kwargs)))
+
+    handle = denoiser.register_forward_pre_hook(read, with_kwargs=True)
+    draw(pipe, case)
+    handle.remove()
+    means = [float(level.mean()) for level in levels]
+    assert all(level.ndim == 1 and level.dtype == torch.float32 for level in levels)
+    assert max(means) <= 1.001 and min(means) >= -0.001
+    assert means[0] >= 0.6 and means[-1] <= 0.8 and means == sorted(means, reverse=True) and means[0] > means[-1]
 
 
 def test_conditions_alone_leave_the_first_gate_alone(pipe, case):

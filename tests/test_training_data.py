@@ -197,3 +197,42 @@ def test_torchvision_is_not_needed():
 
     code = "import sys, fera.training.data, fera.training.cache; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("size", [(100_000, 10), (10, 40_000), (10_000, 9_000)])
+def test_pictures_beyond_all_use_are_refused_unread(image_folder, size):
+    Image.new("1", size).save(image_folder / "0.png")
+    with pytest.raises(FeraError, match=rf"0\.png is too large \({size[0]} x {size[1]} pixels\)"):
+        check_images(find(image_folder), skip_bad=False)
+
+
+def test_a_bomb_is_refused(image_folder):
+    import struct
+    import zlib
+
+    content = (image_folder / "0.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 2**31 - 1, 2**31 - 1) + content[24:29]
+    (image_folder / "0.png").write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    with pytest.raises(FeraError, match=r"0\.png is too large"):
+        check_images(find(image_folder), skip_bad=False)
+
+
+def test_a_long_thin_picture_is_not_blown_up(tmp_path):
+    Image.new("RGB", (32_000, 2), "red").save(tmp_path / "a.png")
+    tensor = to_tensor(load_image(tmp_path / "a.png"), (64, 64), 0.3)  # scaled before it is cropped: a million wide
+    assert tensor.shape == (3, 64, 64) and (tensor[0] == 1).all() and (tensor[1:] == -1).all()
+
+
+def test_the_content_decides_what_reads_a_picture(image_folder):
+    """Pillow would start Ghostscript for this one."""
+    Image.new("RGB", (20, 16)).save(image_folder / "0.eps")
+    (image_folder / "0.eps").rename(image_folder / "0.png")
+    with pytest.raises(FeraError, match=r"0\.png is no picture that can be read"):
+        check_images(find(image_folder), skip_bad=False)
+
+
+def test_scaling_from_a_box_is_scaling_and_then_cropping():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8))
+    scaled = image.resize((50, 30), Image.Resampling.LANCZOS).crop((10, 0, 40, 30))
+    expected = torch.from_numpy(np.asarray(scaled, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(to_tensor(image, (30, 30)), expected, atol=0.01, rtol=0)

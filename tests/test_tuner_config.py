@@ -157,7 +157,7 @@ def test_every_number_reaches_the_model(tiny_unet):
         tiny_unet(), config(r=3, num_experts=5, num_bands=4, kappa=0.25, temperature=0.2, router_features=7)
     )
     gate = model.base_model.model.fera
-    router, bands = gate.router["default"], gate.bands["default"]
+    router, bands = gate.router["default"], gate.inputs["default"].bands
     assert router.hidden.weight.shape == (7, 4) and router.output.weight.shape == (5, 7)
     assert router.temperature == 0.2 and bands.num_bands == 4 and bands.kappa == 0.25
     layer = model.base_model.model.mid_block.attentions[0].transformer_blocks[0].attn1.to_q

@@ -74,7 +74,7 @@ def test_gradients_equal_finite_differences(case):
 def test_the_consistency_loss_trains_a_fresh_adapter(case):
     model = get_peft_model(case.model(), config()).train()
     inputs = case.inputs(2)
-    bands = find_gate(model).bands["default"]
+    bands = find_gate(model).inputs["default"].bands
     target = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     for _ in range(3):

@@ -171,7 +171,7 @@ def test_a_batch_is_its_samples(case):
         torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
         # Were the first sample's gate used for all, the difference would show.
         gate = model.base_model.model.fera
-        bands, router = gate.bands["default"], gate.router["default"]
+        bands, router = gate.inputs["default"].bands, gate.router["default"]
         gates = router(bands.indicator(latents(4)))
         assert gates.std(dim=0).max() > 0.02
 
@@ -288,7 +288,7 @@ def test_a_half_precision_base_keeps_adapter_and_router_in_float32(case, dtype):
     assert (output.float() - expected).norm() / expected.norm() < 0.05
     latent = inputs["sample" if case is UNET else "hidden_states"]
     gate = model.base_model.model.fera
-    assert torch.equal(routings[0].indicator, gate.bands["default"].indicator(latent.float()))
+    assert torch.equal(routings[0].indicator, gate.inputs["default"].bands.indicator(latent.float()))
     assert torch.equal(routings[0].gates, gate.router["default"](routings[0].indicator).detach())
 
 

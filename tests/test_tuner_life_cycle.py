@@ -245,7 +245,7 @@ def test_a_trace_has_an_entry_a_forward(case):
         assert routing.adapter == "default"
         assert routing.indicator.shape == (3, 3) and routing.gates.shape == (3, 3)
         assert not routing.gates.requires_grad and not routing.indicator.requires_grad
-        assert torch.equal(routing.indicator, gate.bands["default"].indicator(latent))
+        assert torch.equal(routing.indicator, gate.inputs["default"].bands.indicator(latent))
         assert torch.equal(routing.gates, gate.router["default"](routing.indicator).detach())
     assert torch.equal(routings[0].timestep, inputs["timestep"])
     assert routings[1].timestep == 7

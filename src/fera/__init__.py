@@ -12,7 +12,7 @@ from fera.errors import FeraError
 from fera.export import merge
 from fera.pipelines import load_adapter, save_adapter, set_adapters, trace, unload
 from fera.router import SoftFrequencyRouter
-from fera.tuner import FeraConfig, FeraModel
+from fera.tuner import FeraConfig, FeraModel, start_router
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "register_denoiser",
     "save_adapter",
     "set_adapters",
+    "start_router",
     "trace",
     "unload",
 ]

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fera.adapter_checks import check_limits, check_settings, check_shapes
 from fera.errors import FeraError
 from fera.tuner import FeraConfig
 from fera.tuner.mixture import EXPERTS
@@ -28,7 +29,8 @@ from fera.tuner.model import adapter_configs
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _METADATA_KEY = "fera"
-_PEFT_PREFIX = "base_model.model."
+_CONFIG_BYTES = 2**22
+PEFT_PREFIX = "base_model.model."
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -71,8 +73,11 @@ def open_adapter(
     weights = _find_weights(source, revision, token)
     metadata, shapes = _read_header(weights)
     settings, versions = _read_settings(weights, metadata)
+    check_settings(settings, str(weights.parent))
+    check_shapes(shapes, str(weights))
     config = _build_config(settings, weights)
     _check_ranks(config, shapes, weights)
+    check_limits(settings, str(weights.parent))
     return AdapterFile(weights, config, shapes, versions, metadata)
 
 
@@ -95,7 +100,7 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
         raise FeraError(f"no FeRA adapter {adapter_name!r} to save; there are: {', '.join(have) or 'none'}")
     state = get_peft_model_state_dict(denoiser, adapter_name=adapter_name, save_embedding_layers=False)
     tensors = {
-        f"{_PEFT_PREFIX}{key.removeprefix(_PEFT_PREFIX)}": tensor.detach().contiguous().cpu()
+        f"{PEFT_PREFIX}{key.removeprefix(PEFT_PREFIX)}": tensor.detach().contiguous().cpu()
         for key, tensor in state.items()
     }
     settings = {**_jsonable(config), "inference_mode": True}
@@ -157,19 +162,29 @@ def _read_header(weights: Path) -> tuple[dict[str, str], dict[str, tuple[int, ..
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
             return file.metadata() or {}, shapes
     except (SafetensorError, OSError) as error:
-        start = weights.read_bytes()[:2] if os.access(weights, os.R_OK) else b""
+        start = _first_bytes(weights)
         if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise _pickle_refused(weights) from error
         raise FeraError(f"{weights} is not a readable safetensors file ({error}); copy or download it again") from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(2)
+    except OSError:
+        return b""
 
 
 def _read_settings(weights: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     beside = weights.with_name(CONFIG)
     try:
         own = json.loads(metadata.get(_METADATA_KEY, "{}"))
+        if beside.is_file() and beside.stat().st_size > _CONFIG_BYTES:
+            raise ValueError(f"it has more than {_CONFIG_BYTES:,} bytes")
         settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else own.get("config")
-        versions = own.get("versions", {})
-    except (ValueError, AttributeError, OSError) as error:
+        versions = {str(name): str(version) for name, version in own.get("versions", {}).items()}
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise FeraError(f"the adapter's config at {beside} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise FeraError(

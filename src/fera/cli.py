@@ -12,7 +12,7 @@ import argparse
 import difflib
 import keyword
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
@@ -21,11 +21,16 @@ from fera.errors import FeraError
 # Name to the line that `fera --help` shows; `module_name` says where it is.
 COMMANDS: dict[str, str] = {
     "train": "fine-tune a diffusers pipeline, as a TOML file and flags say",
+    "data": "check a folder of training pictures before anything is trained",
     "calibrate": "choose kappa, the scale of the frequency bands, from training pictures",
     "generate": "draw images from prompts, with adapters",
     "inspect": "show what an adapter's file holds",
+    "analyze": "show how energies and gates move while a model denoises, and what each expert does",
     "export": "write an adapter as a plain LoRA, for tools without fera",
     "import": "turn a checkpoint of the released FeRA code into an adapter",
+    "report": "write one HTML file about a training run",
+    "evaluate": "measure adapters on real pictures: held-out loss, style, concepts, distances",
+    "compare": "train methods side by side on styles and seeds, and say what their differences are worth",
     "demo": "fine-tune the bundled emoji base to another style, with pictures before and after",
     "denoisers": "list the denoisers that can be adapted",
     "config": "describe the keys of a training configuration",
@@ -108,10 +113,18 @@ def _describe_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> st
     name = unknown[0].split("=")[0]
     if not name.startswith("-"):
         return f"unexpected argument {unknown[0]!r}\nSee: {parser.prog} --help"
-    known = [option for action in parser._actions for option in action.option_strings]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(_options(parser)), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown option {name}{hint}\nSee: {parser.prog} --help"
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Options of a command and of its actions."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _options(inner)
 
 
 def _print_error(message: str) -> None:

@@ -14,9 +14,11 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from fera.checkpoint import WEIGHTS, AdapterFile, write_adapter
+from fera.adapter_checks import check_layers
+from fera.checkpoint import PEFT_PREFIX, WEIGHTS, AdapterFile, write_adapter
 from fera.components import BARE, Target, denoisers, open_components
 from fera.errors import FeraError
+from fera.fingerprint import check_fingerprint
 from fera.hotswap import swap_adapters
 from fera.offloading import weights_in_place
 from fera.tuner import FeraConfig, FrequencyGate, Routing
@@ -213,6 +215,9 @@ def _put(file: AdapterFile, denoiser: nn.Module, adapter_name: str, allow_other_
     config.inference_mode = True
     if allow_other_base:
         config.base_fingerprint = None
+    if config.base_fingerprint is not None:
+        check_fingerprint(denoiser, config.base_fingerprint)  # says better why a layer would not fit
+    check_layers(file.shapes, denoiser, PEFT_PREFIX, str(file.weights))
     with warnings.catch_warnings():
         # Several adapters on one model are meant here.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")

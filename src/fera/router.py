@@ -1,11 +1,15 @@
 """Soft frequency router: from the shares of the frequency bands to the weights of the experts."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
+
+# Mean share of the gate from which on one expert is as good as alone.
+COLLAPSE = 0.8
 
 
 class SoftFrequencyRouter(nn.Module):
@@ -17,7 +21,7 @@ class SoftFrequencyRouter(nn.Module):
     autocast: it has a few hundred parameters, and its softmax decides over every layer.
 
     Args:
-        num_bands: K, entries of the indicator, at least 2.
+        num_bands: K, entries of the indicator, or of whatever else `fera.FeraConfig` has it read; at least 1.
         num_experts: E, at least 1.
         hidden_features: width of the hidden layer, at least 1.
         temperature: :math:`\tau`, above 0; smaller is closer to choosing one expert.
@@ -34,7 +38,7 @@ class SoftFrequencyRouter(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, least in (
-            ("num_bands", num_bands, 2),
+            ("num_bands", num_bands, 1),
             ("num_experts", num_experts, 1),
             ("hidden_features", hidden_features, 1),
         ):
@@ -50,7 +54,7 @@ class SoftFrequencyRouter(nn.Module):
         """Gate of each sample.
 
         Args:
-            indicator: shape (B, K), shares that sum to 1.
+            indicator: shape (B, K).
 
         Returns:
             Shape (B, E), float32, on the indicator's device; non-negative, each row sums to 1.
@@ -62,6 +66,33 @@ class SoftFrequencyRouter(nn.Module):
             logits = self.output(torch.relu(self.hidden(shares)))
             return torch.softmax(logits / self.temperature, dim=-1).to(indicator.device)
 
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        r"""Make the logits a given linear function of the input, to learn on from there.
+
+        Two hidden units hold each entry of the input, one its positive and one its negative part; the others keep their
+        random input weights and start without a say.
+
+        Args:
+            weight: shape (E, K).
+            bias: shape (E,); the gate is softmax(indicator @ weight.T + bias), whatever the temperature.
+
+        Raises:
+            FeraError: the hidden layer is narrower than 2 K.
+        """
+        entries = self.hidden.in_features
+        if self.hidden.out_features < 2 * entries:
+            raise FeraError(
+                f"router_features must be at least {2 * entries} for a router that starts as a partition of "
+                f"{entries} entries, got {self.hidden.out_features}"
+            )
+        both = torch.cat([torch.eye(entries), -torch.eye(entries)]).to(self.hidden.weight)
+        self.hidden.weight[: 2 * entries] = both
+        self.hidden.bias[: 2 * entries] = 0
+        self.output.weight.zero_()
+        self.output.weight[:, : 2 * entries] = (self.temperature * torch.cat([weight, -weight], dim=1)).to(both)
+        self.output.bias.copy_(self.temperature * bias)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftFrequencyRouter":
         # Follow `model.to(device)`, but not `model.half()`: an empty probe tells where `fn` moves a tensor to.
         def move(tensor: Tensor) -> Tensor:
@@ -71,3 +102,17 @@ class SoftFrequencyRouter(nn.Module):
             return fn(tensor)
 
         return super()._apply(move, recurse)
+
+
+def gate_entropy(gates: Tensor) -> Tensor:
+    """Entropy of gates in units of its maximum: 1 for equal weights, 0 for a single expert.
+
+    Args:
+        gates: shape (..., E), each sums to 1.
+
+    Returns:
+        Shape (...); 1 where E is 1.
+    """
+    if gates.shape[-1] == 1:
+        return torch.ones_like(gates[..., 0])
+    return torch.special.entr(gates).sum(dim=-1) / math.log(gates.shape[-1])

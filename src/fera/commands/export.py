@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write, say where and how good it is."""
     from rich.console import Console
 
-    from fera.commands import quiet_libraries
+    from fera.commands.quiet import quiet_libraries
 
     quiet_libraries()
     from fera.bases import load_base

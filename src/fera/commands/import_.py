@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, save, say where."""
-    from fera.commands import quiet_libraries
+    from fera.commands.quiet import quiet_libraries
 
     quiet_libraries()
     from fera.bases import load_base

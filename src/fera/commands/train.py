@@ -9,18 +9,28 @@ from fera.training.settings import Key, keys, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare one flag a key of the configuration, grouped by section."""
+    """Declare the command's options: one flag a key of the configuration among them."""
     parser.usage = "%(prog)s [CONFIG.toml] [--resume | --overwrite] [--KEY VALUE ...]"
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="the configuration")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
+    add_key_flags(parser)
+
+
+def add_key_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare one flag a key of the configuration, grouped by section."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     for key in keys():
         section = key.name.rpartition(".")[0] or "run"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         _add_flag(groups[section], key)
+
+
+def key_flags(arguments: argparse.Namespace) -> dict[str, str | Sequence[str]]:
+    """Keys that were given as flags, with their texts."""
+    return {name.removeprefix("key:"): value for name, value in vars(arguments).items() if name.startswith("key:")}
 
 
 def _add_flag(group: argparse._ArgumentGroup, key: Key) -> None:
@@ -36,10 +46,9 @@ def _add_flag(group: argparse._ArgumentGroup, key: Key) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the file and the flags say."""
-    flags = {name.removeprefix("key:"): value for name, value in vars(arguments).items() if name.startswith("key:")}
-    config = load_config(arguments.config, flags)
+    config = load_config(arguments.config, key_flags(arguments))
 
-    from fera.commands import quiet_libraries
+    from fera.commands.quiet import quiet_libraries
     from fera.training import train
 
     quiet_libraries()

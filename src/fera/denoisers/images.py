@@ -7,7 +7,7 @@ of the text stream too.
 from functools import partial
 
 from fera.denoisers import layouts
-from fera.denoisers.registry import ATTENTION, Denoiser, add
+from fera.denoisers.registry import ATTENTION, FRACTION, Denoiser, add
 
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -34,6 +34,7 @@ add(
         "hidden_states",
         layouts.packed_by_ids,
         JOINT_ATTENTION,
+        timestep_range=FRACTION,
         pipelines=("FluxPipeline", "FluxImg2ImgPipeline", "FluxFillPipeline", "FluxKontextPipeline"),
     ),
 )
@@ -44,16 +45,24 @@ add(
         layouts.packed_by_ids,
         # Single-stream blocks fuse what goes in. Their `to_out` cannot be named by its end: others' are containers.
         (*JOINT_ATTENTION, "to_qkv_mlp_proj"),
+        timestep_range=FRACTION,
         pipelines=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinKVPipeline"),
     ),
 )
 add(
     "ChromaTransformer2DModel",
-    Denoiser("hidden_states", layouts.packed_by_ids, JOINT_ATTENTION, pipelines=("ChromaPipeline",)),
+    Denoiser(
+        "hidden_states", layouts.packed_by_ids, JOINT_ATTENTION, timestep_range=FRACTION, pipelines=("ChromaPipeline",)
+    ),
 )
 add(
     "Krea2Transformer2DModel",
-    Denoiser("hidden_states", partial(layouts.packed_by_ids, ids="position_ids"), pipelines=("Krea2Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        partial(layouts.packed_by_ids, ids="position_ids"),
+        timestep_range=FRACTION,
+        pipelines=("Krea2Pipeline",),
+    ),
 )
 add(
     "QwenImageTransformer2DModel",
@@ -61,6 +70,7 @@ add(
         "hidden_states",
         layouts.packed_by_shapes,
         JOINT_ATTENTION,
+        timestep_range=FRACTION,
         pipelines=(
             "QwenImagePipeline",
             "QwenImageEditPipeline",
@@ -79,11 +89,13 @@ add(
 )
 add(
     "Lumina2Transformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, pipelines=("Lumina2Pipeline",)),
+    Denoiser("hidden_states", layouts.own_channels, timestep_range=(1.0, 0.0), pipelines=("Lumina2Pipeline",)),
 )
 add(
     "AuraFlowTransformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, JOINT_ATTENTION, pipelines=("AuraFlowPipeline",)),
+    Denoiser(
+        "hidden_states", layouts.own_channels, JOINT_ATTENTION, timestep_range=FRACTION, pipelines=("AuraFlowPipeline",)
+    ),
 )
 add(
     "HunyuanDiT2DModel",
@@ -109,5 +121,7 @@ add(
 )
 add(
     "ZImageTransformer2DModel",
-    Denoiser("x", layouts.listed, timestep="t", pipelines=("ZImagePipeline", "ZImageOmniPipeline")),
+    Denoiser(
+        "x", layouts.listed, timestep="t", timestep_range=(1.0, 0.0), pipelines=("ZImagePipeline", "ZImageOmniPipeline")
+    ),
 )

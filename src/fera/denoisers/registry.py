@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# Timesteps of a clean latent and of pure noise.
+THOUSAND = (0.0, 1000.0)
+FRACTION = (0.0, 1.0)
 
 View = Callable[[nn.Module, Tensor, Mapping[str, Any]], Tensor]
 
@@ -26,7 +30,8 @@ class Denoiser:
         latent: name of the argument of `forward` that holds it.
         view: (denoiser, that argument, all arguments by name) to the latent, shape (B, C, H, W) or (B, C, L).
         target_modules: layers to adapt when a config names none.
-        timestep: name of the timestep argument, for traces.
+        timestep: name of the timestep argument.
+        timestep_range: the timesteps of a clean latent and of pure noise, as its pipelines pass them.
         pipelines: diffusers pipelines that a test draws with.
     """
 
@@ -34,6 +39,7 @@ class Denoiser:
     view: View
     target_modules: tuple[str, ...] = ATTENTION
     timestep: str = "timestep"
+    timestep_range: tuple[float, float] = THOUSAND
     pipelines: tuple[str, ...] = ()
 
 
@@ -56,6 +62,7 @@ def register_denoiser(
     latent: str | Callable[[Mapping[str, Any]], Tensor],
     target_modules: Sequence[str] = ATTENTION,
     timestep: str = "timestep",
+    timestep_range: tuple[float, float] = THOUSAND,
 ) -> None:
     """Teach fera a denoiser class of your own; its subclasses follow it.
 
@@ -64,22 +71,31 @@ def register_denoiser(
         latent: name of the argument of its `forward` that holds the latent as (B, C, H, W), or (B, C, L) for
             a latent of one dimension; or a function from the arguments of a call, by name, to it.
         target_modules: layers to adapt when a config names none.
-        timestep: name of the timestep argument, for traces.
+        timestep: name of the timestep argument.
+        timestep_range: the timesteps of a clean latent and of pure noise, for routers that read the timestep.
 
     Raises:
-        FeraError: `forward` has no such argument.
+        FeraError: `forward` has no such argument, or the range is empty.
     """
+    if timestep_range[0] == timestep_range[1]:
+        raise FeraError(f"timestep_range must name two different timesteps, got {timestep_range!r}")
     names = _argument_names(denoiser_class)
     if callable(latent):
         function = latent
         add(
             denoiser_class.__name__,
-            Denoiser("", lambda denoiser, value, arguments: function(arguments), tuple(target_modules), timestep),
+            Denoiser(
+                "",
+                lambda denoiser, value, arguments: function(arguments),
+                tuple(target_modules),
+                timestep,
+                timestep_range,
+            ),
         )
         return
     if latent not in names:
         raise FeraError(f"{denoiser_class.__name__}.forward has no argument {latent!r}; it has: {', '.join(names)}")
-    entry = Denoiser(latent, lambda denoiser, value, arguments: value, tuple(target_modules), timestep)
+    entry = Denoiser(latent, lambda denoiser, value, arguments: value, tuple(target_modules), timestep, timestep_range)
     add(denoiser_class.__name__, entry)
 
 
@@ -137,6 +153,32 @@ class CallReader:
     def timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The timestep of a call as it was passed, or None."""
         return {**dict(zip(self._names, args, strict=False)), **kwargs}.get(self._entry.timestep)
+
+    def noise_level(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Tensor) -> Tensor:
+        """How noisy a call says that its latent is.
+
+        Args:
+            args: of the call.
+            kwargs: of the call.
+            like: the latent, shape (B, ...).
+
+        Returns:
+            Shape (B,), float32, on the latent's device; 0 for the timestep of a clean latent, 1 for that of pure noise.
+            Of several timesteps a sample, one a token, the noisiest.
+
+        Raises:
+            FeraError: the call has no timestep.
+        """
+        timestep = self.timestep(args, kwargs)
+        if timestep is None:
+            raise FeraError(
+                f"the router reads the timestep, but the denoiser was called without {self._entry.timestep!r}; pass it"
+            )
+        clean, noise = self._entry.timestep_range
+        timestep = torch.as_tensor(timestep, device=like.device)
+        level = (timestep.float() - clean) / (noise - clean)
+        level = level.flatten(1).amax(dim=1) if level.ndim > 1 else level.reshape(-1)
+        return level.repeat_interleave(like.shape[0] // level.shape[0])
 
 
 def _argument_names(denoiser_class: type[nn.Module]) -> list[str]:

@@ -1,7 +1,7 @@
 """Denoisers that draw videos or sound, and the two of Stable Cascade."""
 
 from fera.denoisers import layouts, layouts_video
-from fera.denoisers.registry import Denoiser, add
+from fera.denoisers.registry import FRACTION, Denoiser, add
 
 add(
     "WanTransformer3DModel",
@@ -29,7 +29,12 @@ add(
 )
 add(
     "StableAudioDiTModel",
-    Denoiser("hidden_states", layouts_video.sound, pipelines=("StableAudioPipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.sound,
+        timestep_range=(-1.56, 1.1),  # log(sigma) / 4 of its scheduler
+        pipelines=("StableAudioPipeline",),
+    ),
 )
 add(
     "StableCascadeUNet",
@@ -37,6 +42,7 @@ add(
         "sample",
         layouts.own_channels,
         timestep="timestep_ratio",
+        timestep_range=FRACTION,
         pipelines=("StableCascadePriorPipeline", "StableCascadeDecoderPipeline"),
     ),
 )

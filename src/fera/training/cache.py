@@ -1,7 +1,7 @@
 """Latents and text embeddings, computed once and kept on disk.
 
-One safetensors file a picture and one a caption. A picture's latent is the mean of the autoencoder's posterior: around
-it the usual autoencoders are all but certain, and no draw needs to be kept or repeated.
+One safetensors file a picture, one a caption and one a mask. A picture's latent is the mean of the autoencoder's
+posterior: around it the usual autoencoders are all but certain, and no draw needs to be kept or repeated.
 
 A file's name is a hash of everything that its content depends on: the picture's or caption's own content, the weights
 of the encoder, size, crop, mirroring, dtype. A cache can therefore be shared between runs and never be stale.
@@ -22,10 +22,11 @@ from fera.training.buckets import Size, assign_sizes
 from fera.training.cache_files import Memory, digest, fingerprint, write
 from fera.training.data import Example, crop_offset
 from fera.training.families import Family
-from fera.training.images import load_image, to_tensor
+from fera.training.images import load_image, to_tensor, to_weights
+from fera.training.masks import load_mask
 
 # Raise when a file of the same name would hold something else.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _BATCH = 8
 
 Progress = Callable[[str, int, int], None]
@@ -38,12 +39,16 @@ class Batch:
     Args:
         latents: in the denoiser's units, shape (B, C, H, W), float32.
         conditions: what the denoiser takes besides, each with B along its first axis.
-        names: file names of the pictures.
+        names: of the pictures.
+        mask: where the loss counts, shape (B, 1, H, W), float32, in [0, 1]; None where it counts everywhere.
+        weights: of each example's loss, shape (B,), float32; None where all are 1.
     """
 
     latents: Tensor
     conditions: dict[str, Tensor]
     names: list[str]
+    mask: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,23 +56,29 @@ class EncodedSet:
     """Examples whose latents and embeddings are on disk.
 
     Args:
-        names: file names of the pictures.
+        names: of the pictures.
         sizes: width and height in pixels that each was brought to.
         latents: for each picture its file, and where flips were asked for a second one, mirrored.
-        texts: for each picture the file of its caption.
+        texts: for each picture the files of its captions, one or more orders of its tags.
         empty_text: the file of the empty caption.
         shift: subtracted from the autoencoder's latents.
         scale: then multiplied.
+        masks: for each picture as `latents`, and nothing where all of it counts; empty where no picture has a mask.
+        mask_min_value: weight of the loss where a mask is black.
+        weights: of each picture's loss; empty where all are 1.
         memory: files that were read, up to a limit.
     """
 
     names: list[str]
     sizes: list[Size]
     latents: list[list[Path]]
-    texts: list[Path]
+    texts: list[list[Path]]
     empty_text: Path
     shift: float
     scale: float
+    masks: list[list[Path]] = field(default_factory=list)
+    mask_min_value: float = 0.0
+    weights: list[float] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -78,7 +89,12 @@ class EncodedSet:
         return (self.memory.read(self.latents[row][0])["mean"] - self.shift) * self.scale
 
     def batch(
-        self, rows: Sequence[int], *, flipped: Sequence[bool] = (), without_caption: Sequence[bool] = ()
+        self,
+        rows: Sequence[int],
+        *,
+        flipped: Sequence[bool] = (),
+        without_caption: Sequence[bool] = (),
+        variants: Sequence[int] = (),
     ) -> Batch:
         """Read some examples.
 
@@ -86,22 +102,38 @@ class EncodedSet:
             rows: which, all of one size.
             flipped: for each row whether to take the mirrored picture; none when left out.
             without_caption: for each row whether to take the empty caption; none when left out.
+            variants: for each row which order of its caption's tags to take, modulo their number; the first when left
+                out.
 
         Raises:
             FeraError: a file was removed or damaged since it was written.
         """
         flipped = flipped or [False] * len(rows)
         without_caption = without_caption or [False] * len(rows)
+        variants = variants or [0] * len(rows)
         latents = [self.memory.read(self.latents[row][flip]) for row, flip in zip(rows, flipped, strict=True)]
         texts = [
-            self.memory.read(self.empty_text if empty else self.texts[row])
-            for row, empty in zip(rows, without_caption, strict=True)
+            self.memory.read(self.empty_text if empty else self.texts[row][variant % len(self.texts[row])])
+            for row, empty, variant in zip(rows, without_caption, variants, strict=True)
         ]
         return Batch(
             latents=(torch.stack([latent["mean"] for latent in latents]) - self.shift) * self.scale,
             conditions={name: torch.stack([text[name] for text in texts]) for name in texts[0]},
             names=[self.names[row] for row in rows],
+            mask=self._mask(rows, flipped, latents[0]["mean"].shape[1:]) if self.masks else None,
+            weights=torch.tensor([self.weights[row] for row in rows]) if self.weights else None,
         )
+
+    def _mask(self, rows: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]) -> Tensor:
+        masks = [
+            self.memory.read(self.masks[row][flip])["weight"] if self.masks[row] else torch.ones(1, *shape)
+            for row, flip in zip(rows, flipped, strict=True)
+        ]
+        return self.mask_min_value + (1 - self.mask_min_value) * torch.stack(masks)
+
+
+def _as_it_is(caption: str) -> list[str]:
+    return [caption]
 
 
 @dataclass(frozen=True)
@@ -118,6 +150,8 @@ class Encoder:
         random_flip: as in the configuration.
         seed: of crops off centre.
         progress: told (what, done, of how many).
+        captions: a caption to the variants of it to encode.
+        mask_min_value: as in the configuration.
     """
 
     pipe: Any
@@ -129,26 +163,32 @@ class Encoder:
     random_flip: bool
     seed: int
     progress: Progress
+    captions: Callable[[str], list[str]] = _as_it_is
+    mask_min_value: float = 0.0
 
     @torch.no_grad()
     def encode(self, examples: Sequence[Example]) -> EncodedSet:
         """Encode examples that the cache does not hold yet.
 
         Args:
-            examples: with their digests.
+            examples: with their digests; one that is there several times is encoded once.
         """
         vae = self.pipe.vae
-        texts = self._encode_captions([example.caption for example in examples])
+        variants = [self.captions(example.caption) for example in examples]
+        texts = self._encode_captions([caption for captions in variants for caption in captions])
         sizes = assign_sizes(examples, self.buckets)
-        latents = self._encode_pictures(examples, sizes)
+        is_masked = any(example.mask for example in examples)
         return EncodedSet(
-            names=[example.image.name for example in examples],
+            names=[example.name for example in examples],
             sizes=sizes,
-            latents=latents,
-            texts=[texts[example.caption] for example in examples],
+            latents=self._encode_pictures(examples, sizes),
+            texts=[[texts[caption] for caption in captions] for captions in variants],
             empty_text=texts[""],
             shift=float(getattr(vae.config, "shift_factor", None) or 0.0),
             scale=float(vae.config.scaling_factor),
+            masks=self._encode_masks(examples, sizes) if is_masked else [],
+            mask_min_value=self.mask_min_value,
+            weights=[example.weight for example in examples] if any(e.weight != 1 for e in examples) else [],
         )
 
     def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
@@ -174,24 +214,23 @@ class Encoder:
     def _encode_pictures(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
         vae = self.pipe.vae
         encoder = fingerprint(vae)
-        mirrorings = (False, True) if self.random_flip else (False,)
         paths: list[list[Path]] = []
-        missing: list[_Missing] = []
+        missing: dict[Path, _Missing] = {}
         for example, size in zip(examples, sizes, strict=True):
             offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
             is_whole = example.size[0] * size[1] == example.size[1] * size[0]
             paths.append([])
-            for mirrored in mirrorings:
+            for mirrored in self._mirrorings:
                 side = size[0] if size[0] == size[1] else size
                 depends_on = [example.digest, side, None if is_whole else offset, mirrored]
                 path = self.folder / f"latent-{digest([_CACHE_VERSION, encoder, *depends_on])}.safetensors"
                 paths[-1].append(path)
                 if not path.exists():
-                    missing.append(_Missing(example, size, offset, mirrored, path))
+                    missing[path] = _Missing(example, size, offset, mirrored, path)
         if missing:
             vae.to(self.device)
         done = 0
-        for chunk in _chunks(missing):
+        for chunk in _chunks(list(missing.values())):
             pixels = torch.stack([_pixels(picture) for picture in chunk])
             posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
             for mean, picture in zip(posterior.mean, chunk, strict=True):
@@ -200,6 +239,31 @@ class Encoder:
             self.progress("pictures", done, len(missing))
         vae.to("cpu")
         return paths
+
+    def _encode_masks(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
+        """As `_encode_pictures`, for masks at the size of the latents."""
+        factor = self.pipe.vae_scale_factor
+        paths: list[list[Path]] = []
+        for example, size in zip(examples, sizes, strict=True):
+            offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
+            latent_size = (size[0] // factor, size[1] // factor)
+            depends_on = [_CACHE_VERSION, example.digest, example.mask_digest, size, latent_size, offset]
+            files = [
+                self.folder / f"mask-{digest([*depends_on, mirrored])}.safetensors" for mirrored in self._mirrorings
+            ]
+            paths.append(files if example.mask else [])
+            if not all(path.exists() for path in paths[-1]):
+                mask = _mask_of(example)
+                weight = torch.ones(1, *latent_size[::-1])
+                if mask is not None:
+                    weight = to_weights(mask, size, latent_size, offset)
+                for path, mirrored in zip(files, self._mirrorings, strict=True):
+                    write(path, {"weight": weight.flip(-1) if mirrored else weight})
+        return paths
+
+    @property
+    def _mirrorings(self) -> tuple[bool, ...]:
+        return (False, True) if self.random_flip else (False,)
 
 
 @dataclass(frozen=True)
@@ -227,6 +291,13 @@ def _pixels(picture: _Missing) -> Tensor:
     except (ValueError, OSError) as error:
         raise FeraError(f"{picture.example.image} {error}; it was readable a moment ago") from error
     return pixels.flip(-1) if picture.mirrored else pixels
+
+
+def _mask_of(example: Example) -> Any:
+    try:
+        return load_mask(example)
+    except (ValueError, OSError) as error:
+        raise FeraError(f"{example.image} {error}; it was usable a moment ago") from error
 
 
 def free_encoders(pipe: Any, family: Family) -> None:

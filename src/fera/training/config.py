@@ -5,18 +5,26 @@ read and written is in `fera.training.settings`.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Section(BaseModel):
     # Strict: "False" is not true and 2.5 is not 2. Frozen: the run's config.toml stays what the run used.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _check_path(cls, value: Any) -> Any:
+        # The system's calls would fail on it one by one, each in a way of its own.
+        if isinstance(value, Path) and "\0" in str(value):
+            raise ValueError(f"{str(value)!r} is no path")
+        return value
+
 
 class DataConfig(_Section):
-    """Pictures and their captions: a flat folder (`a.png` and `a.txt`) or a Hugging Face imagefolder."""
+    """Pictures and their captions; [data.md](data.md) shows the layouts that a folder can have."""
 
     train_data_dir: Path = Field(strict=False, description="Folder of training pictures and captions.")
     validation_data_dir: Path | None = Field(
@@ -38,6 +46,24 @@ class DataConfig(_Section):
         default="join",
         description="What to take of a caption of several lines: all, joined by spaces, or the first.",
     )
+    instance_prompt: str | None = Field(
+        default=None, min_length=1, description="Caption of pictures that have none of their own."
+    )
+    trigger_word: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Word that every caption shall have: it replaces [trigger], else it is put in front.",
+    )
+    shuffle_caption: bool = Field(
+        default=False, description="Train on the tags of a caption in several orders; a trigger word stays in front."
+    )
+    keep_tokens: int = Field(
+        default=0, ge=0, le=1000, description="Tags at the start of a caption that shuffle_caption leaves in place."
+    )
+    caption_separator: str = Field(default=",", min_length=1, max_length=8, description="What separates tags.")
+    caption_variants: int = Field(
+        default=8, ge=1, le=1000, description="Most orders of one caption that shuffle_caption encodes and draws from."
+    )
     allow_missing_captions: bool = Field(
         default=False,
         description="Train pictures without a caption on the empty caption instead of refusing them.",
@@ -45,9 +71,13 @@ class DataConfig(_Section):
     skip_bad: bool = Field(
         default=False, description="Skip and report pictures that cannot be read instead of stopping."
     )
+    follow_symlinks: bool = Field(
+        default=False, description="Read files that are links to somewhere outside of the data folder."
+    )
     resolution: int | None = Field(
         default=None,
         ge=8,
+        le=16384,
         description="Side of the square training pictures in pixels, and the root of the area of those in buckets; the "
         "base's own size when unset.",
     )
@@ -67,6 +97,27 @@ class DataConfig(_Section):
         description="Crop what sticks out of the training size at the centre; false: at a place drawn once for each.",
     )
     random_flip: bool = Field(default=False, description="Mirror pictures left to right half of the time.")
+    mask_path: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of masks, named as the pictures: the loss counts where they are white.",
+    )
+    alpha_mask: bool = Field(default=False, description="Take the pictures' own opacity for masks.")
+    mask_min_value: float = Field(
+        default=0.0, ge=0, lt=1, description="Weight of the loss where a mask is black; 1 where it is white."
+    )
+    class_data_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of class pictures, in any layout, that keep the base as it is: half of what a run sees.",
+    )
+    class_prompt: str | None = Field(
+        default=None, min_length=1, description="Caption of class pictures without one, and prompt to draw them with."
+    )
+    num_class_images: int = Field(
+        default=0, ge=0, le=100_000, description="Draw class pictures with the base until there are so many."
+    )
+    prior_loss_weight: float = Field(default=1.0, gt=0, description="Weight of the loss on class pictures.")
     cache_dir: Path | None = Field(
         default=None,
         strict=False,
@@ -77,28 +128,65 @@ class DataConfig(_Section):
     def _check(self) -> "DataConfig":
         if self.bucket_reso_steps is not None and not self.enable_bucket:
             raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
+        if self.alpha_mask and self.mask_path is not None:
+            raise ValueError("data.mask_path and data.alpha_mask are both set; keep one")
+        if self.mask_min_value and not (self.alpha_mask or self.mask_path):
+            raise ValueError("data.mask_min_value is set, but there are no masks: set mask_path or alpha_mask")
+        if self.keep_tokens and not self.shuffle_caption:
+            raise ValueError("data.keep_tokens is set, but data.shuffle_caption is off: set both or neither")
+        if self.class_data_dir is None and (self.class_prompt is not None or self.num_class_images):
+            raise ValueError("data.class_prompt and data.num_class_images need data.class_data_dir")
+        if self.num_class_images and self.class_prompt is None:
+            raise ValueError("data.num_class_images needs data.class_prompt, the prompt to draw with")
         return self
 
 
-class AdapterConfig(_Section):
-    """The adapter, as `fera.FeraConfig` takes it."""
+PlainValue = str | int | float | bool | list[str] | dict[str, int | float]
 
-    r: int = Field(default=4, ge=1, description="Rank of one expert.")
+
+class AdapterConfig(_Section):
+    """The adapter, as `fera.FeraConfig` takes it; or a baseline to compare it with, `plain` or `full`."""
+
+    r: int = Field(default=4, ge=1, le=16384, description="Rank of one expert.")
     lora_alpha: float | None = Field(
         default=None,
         gt=0,
         description="Numerator of an expert's scale, lora_alpha / r; r * num_experts when unset.",
     )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the experts.")
-    num_experts: int = Field(default=3, ge=1, description="Number of experts.")
-    num_bands: int = Field(default=3, ge=2, description="Number of frequency bands of the indicator.")
+    num_experts: int = Field(default=3, ge=1, le=256, description="Number of experts.")
+    num_bands: int = Field(default=3, ge=2, le=256, description="Number of frequency bands of the indicator.")
     kappa: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
         default=1 / 128,
         description="Finest Gaussian's deviation as a fraction of the latent's shorter side; auto chooses it by what "
         "the indicator tells about the training latents.",
     )
+    indicator: Literal["bands", "released"] = Field(
+        default="bands", description="How the bands are cut: bands, or released as the authors' released code does."
+    )
+    router: Literal["soft", "uniform", "rank_mask"] = Field(
+        default="soft",
+        description="The router: soft, as in the paper; uniform, or rank_mask as T-LoRA, to compare it with.",
+    )
+    router_input: Literal[
+        "shares", "log_shares", "log_energies", "timestep", "shares+timestep", "log_energies+timestep"
+    ] = Field(
+        default="shares+timestep",
+        description="What the router reads: energies of the bands, the timestep, or both; the paper's reads shares.",
+    )
+    router_init: Literal["partition", "random"] = Field(
+        default="partition",
+        description="How the router starts: as a soft partition of noisy training latents; random as in the paper.",
+    )
+    router_entropy: float = Field(
+        default=0.8,
+        gt=0,
+        lt=1,
+        description="Mean entropy of the gate that router_init = partition starts with, as a fraction of the uniform "
+        "gate's: how soft the partition is.",
+    )
     temperature: float = Field(default=0.7, gt=0, description="Temperature of the router's softmax.")
-    router_features: int = Field(default=64, ge=1, description="Width of the router's hidden layer.")
+    router_features: int = Field(default=64, ge=1, le=65536, description="Width of the router's hidden layer.")
     use_rslora: bool = Field(default=False, description="Scale experts by lora_alpha / sqrt(r) instead.")
     expert: dict[str, str | int | float | bool] | None = Field(
         default=None,
@@ -110,13 +198,43 @@ class AdapterConfig(_Section):
         min_length=1,
         description="Layers to adapt, by the end of their names; the attention's when unset.",
     )
+    plain: dict[str, PlainValue] | None = Field(
+        default=None,
+        description='Baseline: a stock PEFT adapter without routing, by its settings: { peft_type = "LORA", r = 12 }; '
+        "of the other keys here only target_modules then applies.",
+    )
+    full: bool = Field(
+        default=False,
+        description="Baseline: train all weights of the denoiser; no other key here then applies.",
+    )
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether this is routed experts, and no baseline."""
+        return self.plain is None and not self.full
+
+    @property
+    def starts_as_partition(self) -> bool:
+        """Whether there is a router to start from training latents."""
+        return self.is_routed and self.router == "soft" and self.router_init == "partition" and self.num_experts > 1
+
+    @model_validator(mode="after")
+    def _check(self) -> "AdapterConfig":
+        if self.is_routed:
+            return self
+        baseline = "adapter.full" if self.full else "adapter.plain"
+        applies = {"full"} if self.full else {"plain", "target_modules"}
+        for name, field in type(self).model_fields.items():
+            if name not in applies and getattr(self, name) != field.default:
+                raise ValueError(f"{baseline} is a baseline without routed experts: leave adapter.{name} out")
+        return self
 
 
 class OptimizationConfig(_Section):
     """The optimization."""
 
     steps: int = Field(default=1000, ge=1, description="Optimizer steps of the run.")
-    batch_size: int = Field(default=8, ge=1, description="Pictures a forward and process.")
+    batch_size: int = Field(default=8, ge=1, le=65536, description="Pictures a forward and process.")
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forwards to add up for one optimizer step.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations: less memory, slower.")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
@@ -200,7 +318,7 @@ class ValidationConfig(_Section):
         default=0, ge=0, description="Steps between held-out losses; 0: only at the start and at the end."
     )
     loss_samples: int = Field(
-        default=64, ge=1, description="Samples of one held-out loss; pictures repeat if they are fewer."
+        default=64, ge=1, le=1_000_000, description="Samples of one held-out loss; pictures repeat if they are fewer."
     )
 
 
@@ -225,4 +343,9 @@ class TrainConfig(_Section):
     def _check(self) -> "TrainConfig":
         if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
             raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        if not self.adapter.is_routed:
+            if self.train.consistency_weight > 0:
+                raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")
+            if self.train.router_learning_rate is not None:
+                raise ValueError("a baseline has no router: leave train.router_learning_rate out")
         return self

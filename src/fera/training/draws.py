@@ -21,7 +21,9 @@ class Draw:
         noise: same shape.
         timesteps: shape (B,).
         conditions: what the denoiser takes besides.
-        names: file names of the pictures.
+        names: of the pictures.
+        mask: where the loss counts, shape (B, 1, H, W), in [0, 1]; None where it counts everywhere.
+        weights: of each sample's loss, shape (B,); None where all are 1.
     """
 
     latents: Tensor
@@ -29,6 +31,8 @@ class Draw:
     timesteps: Tensor
     conditions: dict[str, Tensor]
     names: list[str]
+    mask: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def draw(
@@ -55,6 +59,8 @@ def draw(
         rows,
         flipped=[flip < 0.5 and config.data.random_flip for flip, _ in chances],
         without_caption=[drop < settings.caption_dropout for _, drop in chances],
+        # Beside the generators: what they draw does not depend on how captions are varied.
+        variants=[mixed_seed(config.seed, 3, start + i) for i in range(len(rows))],
     )
     one = batch.latents[:1]
     noise = torch.cat([draw_noise(one, settings.noise_offset, generator) for generator in generators])
@@ -65,4 +71,6 @@ def draw(
         timesteps=timesteps.to(device),
         conditions={name: value.to(device) for name, value in batch.conditions.items()},
         names=batch.names,
+        mask=batch.mask.to(device) if batch.mask is not None else None,
+        weights=batch.weights.to(device) if batch.weights is not None else None,
     )

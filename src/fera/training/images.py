@@ -1,37 +1,63 @@
-"""From a picture's file to a tensor, with Pillow alone."""
+"""From a picture's file to a tensor, with Pillow alone. Pictures may come from strangers: sizes are checked first."""
 
+import hashlib
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+# Pillow reads many more, some through other programs; a file's ending does not choose among them.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+MAX_PIXELS = 89_478_485  # Pillow's own limit of what is safe, a quarter of a gigabyte in RGB
+MAX_SIDE = 32_768
+
+# Several threads read pictures: only one of them holds a large one.
+_LARGE_PIXELS = 16_000_000
+_one_large = threading.Lock()
+
+_T = TypeVar("_T")
+
 
 def load_image(path: Path) -> Image.Image:
     """Read a picture: upright by its EXIF orientation, RGB, transparency on white, first frame.
 
     Raises:
-        ValueError: the file is empty, damaged, no picture, or has more pixels than Pillow deems safe. The
-            message says which, without the path.
+        ValueError: the file is empty, damaged, no picture of the known formats, or has a side of more than `MAX_SIDE`
+            or more than `MAX_PIXELS` pixels. The message says which, without the path.
     """
-    if path.stat().st_size == 0:
-        raise ValueError("is empty (0 bytes)")
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise ValueError(f"is too large ({width} x {height} pixels); scale it down")
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        is_bomb = isinstance(error, Image.DecompressionBombError)
-        raise ValueError("is too large; scale it down" if is_bomb else "is no picture that can be read") from None
-    except (OSError, SyntaxError) as error:  # Pillow reports damaged PNG chunks as SyntaxError
-        raise ValueError(f"is damaged ({error})") from None
+    return _read(path, _to_rgb)
+
+
+def load_alpha(path: Path) -> Image.Image | None:
+    """Opacity of a picture, upright, mode "L"; None where it has no transparency.
+
+    Raises:
+        ValueError: as `load_image`.
+    """
+
+    def alpha(image: Image.Image) -> Image.Image | None:
+        return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+    return _read(path, alpha)
+
+
+def load_gray(path: Path) -> Image.Image:
+    """Brightness of a picture, upright, mode "L".
+
+    Raises:
+        ValueError: as `load_image`.
+    """
+    return load_image(path).convert("L")
 
 
 def to_tensor(image: Image.Image, size: tuple[int, int], offset: float = 0.5) -> Tensor:
-    """Scale a picture until it just covers a size, and crop what sticks out.
+    """Scale a picture until it just covers a size; what sticks out is cropped.
 
     Args:
         image: RGB.
@@ -41,14 +67,67 @@ def to_tensor(image: Image.Image, size: tuple[int, int], offset: float = 0.5) ->
     Returns:
         Shape (3, H, W), float32, in [-1, 1].
     """
-    scale = max(wanted / side for wanted, side in zip(size, image.size, strict=True))
-    width, height = (max(wanted, round(side * scale)) for wanted, side in zip(size, image.size, strict=True))
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = round((width - size[0]) * offset), round((height - size[1]) * offset)
-    image = image.crop((left, top, left + size[0], top + size[1]))
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
+    pixels = _covering(image, size, size, offset, Image.Resampling.LANCZOS)
     return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+def to_weights(mask: Image.Image, size: tuple[int, int], latent_size: tuple[int, int], offset: float = 0.5) -> Tensor:
+    """Scale and crop a mask as `to_tensor` does its picture, down to the size of the latent.
+
+    Args:
+        mask: mode "L", of the picture's aspect.
+        size: width and height of the picture as trained.
+        latent_size: width w and height h of its latent.
+        offset: as `to_tensor`.
+
+    Returns:
+        Shape (1, h, w), float32, in [0, 1]: each latent pixel has the mean of the mask's pixels under it.
+    """
+    return _covering(mask, size, latent_size, offset, Image.Resampling.BOX)[None] / 255
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _covering(
+    image: Image.Image, shape: tuple[int, int], size: tuple[int, int], offset: float, filter_: Image.Resampling
+) -> Tensor:
+    """The part of an image with the aspect of `shape`, scaled to `size`; shape (H, W) or (H, W, channels)."""
+    scale = max(wanted / side for wanted, side in zip(shape, image.size, strict=True))
+    # Scaled from this box at once: a long, thin picture would become huge if it were scaled first.
+    width, height = (min(side, wanted / scale) for wanted, side in zip(shape, image.size, strict=True))
+    left, top = (image.width - width) * offset, (image.height - height) * offset
+    if (width, height) != size:
+        image = image.resize(size, filter_, box=(left, top, left + width, top + height))
+    elif image.size != size:
+        left, top = round(left), round(top)
+        image = image.crop((left, top, left + size[0], top + size[1]))
+    return torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
+
+
+def _read(path: Path, convert: Callable[[Image.Image], _T]) -> _T:
+    if path.stat().st_size == 0:
+        raise ValueError("is empty (0 bytes)")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if max(width, height) > MAX_SIDE or width * height > min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+                raise ValueError(f"is too large ({width} x {height} pixels); scale it down")
+            with _one_large if width * height > _LARGE_PIXELS else nullcontext():
+                return convert(ImageOps.exif_transpose(image))
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        is_bomb = isinstance(error, Image.DecompressionBombError)
+        raise ValueError("is too large; scale it down" if is_bomb else "is no picture that can be read") from None
+    except ValueError as error:
+        raise error if str(error).startswith(("is ", "has ")) else ValueError(f"is damaged ({error})") from None
+    except Exception as error:  # Pillow's readers fail in many ways on a damaged file
+        raise ValueError(f"is damaged ({str(error) or type(error).__name__})") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

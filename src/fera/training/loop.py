@@ -24,13 +24,14 @@ from fera.training.summary import Summary
 from fera.training.trainer import Trainer
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Summary:
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Summary:
     """Train an adapter and leave a run folder.
 
     Args:
         config: the whole configuration; `load_config` reads one from a file.
         resume: go on from the last checkpoint in `config.output_dir`.
         overwrite: replace the run in `config.output_dir`.
+        quiet: show progress alone, without messages.
 
     Returns:
         What `summary.json` holds.
@@ -45,18 +46,20 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     if checkpoint is not None and config.adapter.kappa == "auto":
         config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
     accelerator = _accelerator(config.train)
-    with Reporter(run.log, is_main=accelerator.is_main_process) as reporter:
+    with Reporter(run.log, is_main=accelerator.is_main_process, quiet=quiet) as reporter:
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
             setup = prepare(config, accelerator.device, reporter)
-        config = with_kappa(config, setup.bands.kappa)
+        if setup.bands is not None:
+            config = with_kappa(config, setup.bands.kappa)
         trainer = Trainer(config, run, accelerator, setup, reporter)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         if accelerator.is_main_process:
             run.begin(config, to_toml(config), resume=resume)
             if setup.calibration is not None:
-                reporter.write({"step": 0, "kappa": setup.bands.kappa, "bits": round(setup.calibration.chosen.bits, 4)})
+                chosen = setup.calibration.chosen
+                reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
         accelerator.wait_for_everyone()
 
         with _noticing_interrupt() as interrupted:

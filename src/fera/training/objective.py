@@ -64,6 +64,10 @@ class NoiseProcess:
         sigma = (1 - position).clamp(1 / count, 1).float()
         return self.shift * sigma / (1 + (self.shift - 1) * sigma) * count
 
+    def noise_levels(self, timesteps: Tensor) -> Tensor:
+        """Timesteps as fractions of the process, shape (B,), float32: 0 for a clean latent, 1 for pure noise."""
+        return timesteps.float() / self.num_train_timesteps
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents, shape and dtype of `latents` (B, C, H, W)."""
         signal, amount = self._scales(timesteps, latents)
@@ -199,6 +203,7 @@ def denoising_losses(
     adapted: Callable[[Tensor, Tensor], Tensor],
     base: Callable[[Tensor, Tensor], Tensor] | None = None,
     bands: FrequencyBands | None = None,
+    mask: Tensor | None = None,
 ) -> Losses:
     """Losses of one batch.
 
@@ -210,13 +215,21 @@ def denoising_losses(
         adapted: (noisy latents, timesteps) to the prediction with the adapter.
         base: the same without adapter and without gradient; None switches the consistency loss off.
         bands: for the consistency loss.
+        mask: where in the latents losses count, shape (B, 1, H, W), in [0, 1]; everywhere when left out. A sample's
+            loss is the mean weighted by it, so that a sample counts the same whatever the area of its mask.
     """
     noisy = process.add_noise(latents, noise, timesteps)
     target = process.target(latents, noise, timesteps).float()
     # The base goes first: what a forward leaves behind for the backward pass is then the adapted one's.
     reference = base(noisy, timesteps).float() if base is not None else None
     prediction = adapted(noisy, timesteps).float()
-    denoising = (prediction - target).square().mean(dim=(1, 2, 3))
+    if mask is None:
+        denoising = (prediction - target).square().mean(dim=(1, 2, 3))
+    else:
+        area = (mask.sum(dim=(1, 2, 3)) * latents.shape[1]).clamp(min=torch.finfo(torch.float32).tiny)
+        denoising = ((prediction - target).square() * mask).sum(dim=(1, 2, 3)) / area
+        prediction, target = prediction * mask, target * mask
+        reference = reference * mask if reference is not None else None
     if reference is None or bands is None:
         return Losses(denoising, None)
     return Losses(denoising, frequency_energy_consistency(reference, prediction, target, bands))

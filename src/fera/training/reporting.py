@@ -1,7 +1,6 @@
 """What a run tells a person: a progress bar, messages, and log.jsonl."""
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from fera.router import COLLAPSE, gate_entropy
 
 # Seconds between lines where there is no terminal to draw a bar on.
 _QUIET_SECONDS = 30.0
@@ -24,7 +25,7 @@ class Metrics:
         samples: how many.
         losses: sum of their denoising losses.
         consistencies: sum of the consistency losses, each times its samples; None where it is off.
-        gates: sum of their gates, shape (E,).
+        gates: sum of their gates, shape (E,); a scalar where nothing is routed.
         entropies: sum of the entropies of their gates, each in [0, 1].
     """
 
@@ -34,43 +35,47 @@ class Metrics:
     gates: Tensor = field(default_factory=lambda: torch.zeros(()))
     entropies: float = 0.0
 
-    def add(self, losses: Tensor, consistency: Tensor | None, gates: Tensor) -> None:
+    def add(self, losses: Tensor, consistency: Tensor | None, gates: Tensor | None) -> None:
         """Count a batch.
 
         Args:
             losses: shape (B,).
             consistency: scalar or None.
-            gates: shape (B, E).
+            gates: shape (B, E), or None where nothing is routed.
         """
         self.samples += len(losses)
         self.losses += float(losses.detach().sum())
         if consistency is not None:
             self.consistencies = (self.consistencies or 0.0) + float(consistency.detach()) * len(losses)
-        self.gates = self.gates + gates.sum(dim=0)
-        self.entropies += float(gate_entropy(gates).sum())
+        if gates is not None:
+            self.gates = self.gates + gates.sum(dim=0)
+            self.entropies += float(gate_entropy(gates).sum())
 
     def averages(self) -> dict[str, Any]:
         """Averages over the samples, as they are logged."""
         averages: dict[str, Any] = {"loss": _rounded(self.losses / self.samples)}
         if self.consistencies is not None:
             averages["consistency"] = _rounded(self.consistencies / self.samples)
-        averages["gate_entropy"] = _rounded(self.entropies / self.samples)
-        averages["gates"] = [_rounded(gate / self.samples) for gate in self.gates.tolist()]
+        if self.gates.ndim:
+            averages["gate_entropy"] = _rounded(self.entropies / self.samples)
+            averages["gates"] = [_rounded(gate / self.samples) for gate in self.gates.tolist()]
         return averages
 
 
-def gate_entropy(gates: Tensor) -> Tensor:
-    """Entropy of gates in units of its maximum: 1 for equal weights, 0 for a single expert.
+def collapse(averages: dict[str, Any]) -> str | None:
+    """A line about a router that answers with one expert alone, or None.
 
     Args:
-        gates: shape (B, E), rows sum to 1.
-
-    Returns:
-        Shape (B,); 1 where E is 1.
+        averages: as `Metrics.averages` gives them.
     """
-    if gates.shape[1] == 1:
-        return torch.ones(len(gates))
-    return torch.special.entr(gates).sum(dim=1) / math.log(gates.shape[1])
+    gates = averages.get("gates", [])
+    if len(gates) < 2 or max(gates) < COLLAPSE:
+        return None
+    expert = gates.index(max(gates))
+    return (
+        f"the router has collapsed: expert {expert + 1} of {len(gates)} holds {gates[expert]:.2f} of the gate, the "
+        'others learn next to nothing. Lower train.router_learning_rate, or set adapter.router_init = "partition"'
+    )
 
 
 class Reporter:
@@ -79,10 +84,12 @@ class Reporter:
     Args:
         log: path of log.jsonl.
         is_main: whether this is the main process.
+        quiet: show progress alone, without messages.
     """
 
-    def __init__(self, log: Path, *, is_main: bool) -> None:
+    def __init__(self, log: Path, *, is_main: bool, quiet: bool = False) -> None:
         self._log = log
+        self._quiet = quiet
         self._is_main = is_main
         self._console = Console(stderr=True, quiet=not is_main, highlight=False)
         self._progress = Progress(
@@ -106,7 +113,8 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message, markup=False, soft_wrap=True)
+        if not self._quiet:
+            self._print(message)
 
     def advance(self, what: str, done: int, total: int, details: str = "") -> None:
         """Move the bar of one kind of work; it goes away when all is done."""
@@ -118,7 +126,10 @@ class Reporter:
         is_due = time.monotonic() - self._last_line > _QUIET_SECONDS
         if not self._console.is_terminal and is_due:
             self._last_line = time.monotonic()
-            self.say(f"{what} {done}/{total} {details}")
+            self._print(f"{what} {done}/{total} {details}")
+
+    def _print(self, message: str) -> None:
+        self._console.print(message, markup=False, soft_wrap=True)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line to log.jsonl."""
@@ -132,7 +143,8 @@ def in_words(averages: dict[str, Any], samples_per_second: float) -> str:
     parts = [f"loss {averages['loss']:.4f}"]
     if "consistency" in averages:
         parts.append(f"consistency {averages['consistency']:.4f}")
-    parts.append(f"gate entropy {averages['gate_entropy']:.2f}")
+    if "gate_entropy" in averages:
+        parts.append(f"gate entropy {averages['gate_entropy']:.2f}")
     parts.append(f"{samples_per_second:.1f} samples/s")
     return " · ".join(parts)
 

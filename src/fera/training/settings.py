@@ -4,7 +4,7 @@ import difflib
 import json
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -19,6 +19,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,24 @@ def load_config(path: Path | str | None = None, flags: Mapping[str, str | Sequen
         if name not in known:
             raise FeraError(f"unknown key {name!r}{_did_you_mean(name, list(known))}")
         _put(settings, name, _from_text(known[name], text), source)
+    return parse_config(settings, source, set(flags or ()))
+
+
+def parse_config(settings: Mapping[str, Any], source: str, flags: Set[str] = frozenset()) -> TrainConfig:
+    """A configuration from its settings.
+
+    Args:
+        settings: nested, as a TOML file holds them.
+        source: where they come from, for messages.
+        flags: dotted names of those that flags gave.
+
+    Raises:
+        FeraError: a key is unknown, missing, or of wrong type or range.
+    """
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:
-        raise FeraError(_describe(error, source, set(flags or ()))) from None
+        raise FeraError(_describe(error, source, flags)) from None
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -155,12 +172,18 @@ def _table(rows: Sequence[Key] | Iterator[Key]) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _CONFIG_BYTES:
+            raise FeraError(f"{path} has more than {_CONFIG_BYTES:,} bytes; a configuration is a small TOML file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FeraError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except RecursionError:
+        raise FeraError(f"{path} is nested too deeply to be a configuration") from None
     except UnicodeDecodeError:
         raise FeraError(f"{path} is not UTF-8 text; a configuration is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except FeraError:
+        raise
+    except ValueError as error:  # also a number of thousands of digits
         raise FeraError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -189,13 +212,13 @@ def _from_text(key: Key, text: str | Sequence[str]) -> Any:
     return text
 
 
-def _describe(error: ValidationError, source: str, flags: set[str]) -> str:
+def _describe(error: ValidationError, source: str, flags: Set[str]) -> str:
     problems = [_describe_problem(problem, source, flags) for problem in error.errors(include_url=False)]
     lines = list(dict.fromkeys(problems))  # a key of several types has a problem with each
     return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
 
 
-def _describe_problem(problem: Mapping[str, Any], source: str, flags: set[str]) -> str:
+def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) -> str:
     sections = {name for name, field in TrainConfig.model_fields.items() if _is_section(field)}
     known = {key.name: key for key in keys()}
     name = ".".join(str(part) for part in problem["loc"])
@@ -212,6 +235,7 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: set[str]) 
     if name in sections:
         return f"{name!r} in {where} must be a table: [{name}]"
     value = _toml_value(problem["input"])
+    value = value if len(value) <= 200 else f"{value[:200]}…"
     return f"{where}: {name} = {value}: expected {known[name].expects if name in known else problem['msg']}"
 
 

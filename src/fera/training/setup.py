@@ -1,17 +1,17 @@
 """Everything a run needs before its first step: base, pictures, adapter."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.training_utils import cast_training_params
-from peft import inject_adapter_in_model
 from torch import Tensor, nn
 
 from fera.bands import FrequencyBands
 from fera.calibration import Calibration
+from fera.training.adapters import Adapter, RoutedAdapter, adapter_of
 from fera.training.cache import EncodedSet, free_encoders
 from fera.training.calibrating import calibrate, with_kappa
 from fera.training.config import TrainConfig
@@ -20,9 +20,7 @@ from fera.training.families import Conditions, Family
 from fera.training.objective import NoiseProcess, draw_timesteps, loss_weights
 from fera.training.reporting import Reporter
 from fera.training.sources import Sources, encode, open_sources
-from fera.tuner import FeraConfig
-
-ADAPTER_NAME = "default"
+from fera.training.starting import start_from_latents
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,11 @@ class Setup:
     Args:
         pipe: the pipeline; without its encoders where no pictures are drawn along the way.
         denoiser: its denoiser, on the device, holding the adapter.
+        adapter: what trains in it.
         family: of the pipeline.
         dtype: of the denoiser's frozen weights.
         process: how its latents are noised.
-        bands: of the adapter.
+        bands: of the adapter; None for baselines, which have none.
         calibration: how kappa was chosen; None where it was given.
         training: encoded training examples.
         held_out: encoded validation examples, None where there are none.
@@ -46,10 +45,11 @@ class Setup:
 
     pipe: Any
     denoiser: nn.Module
+    adapter: Adapter
     family: Family
     dtype: torch.dtype
     process: NoiseProcess
-    bands: FrequencyBands
+    bands: FrequencyBands | None
     calibration: Calibration | None
     training: EncodedSet
     held_out: EncodedSet | None
@@ -78,17 +78,19 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
     Raises:
         FeraError: something in the configuration, the data or the base cannot work.
     """
-    sources = open_sources(config, reporter)
+    sources = open_sources(config, reporter, device)
     _check_objective(sources.process, config)
     kappa_is_open = config.adapter.kappa == "auto"
     if not kappa_is_open:
-        _add_adapter(sources, config, reporter)
+        adapter = _add_adapter(sources, config, reporter)
     training, held_out = encode(sources, config, device, reporter)
     calibration = None
     if kappa_is_open:
         calibration = calibrate(training, sources.process, config, device, reporter)
         config = with_kappa(config, calibration.kappa)
-        _add_adapter(sources, config, reporter)
+        adapter = _add_adapter(sources, config, reporter)
+    if config.adapter.starts_as_partition:
+        start_from_latents(sources.denoiser, training, sources.process, config, reporter)
     if not config.validation.prompts:
         free_encoders(sources.pipe, sources.family)
     elif sources.pipe.vae.dtype != sources.dtype:
@@ -96,14 +98,15 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
     return Setup(
         pipe=sources.pipe,
         denoiser=sources.denoiser.to(device),
+        adapter=adapter,
         family=sources.family,
         dtype=sources.dtype,
         process=sources.process,
-        bands=FrequencyBands(config.adapter.num_bands, _adapter_config(config).chosen_kappa),
+        bands=_bands(adapter),
         calibration=calibration,
         training=training,
         held_out=held_out,
-        data_digest=_digest(sources.training),
+        data_digest=_digest([*sources.training, *sources.class_examples]),
         resolution=sources.resolution,
         skipped=sources.skipped,
     )
@@ -115,17 +118,18 @@ def _check_objective(process: NoiseProcess, config: TrainConfig) -> None:
     loss_weights(process, config.train, draw_timesteps(process, config.train, 1, generator))
 
 
-def _adapter_config(config: TrainConfig) -> FeraConfig:
-    return FeraConfig(**config.adapter.model_dump())
+def _bands(adapter: Adapter) -> FrequencyBands | None:
+    if not isinstance(adapter, RoutedAdapter):
+        return None
+    return FrequencyBands(adapter.config.num_bands, adapter.config.chosen_kappa)
 
 
-def _add_adapter(sources: Sources, config: TrainConfig, reporter: Reporter) -> None:
+def _add_adapter(sources: Sources, config: TrainConfig, reporter: Reporter) -> Adapter:
     """Put a fresh adapter into the denoiser."""
+    adapter = adapter_of(config.adapter)
     denoiser = sources.denoiser
     torch.manual_seed(config.seed)  # the experts' and the router's first weights
-    denoiser.requires_grad_(False)
-    inject_adapter_in_model(_adapter_config(config), denoiser, ADAPTER_NAME)
-    cast_training_params(denoiser, torch.float32)  # fresh layers follow the base's precision
+    adapter.add(denoiser)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
@@ -134,10 +138,12 @@ def _add_adapter(sources: Sources, config: TrainConfig, reporter: Reporter) -> N
         f"{type(denoiser).__name__} ({sources.name}), {sources.process.prediction_type}: "
         f"training {trained:,} parameters beside {total - trained:,} frozen ones"
     )
+    return adapter
 
 
 def _digest(examples: list[Example]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
-        digest.update(f"{example.image.name}\0{example.digest}\0{example.caption}\0".encode())
+        held = [example.name, example.digest, example.caption, example.repeats, example.weight, example.mask_digest]
+        digest.update(json.dumps(held).encode())
     return digest.hexdigest()

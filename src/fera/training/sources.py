@@ -1,6 +1,6 @@
 """What a run starts from: a base and pictures, found, checked and encoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,14 @@ from fera.errors import FeraError
 from fera.pipelines import denoisers
 from fera.training.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
 from fera.training.cache import EncodedSet, Encoder
+from fera.training.captions import caption_variants
+from fera.training.class_images import mixed, prepare_class_images
 from fera.training.config import TrainConfig
-from fera.training.data import Example, check_images, find_examples, hold_out, some_of
+from fera.training.data import check_images, hold_out
+from fera.training.examples import Example, repeat, some_of
 from fera.training.families import Family, family_of
+from fera.training.layouts import check_captions, find_examples, scan
+from fera.training.masks import add_masks
 from fera.training.objective import NoiseProcess, noise_process
 from fera.training.reporting import Reporter
 
@@ -32,6 +37,7 @@ class Sources:
         dtype: of the weights, but for the autoencoder's.
         process: how its latents are noised.
         training: training examples.
+        class_examples: class pictures, which keep the base as it is; most runs have none.
         held_out: validation examples.
         skipped: one line about each picture left out.
         resolution: side of the square training size in pixels.
@@ -45,33 +51,39 @@ class Sources:
     dtype: torch.dtype
     process: NoiseProcess
     training: list[Example]
+    class_examples: list[Example]
     held_out: list[Example]
     skipped: list[str]
     resolution: int
     buckets: list[Size]
 
 
-def open_sources(config: TrainConfig, reporter: Reporter) -> Sources:
+def open_sources(config: TrainConfig, reporter: Reporter, device: torch.device | None = None) -> Sources:
     """Load and check.
 
     Args:
         config: of the run.
         reporter: hears what was found.
+        device: where class pictures are drawn that are still missing; the CPU when left out.
 
     Raises:
         FeraError: something in the data or the base cannot work.
     """
     examples, held_out, skipped = _read_data(config, reporter)
-    dtype = _DTYPES[config.train.mixed_precision]
+    # Weights that train are kept in float32, whatever forwards compute in.
+    dtype = torch.float32 if config.adapter.full else _DTYPES[config.train.mixed_precision]
     # The autoencoder encodes in float32: some overflow in half precision.
     dtypes = {"vae": torch.float32, "default": dtype}
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
     family = family_of(pipe)
     name, denoiser = next(iter(denoisers(pipe).items()))
     process = noise_process(pipe.scheduler, config.train.prediction_type)
-    resolution, buckets = _sizes(pipe, denoiser, config)
+    resolution, buckets = training_sizes(pipe.vae_scale_factor, denoiser.config, config)
     _report_sizes(examples, buckets, config, reporter)
     _report_long(examples, pipe.tokenizer, reporter)
+    class_examples, also_skipped = prepare_class_images(
+        pipe, config, resolution, device or torch.device("cpu"), reporter
+    )
     return Sources(
         pipe=pipe,
         name=name,
@@ -80,8 +92,9 @@ def open_sources(config: TrainConfig, reporter: Reporter) -> Sources:
         dtype=dtype,
         process=process,
         training=examples,
+        class_examples=class_examples,
         held_out=held_out,
-        skipped=skipped,
+        skipped=skipped + also_skipped,
         resolution=resolution,
         buckets=buckets,
     )
@@ -90,7 +103,10 @@ def open_sources(config: TrainConfig, reporter: Reporter) -> Sources:
 def encode(
     sources: Sources, config: TrainConfig, device: torch.device, reporter: Reporter
 ) -> tuple[EncodedSet, EncodedSet | None]:
-    """Encode training and validation examples into the run's cache; the latter are None where there are none."""
+    """Encode training and validation examples into the run's cache; the latter are None where there are none.
+
+    Training examples are there as often as an epoch sees them, class pictures among them.
+    """
     encoder = Encoder(
         pipe=sources.pipe,
         family=sources.family,
@@ -101,34 +117,50 @@ def encode(
         random_flip=config.data.random_flip,
         seed=config.seed,
         progress=reporter.advance,
+        mask_min_value=config.data.mask_min_value,
     )
-    return encoder.encode(sources.training), encoder.encode(sources.held_out) if sources.held_out else None
+    # Held-out captions stay in one order: their loss compares between steps and runs.
+    training = replace(encoder, captions=lambda caption: caption_variants(caption, config.data, config.seed))
+    examples = mixed(repeat(sources.training), sources.class_examples)
+    return training.encode(examples), encoder.encode(sources.held_out) if sources.held_out else None
 
 
 def _read_data(config: TrainConfig, reporter: Reporter) -> tuple[list[Example], list[Example], list[str]]:
     data = config.data
-    examples, skipped = check_images(find_examples(data.train_data_dir, data), skip_bad=data.skip_bad)
+    found = check_captions(scan(data.train_data_dir, data), data.train_data_dir, data)
+    examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad)
     if data.validation_data_dir is not None:
-        found = find_examples(data.validation_data_dir, data)
-        held_out, also_skipped = check_images(found, skip_bad=data.skip_bad)
+        held_out, also_skipped = check_images(find_examples(data.validation_data_dir, data), skip_bad=data.skip_bad)
         skipped += also_skipped
     else:
         examples, held_out = hold_out(examples, data.validation_fraction)
     if skipped:
         reporter.say(f"skipped {len(skipped)} pictures: {some_of(skipped)}")
-    reporter.say(f"{len(examples)} training pictures from {data.train_data_dir}, {len(held_out)} held out:")
+    for note in found.notes:
+        reporter.say(note)
+    rows = len(repeat(examples))
+    repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
+    reporter.say(f"{len(examples)} training pictures{repeats} from {data.train_data_dir}, {len(held_out)} held out:")
     for example in examples[:3]:
-        reporter.say(f"  {example.image.name}: {example.caption or '(no caption)'}")
+        reporter.say(f"  {example.name}: {example.caption or '(no caption)'}")
     return examples, held_out, skipped
 
 
-def _sizes(pipe: Any, denoiser: nn.Module, config: TrainConfig) -> tuple[int, list[Size]]:
-    """The resolution, and the sizes to train at."""
-    settings: Any = denoiser.config
-    multiple = pipe.vae_scale_factor * (getattr(settings, "patch_size", None) or 1)
+def training_sizes(vae_scale_factor: int, settings: Any, config: TrainConfig) -> tuple[int, list[Size]]:
+    """The resolution, and the sizes to train at.
+
+    Args:
+        vae_scale_factor: pixels a latent pixel.
+        settings: configuration of the denoiser.
+        config: of the run.
+
+    Raises:
+        FeraError: a size in the configuration does not fit the base.
+    """
+    multiple = vae_scale_factor * (getattr(settings, "patch_size", None) or 1)
     native = settings.sample_size
     data = config.data
-    resolution = data.resolution or (native if isinstance(native, int) else native[0]) * pipe.vae_scale_factor
+    resolution = data.resolution or (native if isinstance(native, int) else native[0]) * vae_scale_factor
     if resolution % multiple:
         raise FeraError(f"data.resolution is {resolution}, but this base needs a multiple of {multiple}")
     if not data.enable_bucket:

@@ -18,10 +18,10 @@ class Summary:
         revision: of the base.
         steps: optimizer steps.
         samples: training samples seen.
-        training_pictures: how many there were.
+        training_pictures: how many an epoch has: repeats and class pictures are counted.
         skipped_pictures: how many were left out because they cannot be read.
         parameters: trained ones.
-        kappa: of the adapter, as given or as chosen.
+        kappa: of the adapter, as given or as chosen; None for baselines.
         seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
         training_seconds: of all optimizer steps, over all starts of the run.
         samples_per_second: over these.
@@ -38,7 +38,7 @@ class Summary:
     training_pictures: int
     skipped_pictures: int
     parameters: int
-    kappa: float
+    kappa: float | None
     seconds: float
     training_seconds: float
     samples_per_second: float
@@ -81,7 +81,7 @@ def summarize(
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
         parameters=trained,
-        kappa=setup.bands.kappa,
+        kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),
         training_seconds=round(training_seconds, 2),
         samples_per_second=round(samples / max(training_seconds, 1e-9), 2),

@@ -9,12 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
-from peft import set_peft_model_state_dict
 from torch import Tensor
 
-from fera.checkpoint import open_adapter
 from fera.errors import FeraError
-from fera.pipelines import save_adapter, trace
 from fera.training.config import TrainConfig
 from fera.training.data import some_of
 from fera.training.draws import draw
@@ -22,8 +19,8 @@ from fera.training.objective import Losses, denoising_losses, loss_weights
 from fera.training.order import order_of
 from fera.training.parameters import adapter_off, build_optimizer
 from fera.training.randomness import mixed_seed
-from fera.training.reporting import Metrics, Reporter, in_words
-from fera.training.setup import ADAPTER_NAME, Setup
+from fera.training.reporting import Metrics, Reporter, collapse, in_words
+from fera.training.setup import Setup
 from fera.training.state import RunFolder, load_state
 from fera.training.summary import Summary, summarize
 from fera.training.validation import draw_samples, held_out_loss
@@ -68,6 +65,7 @@ class Trainer:
         self._held_out: dict[int, float] = {}
         self._rates = self._lr_scheduler.get_last_lr()
         self._words = ""
+        self._collapse_was_said = False
 
     def advance(self) -> None:
         """One optimizer step."""
@@ -98,16 +96,25 @@ class Trainer:
         batch = draw(setup.training, self._order, place, setup.process, self._config, accelerator.device)
         if self._config.adapter.lora_dropout > 0:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
-        with trace(setup.denoiser) as routings, accelerator.autocast():
-            losses = self._losses(batch.latents, batch.noise, batch.timesteps, batch.conditions)
-        self._count(losses, routings[-1].gates, batch.names)
+        with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
+            losses = self._losses(batch.latents, batch.noise, batch.timesteps, batch.conditions, batch.mask)
+        self._count(losses, routings[-1].gates if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
+        if batch.weights is not None:
+            weights = weights * batch.weights
         loss = (losses.denoising * weights).mean()
         if losses.consistency is not None:
             loss = loss + settings.consistency_weight * losses.consistency
         return loss
 
-    def _losses(self, latents: Tensor, noise: Tensor, timesteps: Tensor, conditions: dict[str, Tensor]) -> Losses:
+    def _losses(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        conditions: dict[str, Tensor],
+        mask: Tensor | None,
+    ) -> Losses:
         setup = self._setup
         adapted = setup.predictor(self._model, conditions)
         base = setup.predictor(setup.denoiser, conditions)
@@ -125,14 +132,15 @@ class Trainer:
             adapted,
             without_adapter if wants_base else None,
             setup.bands if wants_base else None,
+            mask,
         )
 
-    def _count(self, losses: Losses, gates: Tensor, names: list[str]) -> None:
+    def _count(self, losses: Losses, gates: Tensor | None, names: list[str]) -> None:
         """Add a forward to what is logged, over all processes, and stop if a loss is not finite."""
         denoising, consistency = losses.denoising.detach(), losses.consistency
         if self._accelerator.num_processes > 1:
             # As objects: batches of different buckets differ in length.
-            gates = torch.cat(gather_object([gates]))
+            gates = torch.cat(gather_object([gates])) if gates is not None else None
             denoising = torch.cat(gather_object([denoising.cpu()]))
             if consistency is not None:
                 consistency = self._accelerator.reduce(consistency.detach(), "mean")
@@ -159,9 +167,14 @@ class Trainer:
             speed = self._metrics.samples / max(self._window_seconds, 1e-9)
             averages = self._metrics.averages()
             rates = [float(f"{rate:.6g}") for rate in self._rates]
-            record = {"step": self.step, **averages, "lr": rates[0], "router_lr": rates[-1]}
+            record = {"step": self.step, **averages, "lr": rates[0]}
+            if "gates" in averages:
+                record["router_lr"] = rates[-1]
             self._reporter.write({**record, "samples_per_second": round(speed, 3)})
             self._words = in_words(averages, speed)
+            if (line := collapse(averages)) and not self._collapse_was_said:
+                self._collapse_was_said = True
+                self._reporter.say(f"step {self.step}: {line}")
             self._training_seconds += self._window_seconds
             self._metrics, self._window_seconds = Metrics(), 0.0
         self._reporter.advance("training", self.step, settings.steps, self._words)
@@ -207,7 +220,7 @@ class Trainer:
     def restore(self, checkpoint: Path) -> None:
         """Go back to a checkpoint."""
         state = load_state(checkpoint, self._config, self._setup.data_digest)
-        set_peft_model_state_dict(self._setup.denoiser, open_adapter(checkpoint / "adapter").tensors(), ADAPTER_NAME)
+        self._setup.adapter.restore(self._setup.denoiser, checkpoint / "adapter")
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self._accelerator.scaler is not None and state["scaler"] is not None:
@@ -239,7 +252,7 @@ class Trainer:
             self._save_adapter(self._run.adapter)
             self._run.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
         self._accelerator.wait_for_everyone()
-        self._reporter.say(f"adapter: {self._run.adapter}; load it with fera.load_adapter(pipe, ...)")
+        self._reporter.say(f"adapter: {self._run.adapter}; {self._setup.adapter.loading}")
         return summary
 
     def agree(self, flag: bool) -> bool:
@@ -256,4 +269,4 @@ class Trainer:
         return self._order.samples_before(forwards * self._accelerator.num_processes)
 
     def _save_adapter(self, folder: Path) -> None:
-        save_adapter(self._setup.pipe, folder, adapter_name=ADAPTER_NAME)
+        self._setup.adapter.save(self._setup.pipe, folder)

@@ -55,6 +55,7 @@ def held_out_loss(
                 noise.to(device),
                 timesteps[samples].to(device),
                 setup.predictor(setup.denoiser, conditions),
+                mask=batch.mask.to(device) if batch.mask is not None else None,
             )
             total += float(losses.denoising.sum())
     return total / count

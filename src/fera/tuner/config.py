@@ -6,9 +6,12 @@ from typing import Any, Literal
 from peft import LoraConfig, PeftConfig, PeftType
 
 from fera.errors import FeraError
+from fera.router_input import ROUTER_INPUTS
 from fera.tuner.schemes import as_scheme
 
 FORMAT_VERSION = 1
+
+ROUTERS = ("soft", "uniform", "rank_mask")
 
 # LoraConfig's settings that would bypass the gate, change the base's weights at the start, or need a layer of their
 # own. Each maps to the value that leaves it off.
@@ -44,6 +47,9 @@ class FeraConfig(LoraConfig):
         kappa: deviation of the finest Gaussian as a fraction of the latent's shorter side, in (0, 1]; "auto" leaves
             it to calibration on training latents, which comes before the adapter is put into a model.
         indicator: "bands", or "released" for adapters that were trained with the authors' released code.
+        router: "soft", the router of the paper; "uniform" or "rank_mask" (T-LoRA) to compare it with.
+        router_input: what the router reads: "shares" of the bands as in the paper, "log_shares", "log_energies",
+            "timestep", "shares+timestep" or "log_energies+timestep"; see `fera.router_input`.
         temperature: of the router's softmax, above 0.
         router_features: width of the router's hidden layer, at least 1.
         expert: config of another PEFT scheme, or a dict of it with its `peft_type`: then each expert is an adapter of
@@ -70,6 +76,10 @@ class FeraConfig(LoraConfig):
     )
     indicator: str = field(
         default="bands", metadata={"help": "How the bands are cut: 'bands', or 'released' as the released code does."}
+    )
+    router: str = field(default="soft", metadata={"help": "The router: 'soft', 'uniform' or 'rank_mask'."})
+    router_input: str = field(
+        default="shares", metadata={"help": f"What the router reads, one of: {', '.join(ROUTER_INPUTS)}."}
     )
     temperature: float = field(default=0.7, metadata={"help": "Temperature of the router's softmax."})
     router_features: int = field(default=64, metadata={"help": "Width of the router's hidden layer."})
@@ -139,6 +149,16 @@ class FeraConfig(LoraConfig):
             raise FeraError(f"lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
         if self.indicator not in ("bands", "released"):
             raise FeraError(f"indicator must be 'bands' or 'released', got {self.indicator!r}")
+        if self.router not in ROUTERS:
+            raise FeraError(f"router must be one of {', '.join(ROUTERS)}, got {self.router!r}")
+        if self.router_input not in ROUTER_INPUTS:
+            raise FeraError(f"router_input must be one of {', '.join(ROUTER_INPUTS)}, got {self.router_input!r}")
+        if self.router == "rank_mask" and self.router_input != "timestep":
+            raise FeraError("router='rank_mask' masks by the timestep; set router_input='timestep' with it")
+        if "energies" in self.router_input and self.indicator == "released":
+            raise FeraError(
+                f"router_input={self.router_input!r} needs indicator='bands'; the released one has shares alone"
+            )
         if self.component is not None and not (isinstance(self.component, str) and self.component):
             raise FeraError(f"component must be the name of a denoiser, got {self.component!r}")
         for name in ("rank_pattern", "alpha_pattern"):

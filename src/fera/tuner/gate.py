@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from fera.bands import FrequencyBands
 from fera.denoisers import CallReader
 from fera.errors import FeraError
+from fera.fixed_routers import RankMaskRouter, UniformRouter
 from fera.released import ReleasedBands
 from fera.router import SoftFrequencyRouter
+from fera.router_input import RouterInput
 from fera.tuner.config import FeraConfig
 
 Gates = dict[str, Tensor]
@@ -69,7 +71,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("router",)
-    other_param_names = ("bands",)
+    other_param_names = ("inputs",)
     # PEFT looks these up in the base layer, and there is none.
     weight = None  # type: ignore[assignment]
     bias = None  # type: ignore[assignment]
@@ -77,7 +79,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
         self.router = nn.ModuleDict()
-        self.bands: dict[str, FrequencyBands | ReleasedBands] = {}
+        self.inputs: dict[str, RouterInput] = {}
         self.merged_adapters = []
         self._disable_adapters = False
         self._active_adapter: list[str] = []
@@ -94,12 +96,12 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def add_adapter(self, adapter_name: str, config: FeraConfig, device: torch.device) -> None:
         """Give an adapter its bands and a fresh router, inactive and frozen until it is activated."""
-        bands = ReleasedBands if config.indicator == "released" else FrequencyBands
-        self.bands[adapter_name] = bands(config.num_bands, config.chosen_kappa)
-        router = SoftFrequencyRouter(config.num_bands, config.num_experts, config.router_features, config.temperature)
-        router.requires_grad_(False)
+        inputs = input_of(config)
+        self.inputs[adapter_name] = inputs
+        router = _router_of(config, inputs.size).requires_grad_(False)
         # On meta under `low_cpu_mem_usage`: PEFT gives it weights and a device when it loads them.
-        self.router[adapter_name] = router if router.hidden.weight.is_meta else router.to(device)
+        is_meta = any(parameter.is_meta for parameter in router.parameters())
+        self.router[adapter_name] = router if is_meta else router.to(device)
 
     def remove_hooks(self) -> None:
         """Stop routing the denoiser."""
@@ -157,10 +159,12 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         latent = self._reader.latent(denoiser, args, kwargs)
         gates = {}
         for name in names:
-            indicator = self.bands[name].indicator(latent)
-            gates[name] = self.router[name](indicator)
+            inputs = self.inputs[name]
+            level = self._reader.noise_level(args, kwargs, latent) if inputs.reads_timestep else None
+            gates[name] = self.router[name](inputs(latent, level))
             if self._traces:
-                self._record(name, self._reader.timestep(args, kwargs), indicator, gates[name])
+                timestep, indicator = self._reader.timestep(args, kwargs), inputs.bands.indicator(latent)
+                self._record(name, timestep, indicator, gates[name])
         self._set_gates(gates)
         if torch.is_grad_enabled() and getattr(denoiser, "is_gradient_checkpointing", False):
             self._carry_through_checkpoints(denoiser)
@@ -184,6 +188,21 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             function = getattr(module, "_gradient_checkpointing_func", None)
             if function is not None and not isinstance(function, _CarryGates):
                 setattr(module, "_gradient_checkpointing_func", _CarryGates(function, self))  # noqa: B010
+
+
+def input_of(config: FeraConfig) -> RouterInput:
+    """What the router of an adapter reads."""
+    bands = ReleasedBands if config.indicator == "released" else FrequencyBands
+    return RouterInput(config.router_input, bands(config.num_bands, config.chosen_kappa))
+
+
+def _router_of(config: FeraConfig, entries: int) -> nn.Module:
+    """A fresh router that reads so many entries."""
+    if config.router == "uniform":
+        return UniformRouter(config.num_experts)
+    if config.router == "rank_mask":
+        return RankMaskRouter(config.num_experts)
+    return SoftFrequencyRouter(entries, config.num_experts, config.router_features, config.temperature)
 
 
 class _CarryGates:

@@ -1,0 +1,63 @@
+"""`fera compare`."""
+
+import argparse
+from pathlib import Path
+
+from fera.errors import FeraError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("study", type=Path, metavar="STUDY.toml", help="methods, styles, seeds and what they share")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the runs")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="do the runs of these methods alone")
+    parser.add_argument("--max-runs", type=int, metavar="N", help="do at most N trainings, then report")
+    parser.add_argument("--overwrite", action="store_true", help="make runs again whose settings have changed")
+    parser.add_argument("--report-only", action="store_true", help="report what is finished, train nothing")
+    parser.add_argument("--collect", type=Path, metavar="FILE.json", help="write the results as one compact file too")
+    parser.add_argument(
+        "--from",
+        dest="collection",
+        type=Path,
+        metavar="FILE.json",
+        help="report the results of a file that --collect wrote; train nothing",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, evaluate, report."""
+    if arguments.max_runs is not None and arguments.max_runs < 1:
+        raise FeraError(f"--max-runs must be at least 1, got {arguments.max_runs}; --report-only trains nothing")
+
+    from rich.console import Console
+
+    from fera.commands.quiet import quiet_libraries
+    from fera.comparison import collect, read_collection, read_results, read_study
+    from fera.comparison.report import write_report
+    from fera.comparison.study import REPORT, near
+    from fera.comparison.working import Options, work
+
+    quiet_libraries()
+    study = read_study(arguments.study)
+    for name in arguments.only or ():
+        if name not in study.methods:
+            known = list(study.methods)
+            raise FeraError(f"--only {name}: the study's methods are {', '.join(known)}{near(name, known)}")
+    if not (arguments.report_only or arguments.collection):
+        progress = Console(stderr=True, highlight=False)
+        work(
+            study,
+            arguments.output,
+            Options(methods=arguments.only, max_runs=arguments.max_runs, overwrite=arguments.overwrite),
+            lambda line: progress.print(line, markup=False, soft_wrap=True),
+        )
+    if arguments.collection:
+        results = read_collection(arguments.collection, study)
+    else:
+        results = read_results(arguments.output, study)
+    if not results and not (arguments.report_only or arguments.collection):
+        return 0  # trials of learning rates alone
+    write_report(study, results, arguments.output / REPORT, Console(highlight=False))
+    if arguments.collect:
+        collect(results, study, arguments.collect)
+    return 0

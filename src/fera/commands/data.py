@@ -1,0 +1,149 @@
+"""`fera data`."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fera.commands.train import add_key_flags, key_flags
+
+if TYPE_CHECKING:
+    from fera.training.examine import DataReport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    about = "show how pictures would be trained on, what it would cost, and what is wrong with them"
+    check = actions.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False)
+    check.usage = "%(prog)s FOLDER|CONFIG.toml [--json] [--without-base] [--KEY VALUE ...]"
+    check.add_argument("target", type=Path, metavar="FOLDER|CONFIG.toml", help="pictures, or a training configuration")
+    check.add_argument("--json", action="store_true", help="print JSON, with the size that each picture is brought to")
+    check.add_argument("--without-base", action="store_true", help="do not load the base of a configuration: quicker")
+    add_key_flags(check)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check a data folder; 2 where training would refuse it."""
+    from fera.commands.quiet import quiet_libraries
+    from fera.training.settings import load_config
+
+    flags = key_flags(arguments)
+    is_config = arguments.target.suffix == ".toml"
+    with_base = not arguments.without_base and (is_config or "base" in flags)
+    if not is_config:
+        # What a check without a base or a run does not look at still has to be there.
+        flags = {"base": "none", "output_dir": "runs/check", "data.train_data_dir": str(arguments.target)} | flags
+    config = load_config(arguments.target if is_config else None, flags)
+
+    quiet_libraries()
+    import torch
+    from rich.console import Console
+
+    from fera.training.examine import examine
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with Console(stderr=True).status("looking at pictures"):
+        report = examine(config, device, with_base=with_base)
+    if arguments.json:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+    else:
+        _show(report, with_base=with_base)
+    return 2 if report.problems else 0
+
+
+def _show(report: "DataReport", *, with_base: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    _table(console, f"{report.folder}: {report.layout}", _counts(report))
+    if report.buckets:
+        _lines(console, "sizes (width x height), pictures an epoch:", report.buckets)
+    if report.samples:
+        captions = [f"{name}: {caption or '(no caption)'}" for name, caption in report.samples]
+        _lines(console, "captions as trained on:", captions)
+    if report.estimates is not None:
+        _table(console, f"estimates on {report.estimates.device}", _costs(report))
+    elif not with_base:
+        console.print("without a base, nothing is said about its tokens, memory and time: give --base")
+    _lines(console, "left alone:", report.notes)
+    _lines(console, "equal files:", [" = ".join(names[:6]) for names in report.duplicates[:20]])
+    _lines(console, "bad pictures:", report.bad[:50])
+    if report.problems:
+        _lines(console, "training would refuse:", report.problems, style="bold red")
+    else:
+        console.print("training would take this", style="green")
+
+
+def _counts(report: "DataReport") -> dict[str, str]:
+    from fera.training.examine import summary
+
+    rows = {
+        "pictures": str(report.pictures),
+        "an epoch": f"{report.rows} training pictures, repeats counted",
+        "held out": str(report.held_out) + summary(report.leaked).replace("(", "(also trained on: "),
+    }
+    if report.smallest and report.largest:
+        rows["smallest, largest"] = f"{_size(report.smallest)}, {_size(report.largest)}"
+    if report.class_pictures or report.class_pictures_to_draw:
+        rows["class pictures"] = f"{report.class_pictures}, and {report.class_pictures_to_draw} to draw"
+    if report.enlarged:
+        rows["enlarged"] = f"{len(report.enlarged)}{summary(report.enlarged)}"
+    if report.cropped:
+        rows["longer than 1:4"] = f"{len(report.cropped)}{summary(report.cropped)}"
+    if report.long_captions:
+        names = summary(report.long_captions)
+        rows["captions cut"] = f"{len(report.long_captions)} beyond {report.token_limit} tokens{names}"
+    return rows
+
+
+def _costs(report: "DataReport") -> dict[str, str]:
+    costs = report.estimates
+    assert costs is not None
+    return {
+        "cache on disk": f"{_bytes(costs.cache_bytes)}: {costs.latents} latents, {costs.captions} captions",
+        "trained parameters": f"{costs.trained_parameters:,}",
+        "memory": f"{_bytes(costs.memory_bytes)} for weights and optimizer, and activations on top",
+        "encoding": _duration(costs.encoding_seconds),
+        "training": f"{_duration(costs.training_seconds)}, {costs.step_seconds:.2g} s a step",
+    }
+
+
+def _table(console: Any, title: str, rows: dict[str, str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def _lines(console: Any, title: str, lines: list[str], style: str | None = None) -> None:
+    if lines:
+        console.print(title, style=style)
+        for line in lines:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.2g} s"
+    minutes = seconds / 60
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

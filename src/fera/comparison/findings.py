@@ -1,0 +1,249 @@
+"""What a study found: differences from the reference, and the tables that show them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from fera.comparison.results import Result
+from fera.comparison.statistics import Interval, check_paired, compare, losses
+from fera.comparison.study import Study
+
+QUARTER_NAMES = ("most noise", "much noise", "some noise", "least noise")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One method against the reference.
+
+    Args:
+        method: its name.
+        label: how tables call it.
+        runs: its results that have a partner in the reference, or all of the reference's own.
+        overall: difference of the loss, over styles, seeds and names; None for the reference.
+        by_style: the same in each style that both have.
+        by_quarter: in each quarter of the noise process, noise to clean.
+        by_band: of the loss in each frequency band, low to high.
+    """
+
+    method: str
+    label: str
+    runs: list[Result]
+    overall: Interval | None
+    by_style: dict[str, Interval]
+    by_quarter: list[Interval | None]
+    by_band: list[Interval | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Args:
+        title: what it shows.
+        columns: heads.
+        rows: of cells.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def to_markdown(self) -> str:
+        """As Markdown, with its title above."""
+        lines = [f"## {self.title}", "", _row(self.columns), _row(["---"] * len(self.columns))]
+        return "\n".join([*lines, *(_row(row) for row in self.rows)])
+
+
+def find_differences(study: Study, results: Sequence[Result]) -> list[Finding]:
+    """Compare every method that has results with the reference, in the study's order.
+
+    Raises:
+        FeraError: results of one style were evaluated on different samples.
+    """
+    check_paired(results)
+    return [
+        _finding(study, results, method)
+        for method in study.methods
+        if any(result.method == method for result in results)
+    ]
+
+
+def tables(study: Study, findings: Sequence[Finding]) -> list[Table]:
+    """All tables of a report."""
+    made = [overview(study, findings), _styles(study, findings), _places(findings), _metrics(findings)]
+    return [*made, _costs(findings), *_gates(findings)]
+
+
+def overview(study: Study, findings: Sequence[Finding]) -> Table:
+    """The table that says who is better."""
+    rows = []
+    for finding in findings:
+        first, interval = finding.runs[0], finding.overall
+        router = f" + {first.router_parameters:,}" if first.router_parameters else ""
+        loss = _mean([fmean(run.samples.losses) for run in finding.runs if run.samples])
+        rates = sorted({run.settings["train.learning_rate"] for run in finding.runs})
+        if interval is None:
+            verdict = ["reference", "", ""]
+        else:
+            verdict = [_interval(interval), f"{interval.wins} of {interval.runs}", _verdict(interval)]
+        sizes = f"{first.parameters:,}{router}"
+        rows.append(
+            [finding.label, sizes, ", ".join(f"{rate:g}" for rate in rates), str(len(finding.runs)), loss, *verdict]
+        )
+    title = f"Loss on test names, against {study.label(study.reference_method)}"
+    heads = ["method", "parameters", "learning rate", "runs", "loss", "difference x 1000, 95 %", "lower in", "so"]
+    return Table(title, heads, rows)
+
+
+def remarks(study: Study, findings: Sequence[Finding]) -> list[str]:
+    """What a reader must know beside the tables."""
+    lines = []
+    seeds = max((len({run.seed for run in finding.runs}) for finding in findings), default=0)
+    if seeds < 2:
+        lines.append(
+            "One seed only: how much training runs vary is unknown, so the intervals are too narrow and no difference "
+            "here is a finding."
+        )
+    wanted = len(study.seeds) * len(study.styles)
+    if short := [f"{finding.label} {len(finding.runs)}" for finding in findings if len(finding.runs) < wanted]:
+        lines.append(f"Unfinished: of {wanted} runs each there are {', '.join(short)}.")
+    absent = [study.label(method) for method in study.methods if method not in [one.method for one in findings]]
+    if absent:
+        lines.append(f"Without runs yet: {', '.join(absent)}.")
+    for finding in findings:
+        method = study.methods[finding.method]
+        if not method.matched:
+            lines.append(f"{finding.label} is not matched in size.{' ' + method.note if method.note else ''}")
+        elif method.note:
+            lines.append(f"{finding.label}: {method.note}")
+    return lines
+
+
+def _finding(study: Study, results: Sequence[Result], method: str) -> Finding:
+    reference = study.reference_method
+    has = {(run.style, run.seed) for run in results if run.method == reference}
+    runs = [run for run in results if run.method == method and ((run.style, run.seed) in has or not has)]
+    label = study.label(method)
+    if method == reference or not runs:
+        return Finding(method, label, runs or [run for run in results if run.method == method], None, {}, [], [])
+    styles = study.style_names
+
+    def difference(names: Sequence[str], quarter: int | None = None, band: int | None = None) -> Interval | None:
+        ours = losses(results, method, quarter, band)
+        return compare(results, ours, losses(results, reference, quarter, band), names)
+
+    bands = min((len(run.samples.bands[0]) for run in runs if run.samples), default=0)
+    by_style = {style: difference([style]) for style in styles}
+    return Finding(
+        method,
+        label,
+        runs,
+        difference(styles),
+        {style: interval for style, interval in by_style.items() if interval is not None},
+        [difference(styles, quarter=quarter) for quarter in range(len(QUARTER_NAMES))],
+        [difference(styles, band=band) for band in range(bands)],
+    )
+
+
+def _styles(study: Study, findings: Sequence[Finding]) -> Table:
+    compared = [finding for finding in findings if finding.overall is not None]
+    rows = [
+        [style, *(_interval(finding.by_style.get(style)) for finding in compared)]
+        for style in study.style_names
+        if any(style in finding.by_style for finding in compared)
+    ]
+    return Table("Difference x 1000 in each style", ["style", *(finding.label for finding in compared)], rows)
+
+
+def _places(findings: Sequence[Finding]) -> Table:
+    compared = [finding for finding in findings if finding.overall is not None]
+    rows = [
+        [name, *(_interval(finding.by_quarter[index]) for finding in compared)]
+        for index, name in enumerate(QUARTER_NAMES)
+    ]
+    bands = min((len(finding.by_band) for finding in compared), default=0)
+    rows += [
+        [f"band {band + 1} of {bands}", *(_interval(finding.by_band[band]) for finding in compared)]
+        for band in range(bands)
+    ]
+    heads = ["quarter of the noise process, or frequency band", *(finding.label for finding in compared)]
+    return Table("Difference x 1000 by noise and by frequency", heads, rows)
+
+
+def _metrics(findings: Sequence[Finding]) -> Table:
+    names = {
+        "fid": "FID",
+        "kid": "KID",
+        "sliced_wasserstein": "sliced Wasserstein",
+        "style_score": "style",
+        "concept_score": "concept",
+        "diversity_between_prompts": "diversity",
+    }
+    rows = [[finding.label, *(_metric(finding.runs, name) for name in names)] for finding in findings]
+    return Table("Pictures of test names (means over runs, deviation between runs)", ["method", *names.values()], rows)
+
+
+def _costs(findings: Sequence[Finding]) -> Table:
+    rows = []
+    for finding in findings:
+        runs = finding.runs
+        memory = [run.peak_memory_bytes / 1e6 for run in runs if run.peak_memory_bytes]
+        drawing = [run.seconds_per_generation_step for run in runs if run.seconds_per_generation_step]
+        rows.append(
+            [
+                finding.label,
+                _mean([run.seconds_per_training_step for run in runs]),
+                _mean(drawing),
+                _mean(memory, ".0f"),
+                _mean([run.adapter_bytes / 1e3 for run in runs], ",.0f"),
+            ]
+        )
+    heads = ["method", "s a training step", "s a drawing step", "peak memory, MB", "weights, kB"]
+    return Table("Costs (means over runs)", heads, rows)
+
+
+def _gates(findings: Sequence[Finding]) -> list[Table]:
+    rows = []
+    for finding in findings:
+        gates = [run.gates for run in finding.runs if run.gates]
+        for index, name in enumerate(QUARTER_NAMES if gates else ()):
+            quarters = [run[index] for run in gates if run[index]["samples"]]
+            if quarters:
+                use = [fmean(shares) for shares in zip(*(sorted(one["use"])[::-1] for one in quarters), strict=True)]
+                entropies = _mean([one["entropy"] for one in quarters], ".2f")
+                rows.append([finding.label, name, " ".join(f"{share:.2f}" for share in use), entropies])
+    heads = ["method", "quarter", "use of the experts, most used first", "entropy of a gate"]
+    return [Table("Gates", heads, rows)] if rows else []
+
+
+def _metric(runs: Sequence[Result], name: str) -> str:
+    values: list[Any] = [run.metrics.get(name) for run in runs]
+    numbers = [fmean(value.values()) if isinstance(value, dict) else value for value in values if value is not None]
+    if not numbers:
+        return "–"
+    mean = fmean(numbers)
+    spread = (sum((number - mean) ** 2 for number in numbers) / max(len(numbers) - 1, 1)) ** 0.5
+    return f"{mean:.3g} ± {spread:.2g}" if len(numbers) > 1 else f"{mean:.3g}"
+
+
+def _verdict(interval: Interval) -> str:
+    if interval.seeds < 2:
+        return "one seed: no claim"
+    if not interval.is_clear:
+        return "no clear difference"
+    return "better" if interval.high < 0 else "worse"
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{1000 * interval.mean:+.2f} [{1000 * interval.low:+.2f}, {1000 * interval.high:+.2f}]"
+
+
+def _mean(values: Sequence[float], form: str = ".4f") -> str:
+    return format(fmean(values), form) if values else "–"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

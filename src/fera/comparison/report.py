@@ -1,0 +1,76 @@
+"""The report of a study: tables and plots in a folder, the main table on the console."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from fera.comparison.findings import Finding, find_differences, overview, remarks, tables
+from fera.comparison.plots import plot_differences, plot_places
+from fera.comparison.results import Result
+from fera.comparison.study import Study
+from fera.comparison.working import rates_at_the_edge
+from fera.errors import FeraError
+
+
+def write_report(study: Study, results: Sequence[Result], folder: Path, console: Console) -> None:
+    """Write `comparison.md` and its plots, and print the main table.
+
+    Args:
+        study: the study.
+        results: its runs, finished or not.
+        folder: made if missing.
+        console: gets the table.
+
+    Raises:
+        FeraError: there are no results, they do not pair, or the folder cannot be written.
+    """
+    if not results:
+        raise FeraError(f"study {study.name} has no finished runs to report")
+    findings = find_differences(study, results)
+    notes = remarks(study, findings) + rates_at_the_edge(study, results)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _plot(study, findings, folder)
+        (folder / "comparison.md").write_text(_markdown(study, findings, notes), encoding="utf-8")
+    except OSError as error:
+        raise FeraError(f"cannot write to {folder}: {error.strerror}") from error
+    console.print(_rich(study, findings))
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"report: {folder / 'comparison.md'}", markup=False, soft_wrap=True)
+
+
+def _plot(study: Study, findings: Sequence[Finding], folder: Path) -> None:
+    if any(finding.overall is not None for finding in findings):
+        reference = study.label(study.reference_method)
+        plot_differences(findings, reference, folder / "differences.png")
+        plot_places(findings, reference, folder / "by-noise-and-band.png")
+
+
+def _markdown(study: Study, findings: Sequence[Finding], notes: Sequence[str]) -> str:
+    machines = sorted({f"{run.hardware['cpu']}, {run.hardware['device']}" for one in findings for run in one.runs})
+    commits = sorted({str(run.code["commit"] or run.code["fera"])[:12] for one in findings for run in one.runs})
+    parts = [
+        f"# Study {study.name}",
+        f"Base {study.base}; styles {', '.join(study.style_names)}; seeds {', '.join(map(str, study.seeds))}. "
+        f"Code {', '.join(commits)}. Machines: {'; '.join(machines)}. docs/comparison.md says how to read this.",
+    ]
+    if notes:
+        parts.append("\n".join(f"- {note}" for note in notes))
+    parts += [table.to_markdown() for table in tables(study, findings)]
+    if any(finding.overall is not None for finding in findings):
+        parts.append("![Differences](differences.png)")
+        parts.append("![Differences by noise and frequency band](by-noise-and-band.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _rich(study: Study, findings: Sequence[Finding]) -> RichTable:
+    content = overview(study, findings)
+    table = RichTable(title=content.title, title_justify="left")
+    for index, head in enumerate(content.columns):
+        table.add_column(head, justify="left" if index in (0, 7) else "right", overflow="fold")
+    for row in content.rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,158 @@
+"""Fresh pictures for a report: the base against the adapted base, same prompts and seeds, with the gates traced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fera.analysis.curves import RoutingCurves, routing_curves
+from fera.errors import FeraError
+from fera.generation import generate
+from fera.report.folder import Run
+from fera.training.config import TrainConfig
+
+# A row of a laptop's screen holds about as many.
+MOST_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw; what is left out is as the run's [validation] has it.
+
+    Args:
+        prompts: what to draw; the run's own prompts where there are none.
+        base: where the base is, if not where the run says.
+        seed: of the first picture, counting up from there.
+        steps: denoising steps.
+        guidance_scale: strength of guidance.
+        device: where to draw; the fastest there is when left out.
+    """
+
+    prompts: Sequence[str] = ()
+    base: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of the base and of the adapted base.
+
+    Args:
+        prompts: of the pictures.
+        base: pictures of the base, one a prompt.
+        adapted: pictures with the adapter, likewise.
+        curves: gates and band shares along the denoising steps.
+        made: how they were drawn, in words.
+    """
+
+    prompts: list[str]
+    base: list[Image.Image]
+    adapted: list[Image.Image]
+    curves: list[RoutingCurves] = field(default_factory=list)
+    made: str = ""
+
+
+def draw_pictures(run: Run, sampling: Sampling, console: Console) -> Drawn:
+    """Draw the base and the adapted base.
+
+    Args:
+        run: with an adapter, routed or plain, or a fine-tuned denoiser.
+        sampling: what and how.
+        console: shows how far it is.
+
+    Raises:
+        FeraError: there is nothing to draw with, or the base or the adapter cannot be loaded.
+    """
+    # diffusers takes seconds to import, and a page without fresh pictures does without it.
+    from fera.bases import load_base
+    from fera.components import denoisers
+    from fera.training.adapters import adapter_of
+
+    config, folder, prompts = _check(run, sampling)
+    settings = _settings(config, sampling)
+    base = sampling.base or config.base
+    pipe = load_base(base, revision=None if sampling.base else config.revision)
+    _move(pipe, sampling.device)
+    before = _draw(pipe, prompts, settings, "base", console)
+    adapter = adapter_of(config.adapter)
+    adapter.load(pipe, folder)
+    _move(pipe, sampling.device)
+    with adapter.routings(next(iter(denoisers(pipe).values()))) as routings:
+        after = _draw(pipe, prompts, settings, "adapted", console)
+    made = (
+        f"{settings['num_inference_steps']} denoising steps, guidance {settings['guidance_scale']:g}, seeds from "
+        f"{settings['seed']}; the base is {base}"
+    )
+    return Drawn(prompts, before, after, routing_curves(routings), made)
+
+
+def run_prompts(run: Run) -> list[str]:
+    """What to draw for a run: its validation prompts, those of its demo, or captions it has not been trained on."""
+    told = run.summary.get("prompts")
+    candidates = (
+        run.config.validation.prompts if run.config else [],
+        [prompt for prompt in told if isinstance(prompt, str)] if isinstance(told, list) else [],
+        [example.caption for example in run.pictures.held_out if example.caption],
+        [example.caption for example in run.pictures.training if example.caption],
+    )
+    prompts = next((list(some) for some in candidates if some), [])
+    return list(dict.fromkeys(prompts))[:MOST_PROMPTS]
+
+
+def _check(run: Run, sampling: Sampling) -> tuple[TrainConfig, Path, list[str]]:
+    """What drawing needs: the configuration, the adapter's folder, prompts.
+
+    Raises:
+        FeraError: something is missing.
+    """
+    if run.config is None:
+        raise FeraError("without a configuration there is no saying what to draw with")
+    if run.adapter_path is None:
+        raise FeraError("there is no adapter to draw with")
+    prompts = list(sampling.prompts) or run_prompts(run)
+    if not prompts:
+        raise FeraError("the run has no prompts and no captions; give --prompts")
+    return run.config, run.adapter_path, prompts
+
+
+def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
+    """Arguments of `generate`: as asked for, else as the run's previews."""
+    validation, resolution = config.validation, config.data.resolution
+    return {
+        "seed": validation.seed if sampling.seed is None else sampling.seed,
+        "num_inference_steps": validation.num_inference_steps if sampling.steps is None else sampling.steps,
+        "guidance_scale": validation.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale,
+        "negative_prompt": validation.negative_prompt,
+        "height": resolution,
+        "width": resolution,
+    }
+
+
+def _draw(
+    pipe: Any, prompts: Sequence[str], settings: dict[str, Any], label: str, console: Console
+) -> list[Image.Image]:
+    columns = (TextColumn("drawing {task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        return generate(
+            pipe,
+            prompts,
+            **settings,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+def _move(pipe: Any, device: str | None) -> None:
+    fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        pipe.to(device or fastest)
+    except (RuntimeError, AssertionError) as error:
+        raise FeraError(f"--device {device or fastest}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,111 @@
+"""Class pictures: what the base draws already, trained on beside the subject so that it is not forgotten.
+
+As in DreamBooth (Ruiz et al., arXiv 2208.12242, section 3.2), prior preservation. Half of what a run sees are class
+pictures; the loss on them has a weight of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fera.errors import FeraError
+from fera.training.config import DataConfig, TrainConfig
+from fera.training.data import check_images
+from fera.training.examples import Example
+from fera.training.layouts import find_examples
+from fera.training.layouts.files import images_below
+from fera.training.reporting import Reporter
+
+_BATCH = 4
+
+
+def prepare_class_images(
+    pipe: Any, config: TrainConfig, resolution: int, device: torch.device, reporter: Reporter
+) -> tuple[list[Example], list[str]]:
+    """Find class pictures, and draw with the base what is missing of `num_class_images`.
+
+    Args:
+        pipe: the base, on the CPU and without an adapter.
+        config: of the run.
+        resolution: side of pictures to draw, in pixels.
+        device: where to draw.
+        reporter: hears what is drawn.
+
+    Returns:
+        Class examples with their digests and weight, and a line about each picture left out; none and nothing where no
+        `class_data_dir` is set.
+
+    Raises:
+        FeraError: the folder cannot be used or written, or it is the training folder.
+    """
+    folder = config.data.class_data_dir
+    if folder is None:
+        return [], []
+    if folder.resolve() == config.data.train_data_dir.resolve():
+        raise FeraError(f"data.class_data_dir is the training folder, {folder}; class pictures need one of their own")
+    missing = config.data.num_class_images - count_class_images(folder)
+    if missing > 0:
+        reporter.say(f"drawing {missing} class pictures into {folder}: {config.data.class_prompt}")
+        try:
+            _draw(pipe, config, folder, missing, resolution, device, reporter)
+        except OSError as error:
+            raise FeraError(f"cannot write to data.class_data_dir {folder}: {error.strerror or error}") from error
+    settings = class_settings(config.data)
+    examples, skipped = check_images(find_examples(folder, settings), skip_bad=settings.skip_bad)
+    reporter.say(f"{len(examples)} class pictures from {folder}, loss weight {config.data.prior_loss_weight:g}")
+    return [replace(example, weight=config.data.prior_loss_weight) for example in examples], skipped
+
+
+def class_settings(data: DataConfig) -> DataConfig:
+    """How class pictures are read: with their own prompt, and without the trigger word."""
+    return data.model_copy(update={"instance_prompt": data.class_prompt, "trigger_word": None})
+
+
+def count_class_images(folder: Path) -> int:
+    """Pictures that are there already."""
+    return sum(1 for _ in images_below(folder)) if folder.is_dir() else 0
+
+
+def mixed(examples: Sequence[Example], class_examples: Sequence[Example]) -> list[Example]:
+    """Both, equally often: the shorter list is repeated to the length of the longer one."""
+    if not class_examples:
+        return list(examples)
+    count = max(len(examples), len(class_examples))
+    return [pictures[index % len(pictures)] for pictures in (examples, class_examples) for index in range(count)]
+
+
+def _draw(
+    pipe: Any,
+    config: TrainConfig,
+    folder: Path,
+    missing: int,
+    resolution: int,
+    device: torch.device,
+    reporter: Reporter,
+) -> None:
+    from fera.generation import generate, save_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    prompt = str(config.data.class_prompt)
+    settings = config.validation
+    pipe.to(device)
+    first = config.data.num_class_images - missing
+    for start in range(first, config.data.num_class_images, _BATCH):
+        count = min(_BATCH, config.data.num_class_images - start)
+        images = generate(
+            pipe,
+            [prompt] * count,
+            seed=config.seed + start,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            height=resolution,
+            width=resolution,
+            batch_size=count,
+        )
+        for index, image in enumerate(images, start=start):
+            save_image(image, folder / f"class-{index:05d}.png", {"prompt": prompt, "seed": config.seed + index})
+        reporter.advance("class pictures", start + count - first, missing)
+    pipe.to("cpu")

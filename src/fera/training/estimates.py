@@ -1,0 +1,133 @@
+"""What a run will cost, before it runs: sizes are counted, times are extrapolated from one timed call each."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fera.pipelines import denoisers
+from fera.training.adapters import adapter_of
+from fera.training.buckets import Size
+from fera.training.calibrating import with_kappa
+from fera.training.captions import caption_variants
+from fera.training.config import TrainConfig
+from fera.training.examples import Example
+from fera.training.families import family_of
+
+# A backward pass costs about two forwards.
+_FORWARDS_A_STEP = 3
+# Weight, gradient and AdamW's two moments, in float32.
+_BYTES_A_TRAINED_PARAMETER = 16
+_HEADER_BYTES = 100
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a run will cost on the machine that asked.
+
+    Args:
+        device: where it was timed.
+        latents: files of latents, one a picture and mirroring.
+        captions: different captions to encode, all orders of tags and the empty one.
+        cache_bytes: of all of these on disk.
+        trained_parameters: of the adapter.
+        memory_bytes: weights, and the adapter with its gradients and optimizer; activations come on top and grow with
+            batch and picture size.
+        encoding_seconds: of an empty cache.
+        step_seconds: of one optimizer step.
+        training_seconds: of all steps; without pictures and held-out losses along the way.
+    """
+
+    device: str
+    latents: int
+    captions: int
+    cache_bytes: int
+    trained_parameters: int
+    memory_bytes: int
+    encoding_seconds: float
+    step_seconds: float
+    training_seconds: float
+
+
+@torch.no_grad()
+def estimate(
+    pipe: Any, config: TrainConfig, examples: Sequence[Example], sizes: Sequence[Size], device: torch.device
+) -> Estimates:
+    """Estimate what a run will cost. The pipeline gets a fresh adapter and is not to be used afterwards.
+
+    Args:
+        pipe: the base, as for training.
+        config: of the run.
+        examples: all that it trains on or holds out, each once.
+        sizes: width and height in pixels that each is brought to.
+        device: where to time.
+    """
+    family = family_of(pipe)
+    denoiser: Any = next(iter(denoisers(pipe).values()))
+    settings = config.train
+    encoders: list[nn.Module] = [
+        part
+        for part in (getattr(pipe, name) for name in ("vae", *family.text_components))
+        if isinstance(part, nn.Module)
+    ]
+    for part in (*encoders, denoiser):
+        part.to(device)
+    width, height = Counter(sizes).most_common(1)[0][0]
+    pixels = torch.zeros(1, 3, height, width, device=device, dtype=pipe.vae.dtype)
+    latent = pipe.vae.encode(pixels).latent_dist.mean.float()
+    conditions = family.encode(pipe, ["a picture"], device)
+    batch = min(settings.batch_size, max(1, len(examples)))
+    noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
+    timesteps = torch.full((batch,), 500, device=device)
+    together = {key: value.expand(batch, *value.shape[1:]) for key, value in conditions.items()}
+
+    encode_seconds = _timed(lambda: pipe.vae.encode(pixels), device)
+    caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
+    forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
+    forwards = _FORWARDS_A_STEP + (settings.consistency_weight > 0) + settings.gradient_checkpointing
+    step_seconds = forward_seconds * forwards * settings.gradient_accumulation_steps * settings.batch_size / batch
+
+    different = {(example.digest, size): size for example, size in zip(examples, sizes, strict=True)}
+    mirrorings = 2 if config.data.random_flip else 1
+    area = latent[0].numel() / (width * height)
+    masks = 1 / latent.shape[1] if any(example.mask for example in examples) else 0
+    latent_bytes = sum(int(w * h * area * 4 * (1 + masks)) + _HEADER_BYTES for w, h in different.values()) * mirrorings
+    captions = {text for example in examples for text in caption_variants(example.caption, config.data, config.seed)}
+    caption_bytes = sum(value[0].nbytes for value in conditions.values()) + _HEADER_BYTES
+
+    with torch.enable_grad():
+        adapter_of(with_kappa(config, 1 / 128).adapter).add(denoiser)  # where it is still "auto", it counts the same
+    trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
+    # Encoders go before training begins, unless pictures are drawn along the way.
+    encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
+    training_bytes = frozen + _BYTES_A_TRAINED_PARAMETER * trained
+    return Estimates(
+        device=str(device),
+        latents=len(different) * mirrorings,
+        captions=len(captions | {""}),
+        cache_bytes=latent_bytes + len(captions | {""}) * caption_bytes,
+        trained_parameters=trained,
+        memory_bytes=training_bytes + encoder_bytes
+        if config.validation.prompts
+        else max(training_bytes, encoder_bytes),
+        encoding_seconds=encode_seconds * len(different) * mirrorings + caption_seconds * len(captions | {""}),
+        step_seconds=step_seconds,
+        training_seconds=step_seconds * settings.steps,
+    )
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the second call; the first sets things up."""
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

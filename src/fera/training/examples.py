@@ -1,0 +1,47 @@
+"""A picture with its caption, as the layouts find it and the cache encodes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and its caption.
+
+    Args:
+        image: path of the picture.
+        caption: its caption as trained on; empty where it has none.
+        digest: SHA-256 of the file, once it has been read.
+        size: width and height in pixels, upright, once it has been read.
+        name: how it is called in messages, unique in its folder; the file's name when left out.
+        repeats: how often an epoch sees it, at least 1.
+        weight: of its loss.
+        mask: where its loss counts: a greyscale picture, the picture itself for its opacity, or None for all of it.
+        mask_digest: SHA-256 of the mask's file, once it has been read.
+    """
+
+    image: Path
+    caption: str
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    name: str = ""
+    repeats: int = 1
+    weight: float = 1.0
+    mask: Path | None = None
+    mask_digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.image.name)
+
+
+def repeat(examples: Sequence[Example]) -> list[Example]:
+    """Each example as often as an epoch sees it."""
+    return [example for example in examples for _ in range(example.repeats)]
+
+
+def some_of(names: Sequence[str], limit: int = 5) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

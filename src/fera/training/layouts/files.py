@@ -1,0 +1,102 @@
+"""Files of a data folder, which may come from a stranger: what may be opened, and how much of it is read."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from fera.errors import FeraError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+CAPTION_SUFFIXES = (".txt", ".caption")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+
+_CAPTION_BYTES = 2**20
+_METADATA_BYTES = 2**28
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is a file that is called like a picture, and not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Pictures that lie in a folder itself, by name."""
+    return sorted(path for path in folder.iterdir() if is_image(path))
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Pictures in a folder and in the folders below it; hidden folders and linked ones are passed over."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if not path.is_symlink() and not path.name.startswith("."):
+                yield from images_below(path)
+        elif is_image(path):
+            yield path
+
+
+def check_inside(path: Path, folder: Path, *, follow_symlinks: bool) -> Path:
+    """A file of a data folder, if it may be opened.
+
+    Args:
+        path: the file, found in the folder or named by its metadata.
+        folder: the data folder, itself a link or not.
+        follow_symlinks: allow links that lead out of the folder.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FeraError: its name would disturb a terminal, or it is a link that leads out of the folder.
+    """
+    if _CONTROL.search(path.name):
+        raise FeraError(f"a file in {folder} has control characters in its name, {path.name!r}; rename it")
+    try:
+        leaves = not follow_symlinks and not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise FeraError(f"{path} cannot be followed: {error}") from error
+    if leaves:
+        raise FeraError(
+            f"{path} is a link to {path.resolve()}, outside of the data folder {folder}. Copy the file, or set "
+            "data.follow_symlinks if you trust this folder"
+        )
+    return path
+
+
+def named_file(name: str, folder: Path, where: str) -> Path:
+    """The file that a row of metadata names.
+
+    Args:
+        name: relative to the folder, with / between folders.
+        folder: the data folder.
+        where: the row, for messages.
+
+    Raises:
+        FeraError: the name is absolute, leads out of the folder by `..`, or is no name.
+    """
+    parts = PurePosixPath(name).parts
+    # A drive or a backslash path would be absolute on another system.
+    is_absolute = name.startswith(("/", "\\")) or bool(PureWindowsPath(name).drive)
+    if is_absolute or ".." in parts or ".." in PureWindowsPath(name).parts:
+        raise FeraError(f"{where} names {name!r}, which leads out of the data folder; use paths inside it")
+    if not parts or _CONTROL.search(name):
+        raise FeraError(f"{where} names {name!r}, which is no file name")
+    return folder.joinpath(*parts)
+
+
+def read_text(path: Path, what: str) -> str:
+    """Text of a caption or metadata file.
+
+    Raises:
+        FeraError: it is too large, cannot be read, or is not UTF-8.
+    """
+    limit = _METADATA_BYTES if path.name in METADATA_NAMES else _CAPTION_BYTES
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise FeraError(f"{what} {path} has {size:,} bytes, more than {limit:,}; is it what it should be?")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise FeraError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise FeraError(f"{what} {path} is not UTF-8 text") from None

@@ -1,0 +1,99 @@
+"""Class pictures beside the subject's: drawn where missing, mixed evenly, weighted."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import log_of, run_config
+
+from fera import FeraError
+from fera.cli import main
+from fera.training import to_toml, train
+from fera.training.class_images import mixed
+from fera.training.examples import Example
+from fera.training.trainer import Trainer
+
+
+def test_both_are_seen_equally_often():
+    subject, others = [Example(name, "") for name in map(path, "abc")], [Example(name, "") for name in map(path, "xy")]
+    names = [example.name for example in mixed(subject, others)]
+    assert sorted(names) == ["a", "b", "c", "x", "x", "y"]
+    assert sorted(example.name for example in mixed(others, subject)) == ["a", "b", "c", "x", "x", "y"]
+    assert mixed(subject, []) == subject
+
+
+def path(name):
+    from pathlib import Path
+
+    return Path(name)
+
+
+@pytest.fixture
+def configure(tiny_sd_dir, image_folder, tmp_path):
+    def make(name="run", data=None, **train_settings):
+        settings = {
+            "class_data_dir": tmp_path / "class",
+            "class_prompt": "a blue house",
+            "num_class_images": 5,
+            "prior_loss_weight": 0.5,
+        }
+        return run_config(
+            tiny_sd_dir,
+            image_folder,
+            tmp_path / name,
+            data=settings | (data or {}),
+            train={"steps": 4, "caption_dropout": 0.3} | train_settings,
+            validation={"num_inference_steps": 2},
+        )
+
+    return make
+
+
+def test_missing_ones_are_drawn_and_half_of_what_is_seen(configure, tmp_path, monkeypatch):
+    weights = []
+    losses = Trainer._losses
+
+    def spy(self, latents, *others):
+        found = losses(self, latents, *others)
+        weights.append(len(latents))
+        return found
+
+    monkeypatch.setattr(Trainer, "_losses", spy)
+    config = configure()
+    summary = train(config)
+    drawn = sorted((tmp_path / "class").iterdir())
+    assert [picture.name for picture in drawn] == [f"class-{number:05d}.png" for number in range(5)]
+    assert summary.training_pictures == 10 and len(log_of(config, "loss")) == 4
+    # They stay; one that was removed is drawn again, and no other.
+    before = {picture: picture.stat().st_mtime_ns for picture in drawn}
+    drawn[-1].unlink()
+    train(configure("again"))
+    assert {p: p.stat().st_mtime_ns for p in drawn[:-1]} == {p: before[p] for p in drawn[:-1]} and drawn[-1].exists()
+
+
+def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch):
+    data = {"shuffle_caption": True, "trigger_word": "w", "random_flip": True}
+    straight, stopped = (configure(name, data, checkpointing_steps=1) for name in ("straight", "stopped"))
+    train(straight)
+    advance = Trainer.advance
+
+    def stop(self):
+        if self.step == 2:
+            raise RuntimeError("power cut")
+        advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", stop)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(stopped)
+    train(stopped, resume=True)
+    one, other = (load_file(run.output_dir / "adapter/adapter_model.safetensors") for run in (straight, stopped))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_cannot_work(configure, tmp_path, image_folder, capsys):
+    with pytest.raises(FeraError, match="class_data_dir is the training folder"):
+        train(configure(data={"class_data_dir": image_folder}))
+    config = configure(data={"num_class_images": 0})
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert main(["train", str(tmp_path / "config.toml")]) == 2
+    assert "class does not exist" in capsys.readouterr().err
