@@ -17,7 +17,7 @@ from peft import get_peft_model
 from PIL import Image
 from torch import Tensor
 
-from fera import FeraConfig, FrequencyBands, demo, frequency_energy_consistency
+from fera import FeraConfig, FrequencyBands, demo, frequency_energy_consistency, start_router
 
 
 def main(steps: int = 100, output: str = "runs/loop", style: str = "twemoji", batch_size: int = 8) -> list[float]:
@@ -37,22 +37,22 @@ def main(steps: int = 100, output: str = "runs/loop", style: str = "twemoji", ba
     latents, texts = encode(pipe, style)
 
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    model = get_peft_model(pipe.unet, FeraConfig(r=4, num_experts=3, num_bands=3, target_modules=targets))
+    config = FeraConfig(r=4, num_experts=3, num_bands=3, router_input="shares+timestep", target_modules=targets)
+    model = get_peft_model(pipe.unet, config)
     model.print_trainable_parameters()
+    noisy, sigma, _ = noised(latents)
+    start_router(model, noisy, sigma)  # experts for parts of the denoising, from the first step
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
     bands = FrequencyBands(num_bands=3)
 
     losses = []
     for step in range(steps):
         rows = torch.randint(len(latents), (batch_size,))
-        clean, text = latents[rows], texts[rows]
-        noise = torch.randn_like(clean)
-        sigma = torch.sigmoid(torch.randn(batch_size))
-        noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1))
+        text = texts[rows]
+        noisy, sigma, target = noised(latents[rows])
         with torch.no_grad(), model.disable_adapter():
             reference = model(noisy, 1000 * sigma, text).sample
         prediction = model(noisy, 1000 * sigma, text).sample  # routed by `noisy`, without being told
-        target = noise - clean
         consistency = frequency_energy_consistency(reference, prediction, target, bands)
         loss = torch.nn.functional.mse_loss(prediction, target) + 0.1 * consistency
         loss.backward()
@@ -63,6 +63,13 @@ def main(steps: int = 100, output: str = "runs/loop", style: str = "twemoji", ba
             print(f"step {step}: loss {loss.item():.4f}")
     model.save_pretrained(output)
     return losses
+
+
+def noised(clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents (N, C, H, W) at random noise levels, these levels (N,), and what the base should predict of them."""
+    noise = torch.randn_like(clean)
+    sigma = torch.sigmoid(torch.randn(len(clean)))
+    return torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1)), sigma, noise - clean
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ def test_the_bundled_judge_tells_styles_and_concepts_apart():
     captions = {"red heart", "cat", "rocket", "banana", "crab", "fox", "snowman", "guitar"}
     for style in ("fluent-emoji-high-contrast", "twemoji"):
         found = list(_bundled(style, captions))
-        assert len(found) >= 5
+        assert len(found) >= 4
         look = judge.look(PixelSet([image for _, image in found], (64, 64)))
         assert judge.style_of(look)[0] == style
         gallery = other_styles_gallery(judge, captions, style)

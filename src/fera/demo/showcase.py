@@ -127,7 +127,6 @@ def demo_config(output: Path, style: str, steps: int) -> TrainConfig:
             steps=steps,
             batch_size=16,
             learning_rate=2e-3,
-            router_learning_rate=3e-4,  # at the experts' rate the router soon answers with one expert alone
             lr_scheduler="cosine",
             lr_warmup_steps=min(20, steps),
             caption_dropout=0.1,

@@ -16,7 +16,7 @@ from fera.evaluation.pixels import resized
 
 _FORMAT = "fera-judge-1"
 _BATCH = 128
-_SURE = 0.5  # mean probability of a style from which on a folder is said to have it
+_SURE = 0.3  # mean probability of a style from which on a folder may have it; sets that look alike share theirs
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Judge:
         styles: names of the S styles.
         feature_mean: of each style's features, shape (S, 224).
         feature_std: shape (S, 224), above 0.
-        feature_reach: distance from a style's mean, in deviations, within which its pictures lie; shape (S,).
+        feature_reach: distance from a style's mean, in deviations, that the median of its pictures does not exceed;
+            shape (S,).
         name: with a hash of the weights, for records.
     """
 
