@@ -20,6 +20,7 @@ from fera.evaluation.results import Evaluation, Picture
 from fera.evaluation.settings import EvaluationSettings
 from fera.training.config import DataConfig
 from fera.training.data import Example, check_images, find_examples
+from fera.training.families import native_resolution, size_multiple
 
 _DRAWN_METRICS = (
     "fid",
@@ -196,6 +197,7 @@ def _with_judgement(
         pictures=tuple(pictures),
         style=style,
         style_score=sum(scores) / len(scores),
+        style_score_real=float(real.styles[:, judge.styles.index(style)].mean()),
         style_shares=dict(zip(judge.styles, generated.styles.mean(dim=0).tolist(), strict=True)),
         concept_score=mean_reciprocal(ranks),
         concept_top1=share_within(ranks, 1),
@@ -248,10 +250,7 @@ def _size(pipe: Any, settings: EvaluationSettings) -> tuple[int, int]:
     """Width and height of the pictures."""
     if getattr(pipe, "vae", None) is None:
         raise FeraError(f"{type(pipe).__name__} has no autoencoder, which an evaluation needs; load the whole pipeline")
-    denoiser: Any = next(iter(denoisers(pipe).values()))
-    native = denoiser.config.sample_size
-    multiple = pipe.vae_scale_factor * (getattr(denoiser.config, "patch_size", None) or 1)
-    side = settings.resolution or (native if isinstance(native, int) else native[0]) * pipe.vae_scale_factor
+    multiple, side = size_multiple(pipe), settings.resolution or native_resolution(pipe)
     if side % multiple:
         raise FeraError(f"resolution is {side}, but this base needs a multiple of {multiple}")
     return side, side

@@ -72,6 +72,7 @@ class Evaluation:
             0 is best.
         style: the style that the judge finds the folder's real pictures to have.
         style_score: mean probability that a generated picture has the folder's style, 0 to 1.
+        style_score_real: the same of the folder's real pictures: what a perfect imitation would reach.
         style_shares: mean probability of every style that the judge knows; they sum to 1.
         concept_score: mean of 1 / rank of the right picture among the folder's real ones, 0 to 1.
         concept_top1: how often it comes first.
@@ -99,6 +100,7 @@ class Evaluation:
     sliced_wasserstein: dict[str, float] | None = None
     style: str | None = None
     style_score: float | None = None
+    style_score_real: float | None = None
     style_shares: dict[str, float] | None = None
     concept_score: float | None = None
     concept_top1: float | None = None

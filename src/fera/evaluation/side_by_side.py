@@ -118,6 +118,7 @@ _ROWS: list[tuple[str, Callable[[Evaluation], float | None]]] = [
     ("KID ↓", lambda evaluation: evaluation.kid),
     ("sliced Wasserstein ↓", lambda evaluation: _mean(evaluation.sliced_wasserstein)),
     ("style score ↑", lambda evaluation: evaluation.style_score),
+    ("  of the real pictures", lambda evaluation: evaluation.style_score_real),
     ("concept score ↑", lambda evaluation: evaluation.concept_score),
     ("  right picture first ↑", lambda evaluation: evaluation.concept_top1),
     ("  among five ↑", lambda evaluation: evaluation.concept_top5),

@@ -21,7 +21,7 @@ from fera.errors import FeraError
 from fera.training.buckets import Size, assign_sizes
 from fera.training.cache_files import Memory, digest, fingerprint, write
 from fera.training.data import Example, crop_offset
-from fera.training.families import Family
+from fera.training.families import Family, encode_pictures
 from fera.training.images import load_image, to_tensor, to_weights
 from fera.training.masks import load_mask
 
@@ -232,8 +232,8 @@ class Encoder:
         done = 0
         for chunk in _chunks(list(missing.values())):
             pixels = torch.stack([_pixels(picture) for picture in chunk])
-            posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
-            for mean, picture in zip(posterior.mean, chunk, strict=True):
+            means = encode_pictures(vae, pixels.to(self.device, vae.dtype))
+            for mean, picture in zip(means, chunk, strict=True):
                 write(picture.path, {"mean": mean.float()})
             done += len(chunk)
             self.progress("pictures", done, len(missing))

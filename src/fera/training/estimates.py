@@ -16,7 +16,7 @@ from fera.training.calibrating import with_kappa
 from fera.training.captions import caption_variants
 from fera.training.config import TrainConfig
 from fera.training.examples import Example
-from fera.training.families import family_of
+from fera.training.families import encode_pictures, family_of
 
 # A backward pass costs about two forwards.
 _FORWARDS_A_STEP = 3
@@ -78,14 +78,14 @@ def estimate(
         part.to(device)
     width, height = Counter(sizes).most_common(1)[0][0]
     pixels = torch.zeros(1, 3, height, width, device=device, dtype=pipe.vae.dtype)
-    latent = pipe.vae.encode(pixels).latent_dist.mean.float()
+    latent = encode_pictures(pipe.vae, pixels).float()
     conditions = family.encode(pipe, ["a picture"], device)
     batch = min(settings.batch_size, max(1, len(examples)))
     noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
     timesteps = torch.full((batch,), 500, device=device)
     together = {key: value.expand(batch, *value.shape[1:]) for key, value in conditions.items()}
 
-    encode_seconds = _timed(lambda: pipe.vae.encode(pixels), device)
+    encode_seconds = _timed(lambda: encode_pictures(pipe.vae, pixels), device)
     caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
     forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
     forwards = _FORWARDS_A_STEP + (settings.consistency_weight > 0) + settings.gradient_checkpointing

@@ -10,7 +10,6 @@ import torch
 
 from fera.bases import load_base
 from fera.errors import FeraError
-from fera.pipelines import denoisers
 from fera.training.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
 from fera.training.class_images import class_settings, count_class_images
 from fera.training.config import TrainConfig
@@ -95,8 +94,7 @@ def examine(config: TrainConfig, device: torch.device, *, with_base: bool) -> Da
         with _noting(report):
             pipe = load_base(config.base, revision=config.revision, variant=config.variant)
             family_of(pipe)
-            _, denoiser = next(iter(denoisers(pipe).items()))
-            _, buckets = training_sizes(pipe.vae_scale_factor, denoiser.config, config)
+            _, buckets = training_sizes(pipe, config)
             _look_at_sizes(report, training, buckets, config)
             if examples:
                 _look_at_captions(report, examples, pipe.tokenizer)

@@ -16,7 +16,7 @@ from fera.training.class_images import mixed, prepare_class_images
 from fera.training.config import TrainConfig
 from fera.training.data import check_images, hold_out
 from fera.training.examples import Example, repeat, some_of
-from fera.training.families import Family, family_of
+from fera.training.families import Family, family_of, native_resolution, size_multiple
 from fera.training.layouts import check_captions, find_examples, scan
 from fera.training.masks import add_masks
 from fera.training.objective import NoiseProcess, noise_process
@@ -78,7 +78,7 @@ def open_sources(config: TrainConfig, reporter: Reporter, device: torch.device |
     family = family_of(pipe)
     name, denoiser = next(iter(denoisers(pipe).items()))
     process = noise_process(pipe.scheduler, config.train.prediction_type)
-    resolution, buckets = training_sizes(pipe.vae_scale_factor, denoiser.config, config)
+    resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, reporter)
     _report_long(examples, pipe.tokenizer, reporter)
     class_examples, also_skipped = prepare_class_images(
@@ -146,21 +146,19 @@ def _read_data(config: TrainConfig, reporter: Reporter) -> tuple[list[Example], 
     return examples, held_out, skipped
 
 
-def training_sizes(vae_scale_factor: int, settings: Any, config: TrainConfig) -> tuple[int, list[Size]]:
+def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
     """The resolution, and the sizes to train at.
 
     Args:
-        vae_scale_factor: pixels a latent pixel.
-        settings: configuration of the denoiser.
+        pipe: the base.
         config: of the run.
 
     Raises:
         FeraError: a size in the configuration does not fit the base.
     """
-    multiple = vae_scale_factor * (getattr(settings, "patch_size", None) or 1)
-    native = settings.sample_size
+    multiple = size_multiple(pipe)
     data = config.data
-    resolution = data.resolution or (native if isinstance(native, int) else native[0]) * vae_scale_factor
+    resolution = data.resolution or native_resolution(pipe)
     if resolution % multiple:
         raise FeraError(f"data.resolution is {resolution}, but this base needs a multiple of {multiple}")
     if not data.enable_bucket:
