@@ -38,7 +38,8 @@ def generate(
         seed: of the first image.
         num_inference_steps: denoising steps, at least 1.
         guidance_scale: strength of classifier-free guidance; up to 1 is off.
-        height: of an image in pixels; the pipeline's own when left out.
+        height: of an image in pixels; the pipeline's own when left out. What is given is drawn at, without the detour
+            over a table of sizes that some pipelines (PixArt, Sana) take by default.
         width: as `height`.
         batch_size: images at a time, at least 1.
         progress: called after each denoising step with the (image, step) pairs done, and their total.
@@ -70,6 +71,8 @@ def generate(
                 "generator": [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))],
                 **size,
             }
+            if size and "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters:
+                arguments["use_resolution_binning"] = False
             if negative_prompt:
                 arguments["negative_prompt"] = [negative_prompt] * len(batch)
             if progress is not None:
