@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fera.router import COLLAPSE, gate_entropy
 from fera.tuner import Routing
 
 
@@ -34,12 +35,12 @@ class GatePaths:
     @property
     def entropy(self) -> Tensor:
         """Mean entropy of a gate at each step, shape (S,): 1 for a uniform gate, 0 for a single expert."""
-        return _entropy(self.gates).mean(dim=1)
+        return gate_entropy(self.gates).mean(dim=1)
 
     @property
     def use_entropy(self) -> float:
         """Entropy of `use`: 1 where all experts serve alike over a drawing, 0 where one does all."""
-        return float(_entropy(self.use))
+        return float(gate_entropy(self.use))
 
     @property
     def collapsed(self) -> int | None:
@@ -69,8 +70,6 @@ class GatePaths:
         return torch.where(moving, gates.T @ shares / sizes.clamp_min(1e-12), 0.0).float()
 
 
-# A mean gate of this much at every step is a collapse; the other experts are all but dead weights.
-COLLAPSE = 0.8
 # Deviations below this are no movement.
 STILL = 1e-4
 
@@ -140,9 +139,3 @@ def _same_call(one: Routing, other: Routing) -> bool:
 
 def _moment(routing: Routing, number: int) -> float:
     return float(number) if routing.timestep is None else float(routing.timestep.flatten()[0])
-
-
-def _entropy(gates: Tensor) -> Tensor:
-    """Entropy along the last axis as a share of the largest, shape (...)."""
-    experts = gates.shape[-1]
-    return torch.special.entr(gates).sum(dim=-1) / math.log(experts) if experts > 1 else torch.ones(gates.shape[:-1])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fera.training.reporting import gate_entropy
+from fera.router import gate_entropy
 from fera.tuner import Routing
 
 _LIBRARIES = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy")

@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from fera.analysis.curves import RoutingCurves
-from fera.analysis.gates import COLLAPSE
 from fera.report.folder import Run
 from fera.report.log import Log, number
+from fera.router import COLLAPSE
 
 # Mean gate, as a share of equal use, below which an expert is idle.
 IDLE = 0.1
