@@ -148,12 +148,17 @@ def test_unreadable_files(tmp_path):
 
 
 def test_adapter_section_mirrors_the_adapter_config():
-    """Each key is a field of FeraConfig with the same default, but for what FeraConfig works out itself."""
+    """Each key is a field of FeraConfig with the same default, but for what FeraConfig works out itself.
+
+    What the router reads differs on purpose: training can start a router from its latents, a config alone cannot.
+    """
     theirs = FeraConfig()
+    apart = {"plain", "full", "router_init", "router_entropy"}
     for name, value in AdapterConfig():
-        if name not in ("lora_alpha", "target_modules", "plain", "full"):
+        if name not in {"lora_alpha", "target_modules", "router_input", *apart}:
             assert getattr(theirs, name) == value, name
-    assert FeraConfig(**AdapterConfig().model_dump(exclude={"plain", "full"})).lora_alpha == theirs.lora_alpha
+    assert (theirs.router_input, AdapterConfig().router_input) == ("shares", "shares+timestep")
+    assert FeraConfig(**AdapterConfig().model_dump(exclude=apart)).lora_alpha == theirs.lora_alpha
 
 
 def test_every_key_is_described():

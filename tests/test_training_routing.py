@@ -64,5 +64,5 @@ def test_a_collapse_is_named():
 
 
 def test_a_router_too_narrow_for_a_partition_is_an_error(tiny_sd_dir, image_folder, tmp_path):
-    with pytest.raises(FeraError, match="router_features must be at least 6"):
+    with pytest.raises(FeraError, match="router_features must be at least 8"):
         run(tiny_sd_dir, image_folder, tmp_path / "run", router_features=4)

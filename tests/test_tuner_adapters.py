@@ -63,7 +63,7 @@ def test_deleting_one_of_two_leaves_the_other(case):
         model.delete_adapter("neon")
         assert torch.equal(predict(model, inputs), expected)
     assert not any("neon" in name for name in model.state_dict())
-    assert list(find_gate(model).router) == ["ink"] and list(find_gate(model).bands) == ["ink"]
+    assert list(find_gate(model).router) == ["ink"] and list(find_gate(model).inputs) == ["ink"]
 
 
 def test_deleting_the_active_one_falls_back_to_the_other(tiny_unet):

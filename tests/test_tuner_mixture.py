@@ -31,7 +31,7 @@ SCHEMES = {
     "lokr": lambda: LoKrConfig(r=2),
     "oft": lambda: OFTConfig(oft_block_size=4),
     "boft": lambda: BOFTConfig(boft_block_size=4),
-    "ia3": lambda: IA3Config(),
+    "ia3": lambda: IA3Config(feedforward_modules=[]),
     "vera": lambda: VeraConfig(r=8, save_projection=False),
 }
 pytestmark = pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
@@ -231,7 +231,7 @@ def test_several_schemes_on_one_denoiser(scheme):
 def test_convolutions_can_be_mixed():
     for scheme in (
         *(LoHaConfig(r=2), LoKrConfig(r=2), LoraConfig(use_dora=True, r=2)),
-        *(BOFTConfig(boft_block_size=4), IA3Config()),
+        *(BOFTConfig(boft_block_size=4), IA3Config(feedforward_modules=[])),
     ):
         model, inputs = make_unet(), UNET.inputs(2)
         before = predict(model, inputs)
