@@ -126,7 +126,7 @@ def readers() -> dict[str, Reader]:
         "configuration": Reader([toml + b'\n[train]\nsteps = 3\n[validation]\nprompts = ["a"]\n'], config, FeraError),
         "caption": Reader([b"a red cat, on a mat\nsecond line\n", "über 🐈".encode()], data("a.txt"), FeraError),
         "metadata.jsonl": Reader([lines], data("metadata.jsonl"), FeraError),
-        "metadata.csv": Reader([b'file_name,text\na.png,"a, cat"\nb.png,\n'], data("metadata.csv"), FeraError),
+        "metadata.csv": Reader([b'file_name,text\na.png,"a, cat"\nb.png,a dog\n'], data("metadata.csv"), FeraError),
         "picture": Reader(_pictures(), image, ValueError),
         "adapter weights": Reader([weights], lambda content, folder: adapter(content, None, folder), FeraError),
         "adapter config": Reader([settings], lambda content, folder: adapter(weights, content, folder), FeraError),
