@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/emoji"), help="work folder of scripts/emoji")
     parser.add_argument("--output", type=Path, default=Path("src/fera/evaluation/judge.safetensors"), help="the file")
-    parser.add_argument("--steps", type=int, default=600, help="of the optimizer")
+    parser.add_argument("--steps", type=int, default=1800, help="of the optimizer")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--hold-out", action="store_true", help="leave the validation concepts out")
     parser.add_argument("--refit", action="store_true", help="keep the output's trunk, fit its style head alone")
