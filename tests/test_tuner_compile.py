@@ -47,6 +47,22 @@ def test_a_whole_denoiser_compiles_without_a_break_and_once(case):
     assert set(graphs) == {graphs[0]}
 
 
+@pytest.mark.parametrize("router_input", ["shares+timestep", "log_energies"])
+def test_other_router_inputs_compile_without_a_break_and_once(router_input):
+    model = fill(inject_adapter_in_model(config(router_input=router_input), small(SD3)))
+    inputs = [{**SD3.inputs(2, seed=seed), "timestep": torch.tensor([900.0 - 300 * seed])} for seed in range(3)]
+    with torch.no_grad():
+        expected = [predict(model, one) for one in inputs]
+        counter = CompileCounter()
+        compiled = torch.compile(model, backend=counter, fullgraph=True)
+        graphs = []
+        for one, right in zip(inputs, expected, strict=True):
+            torch.testing.assert_close(predict(compiled, one), right, rtol=1e-4, atol=1e-5)
+            graphs.append(counter.frame_count)
+    assert graphs[0] <= 2
+    assert set(graphs) == {graphs[0]}
+
+
 @pytest.mark.parametrize("case", [pytest.param(UNET, marks=pytest.mark.slow), SD3], ids=repr)
 def test_compiled_gradients_equal_plain_ones(case):
     model = fill(get_peft_model(case.model(), config())).train()
