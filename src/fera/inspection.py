@@ -13,7 +13,10 @@ from fera.tuner.schemes import changed_settings
 
 ROUTER_KEY = "fera.router."
 _LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout")
-_SETTINGS = ("r", "lora_alpha", "lora_dropout", "num_experts", "num_bands", "kappa", "temperature", "router_features")
+_SETTINGS = (
+    *_LORA_SETTINGS,
+    *("num_experts", "num_bands", "kappa", "router", "router_input", "temperature", "router_features"),
+)
 
 
 def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
