@@ -58,6 +58,28 @@ def load_base(
         raise FeraError(f"cannot load base {base!r}{where}: {reason}") from error
 
 
+def to_device(pipe: Any, name: str | None) -> str:
+    """Move a pipeline.
+
+    Args:
+        pipe: the pipeline.
+        name: of the device, such as "cuda"; the fastest there is when None.
+
+    Returns:
+        The device's name.
+
+    Raises:
+        FeraError: there is no such device here, or the pipeline does not fit.
+    """
+    fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = fastest if name is None else name
+    try:
+        pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise FeraError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def _check_folder(folder: Path) -> None:
     if folder.is_file():
         raise FeraError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fera.adapter_checks import check_limits, check_settings, check_shapes
 from fera.errors import FeraError
+from fera.files import replace_file
 from fera.tuner import FeraConfig
 from fera.tuner.mixture import EXPERTS
 from fera.tuner.model import adapter_configs
@@ -111,9 +112,9 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
+        replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
         text = json.dumps(settings, indent=2, sort_keys=True)
-        _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise FeraError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error
 
@@ -245,18 +246,6 @@ def _versions() -> dict[str, str]:
     import fera
 
     return {"fera": fera.__version__, "peft": peft.__version__, "torch": torch.__version__}
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors keeps its files from other users
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _pickle_refused(path: Path) -> FeraError:

@@ -18,7 +18,7 @@ from fera.analysis.reconstruction import Pictures, open_pictures
 from fera.analysis.updates import expert_updates
 from fera.analysis.walk import Sampling, Walk, draw, walk
 from fera.bands import FrequencyBands
-from fera.bases import EMOJI, load_base
+from fera.bases import EMOJI, load_base, to_device
 from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.pipelines import load_adapter, set_adapters
@@ -103,8 +103,7 @@ def analyze(request: Analysis, console: Console) -> Findings:
         load_adapter(pipe, path, adapter_name=ADAPTED)
         set_adapters(pipe, ADAPTED, weight)
         console.print(f"adapter: {path}, weight {weight:g}", markup=False, soft_wrap=True)
-    device = _device(request.device)
-    _move(pipe, device, request.device)
+    device = to_device(pipe, request.device)
 
     findings = Findings(settings=_settings(request, base, bands))
     with _progress(console) as progress:
@@ -209,21 +208,6 @@ def _settings(request: Analysis, base: str, bands: FrequencyBands) -> dict[str, 
     if request.sampling is not None:
         settings |= {name: value for name, value in vars(request.sampling).items() if name != "batch_size"}
     return settings
-
-
-def _device(name: str | None) -> str:
-    if name is not None:
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _move(pipe: Any, device: str, asked: str | None) -> None:
-    try:
-        pipe.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise FeraError(f"--device {asked}: {str(error).splitlines()[0]}") from error
 
 
 def _bar(progress: Progress, description: str, total: int) -> Any:

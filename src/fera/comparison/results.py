@@ -1,7 +1,6 @@
 """What a run came to: `result.json` in its folder, and collections of them."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from fera.comparison.plan import Run
 from fera.comparison.study import LEARNING_RATES, Study
 from fera.errors import FeraError
+from fera.files import replace_file
 
 RESULT = "result.json"
 _FORMAT_VERSION = 1
@@ -159,12 +159,11 @@ def write_json(content: Any, path: Path, indent: int | None = 1) -> None:
     Raises:
         FeraError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     separators = (",", ":") if indent is None else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=indent, separators=separators) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        text = json.dumps(content, indent=indent, separators=separators) + "\n"
+        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise FeraError(f"cannot write {path}: {error.strerror}") from error
 

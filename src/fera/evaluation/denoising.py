@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fera.bands import FrequencyBands
 from fera.components import denoisers
@@ -16,6 +15,7 @@ from fera.training.cache import EncodedSet, Encoder
 from fera.training.data import Example
 from fera.training.families import family_of
 from fera.training.objective import noise_process
+from fera.training.validation import fixed_noise
 
 QUARTERS = 4  # ranges of the noise process
 Progress = Callable[[str, int, int], None]
@@ -77,7 +77,7 @@ def denoising_samples(
     try:
         for rows in _batches(count, settings.batch_size):
             batch = data.batch([row % len(data) for row in rows])
-            latents, noise = batch.latents, _noise(batch.latents, rows, settings.seed)
+            latents, noise = batch.latents, fixed_noise(batch.latents, rows, settings.seed)
             at = timesteps[rows]
             noisy, target = process.add_noise(latents, noise, at), process.target(latents, noise, at)
             conditions = {name: value.to(weights.device, weights.dtype) for name, value in batch.conditions.items()}
@@ -119,13 +119,3 @@ def mean_losses(samples: Sequence[Sample]) -> tuple[float, tuple[float | None, .
 def _batches(count: int, size: int) -> Iterator[list[int]]:
     for start in range(0, count, size):
         yield list(range(start, min(start + size, count)))
-
-
-def _noise(latents: Tensor, rows: Sequence[int], seed: int) -> Tensor:
-    """Noise that depends on the seed and on each sample's number alone, not on the batch."""
-    return torch.stack(
-        [
-            torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed + row))
-            for row, latent in zip(rows, latents, strict=True)
-        ]
-    )

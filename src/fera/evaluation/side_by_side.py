@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fera.bases import load_base
+from fera.bases import load_base, to_device
 from fera.errors import FeraError
 from fera.evaluation.evaluating import evaluate
 from fera.evaluation.results import Evaluation
@@ -78,8 +77,9 @@ def evaluate_side_by_side(request: Request, console: Console) -> dict[str, Evalu
             pipe = load_base(request.base)
             if subject is not None:
                 load_subject(pipe, *subject)
+            to_device(pipe, request.device)
             evaluations[name] = evaluate(
-                _to(pipe, request.device),
+                pipe,
                 request.data,
                 request.settings,
                 output=request.output / name,
@@ -150,15 +150,6 @@ def _claim(request: Request, names: list[str]) -> None:
         request.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FeraError(f"cannot write to {request.output}: {error.strerror or error}") from error
-
-
-def _to(pipe: Any, device: str | None) -> Any:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return pipe.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise FeraError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def _bars(progress: Progress, name: str) -> Callable[[str, int, int], None]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fera.analysis.curves import routing_curves, save_csv
-from fera.bases import EMOJI, load_base
+from fera.bases import EMOJI, load_base, to_device
 from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.generation.grids import prompt_grid
@@ -215,18 +215,8 @@ def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
         load_adapter(pipe, path, adapter_name=name)
     if names:
         set_adapters(pipe, list(names), [weight for _, weight in drawing.adapters])
-    try:
-        return pipe.to(_device(drawing.device))
-    except (RuntimeError, AssertionError) as error:
-        raise FeraError(f"--device {drawing.device}: {str(error).splitlines()[0]}") from error
-
-
-def _device(name: str | None) -> str:
-    if name is not None:
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    to_device(pipe, drawing.device)
+    return pipe
 
 
 def _draw_row(

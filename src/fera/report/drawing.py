@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -72,7 +71,7 @@ def draw_pictures(run: Run, sampling: Sampling, console: Console) -> Drawn:
         FeraError: there is nothing to draw with, or the base or the adapter cannot be loaded.
     """
     # diffusers takes seconds to import, and a page without fresh pictures does without it.
-    from fera.bases import load_base
+    from fera.bases import load_base, to_device
     from fera.components import denoisers
     from fera.training.adapters import adapter_of
 
@@ -80,11 +79,11 @@ def draw_pictures(run: Run, sampling: Sampling, console: Console) -> Drawn:
     settings = _settings(config, sampling)
     base = sampling.base or config.base
     pipe = load_base(base, revision=None if sampling.base else config.revision)
-    _move(pipe, sampling.device)
+    to_device(pipe, sampling.device)
     before = _draw(pipe, prompts, settings, "base", console)
     adapter = adapter_of(config.adapter)
     adapter.load(pipe, folder)
-    _move(pipe, sampling.device)
+    to_device(pipe, sampling.device)
     with adapter.routings(next(iter(denoisers(pipe).values()))) as routings:
         after = _draw(pipe, prompts, settings, "adapted", console)
     made = (
@@ -148,11 +147,3 @@ def _draw(
             **settings,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-
-
-def _move(pipe: Any, device: str | None) -> None:
-    fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        pipe.to(device or fastest)
-    except (RuntimeError, AssertionError) as error:
-        raise FeraError(f"--device {device or fastest}: {str(error).splitlines()[0]}") from error

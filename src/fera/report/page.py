@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import os
 import re
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from fera.errors import FeraError
+from fera.files import replace_file
 from fera.report.contents import Contents
 from fera.report.figures import expert_style
 
@@ -57,16 +56,11 @@ def save(page: str, path: Path) -> None:
     Raises:
         FeraError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(path, lambda file: file.write_text(page, encoding="utf-8"))
     except OSError as error:
         raise FeraError(f"cannot write the report to {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # where there is no folder there is nothing to remove
-            temporary.unlink(missing_ok=True)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fera.errors import FeraError
+from fera.files import replace_file
 
 _MEMORY_BYTES = 256 * 2**20
 
@@ -19,11 +19,9 @@ _MEMORY_BYTES = 256 * 2**20
 def write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a file whole: another process sees all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # Clones: a row of a batch would drag the whole batch along.
     owned = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(owned, temporary)
-    os.replace(temporary, path)
+    replace_file(path, lambda file: save_file(owned, file))
 
 
 class Memory:

@@ -5,8 +5,7 @@ A file is what PEFT's own `save_pretrained` writes, so that PEFT reads it withou
 
 import difflib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 
 from fera.denoisers import find
 from fera.errors import FeraError
+from fera.files import replace_file
 from fera.tuner.model import adapter_configs
 
 # VeRA is not among them: its layers share state that PEFT keeps on a wrapper around the denoiser.
@@ -124,16 +124,3 @@ def read_plain(denoiser: nn.Module, folder: Path, adapter_name: str) -> None:
         raise FeraError(f"cannot read the plain adapter {path}: {error}") from error
     if result.unexpected_keys:
         raise FeraError(f"{path} is not of this adapter: the denoiser has no {result.unexpected_keys[0]}")
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole: a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors keeps its files from other users
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -47,7 +47,7 @@ def held_out_loss(
     with evaluating(setup.denoiser), autocast():
         for samples in _batches(setup.held_out, count, batch_size):
             batch = setup.held_out.batch([sample % len(setup.held_out) for sample in samples])
-            noise = _fixed_noise(batch.latents, samples, settings.seed)
+            noise = fixed_noise(batch.latents, samples, settings.seed)
             conditions = {name: value.to(device) for name, value in batch.conditions.items()}
             losses = denoising_losses(
                 setup.process,
@@ -124,7 +124,7 @@ def _batches(held_out: EncodedSet, count: int, batch_size: int) -> Iterator[list
             yield samples[start : start + batch_size]
 
 
-def _fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
+def fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
     """Noise that depends on the seed and on each sample's number alone, not on the batch."""
     noise = []
     for sample, latent in zip(samples, latents, strict=True):
