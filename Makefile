@@ -9,7 +9,7 @@ demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: 
 	$(BIN)/fera demo
 
 test: .venv/dev.done .venv/torchao.done  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
 	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/test_quantized_bases.py -k torchao
 
 check: .venv/dev.done  ## style, lint, types

@@ -56,6 +56,18 @@ def deltas(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def responses(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the weight changes of a PEFT state dict make of a few random inputs, by layer: `deltas` of wide layers."""
+    found = {}
+    for key, tensor in state.items():
+        if key.endswith("lora_A.weight"):
+            generator = torch.Generator().manual_seed(0)
+            inputs = torch.randn(tensor.shape[1], 4, generator=generator, dtype=torch.float64)
+            second = state[key.replace("lora_A", "lora_B")].double()
+            found[key.removesuffix(".lora_A.weight")] = second @ (tensor.double() @ inputs)
+    return found
+
+
 def write_trace(path, gates, name="ink"):
     """A gates.csv as `fera generate --trace` writes it, for gates of S steps."""
     with path.open("w", newline="") as file:

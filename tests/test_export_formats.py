@@ -12,7 +12,7 @@ from denoiser_cases import CASES
 from denoiser_cases import flux as flux_case
 from diffusers import EulerDiscreteScheduler, FluxPipeline, StableDiffusionXLPipeline
 from diffusers.loaders import PeftAdapterMixin
-from export_cases import CONVOLUTIONS, GATE, deltas, make_lora, save
+from export_cases import CONVOLUTIONS, GATE, make_lora, responses, save
 from peft import inject_adapter_in_model
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -168,8 +168,8 @@ def test_flux_single_blocks_in_kohyas_fused_layers():
         "single_transformer_blocks.1.proj_out": (15360, 3072),
     }
     lora = make_lora("FluxTransformer2DModel", layers)
-    back = deltas(FluxPipeline.lora_state_dict(encode(lora, "kohya")[0]))
-    for key, expected in deltas(encode(lora, "diffusers")[0]).items():
+    back = responses(FluxPipeline.lora_state_dict(encode(lora, "kohya")[0]))
+    for key, expected in responses(encode(lora, "diffusers")[0]).items():
         torch.testing.assert_close(back.pop(key), expected, rtol=1e-5, atol=1e-4)
     assert all(not rest.any() for rest in back.values())  # parts of a fused layer that had no LoRA
 

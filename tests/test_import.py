@@ -7,16 +7,18 @@ import sys
 import fera
 
 PROBE = """
-import json, sys, time, peft
-before = set(sys.modules)
+import json, sys, time
 start = time.process_time()
+import peft
+of_peft = time.process_time() - start
+before = set(sys.modules)
 import fera
-seconds = time.process_time() - start
+of_fera = time.process_time() - start - of_peft
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 kind = peft.PeftType.FERA
 print(json.dumps({
     "added": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
-    "seconds": seconds,
+    "share": of_fera / of_peft,
     "registered": [PEFT_TYPE_TO_CONFIG_MAPPING[kind].__name__, PEFT_TYPE_TO_TUNER_MAPPING[kind].__name__],
 }))
 """
@@ -42,8 +44,5 @@ def test_importing_fera_registers_it_and_adds_little_to_peft():
     assert not set(found["added"]) & {
         *("diffusers", "transformers", "accelerate", "pydantic", "rich", "PIL", "matplotlib", "scipy", "torchvision")
     }
-    # The best of a few: a busy machine makes any one of them slow.
-    seconds = [found["seconds"]]
-    while min(seconds) >= 0.2 and len(seconds) < 4:
-        seconds.append(probe()["seconds"])
-    assert min(seconds) < 0.2
+    # Of the processor's time, one over the other: a busy machine slows both.
+    assert found["share"] < 0.1
