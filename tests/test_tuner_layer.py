@@ -5,7 +5,6 @@ import torch
 from diffusers import UNet3DConditionModel
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Conv2d as LoraConv2d
-from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from tuner_cases import ATTENTION, CASES, SD3, UNET, config, doubled, fill, latents, predict, sample_of, step
 from tuner_cases import unet_inputs as inputs_for_unet
@@ -13,6 +12,7 @@ from tuner_cases import unet_inputs as inputs_for_unet
 import fera
 from fera import FeraError, denoisers, register_denoiser
 from fera.denoisers import registry
+from fera.tuner.linear import RoutedLinear
 
 CONVOLUTIONS = ["conv1", "conv2", "conv_shortcut", "proj_in", "conv_in"]
 OTHERS = ["time_emb_proj", "linear_1", "ff.net.0.proj"]
@@ -78,7 +78,7 @@ def test_equals_the_released_formula_in_convolutions_and_other_layers(tiny_unet)
     model = get_peft_model(tiny_unet().double(), config(target_modules=CONVOLUTIONS + OTHERS))
     seen = check_formula(fill(model), UNET.inputs(3, dtype=torch.float64), lambda layer: 2.0)
     kinds = {(type(layer), x.ndim) for layer, x, _, _ in seen}
-    assert kinds == {(LoraConv2d, 4), (LoraLinear, 3), (LoraLinear, 2)}
+    assert kinds == {(LoraConv2d, 4), (RoutedLinear, 3), (RoutedLinear, 2)}
 
 
 def test_equals_the_released_formula_with_patterns(tiny_unet):

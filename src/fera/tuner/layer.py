@@ -79,20 +79,44 @@ class RoutedLora(LoraVariant):
         lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
         ranks = lora_a(module.lora_dropout[active_adapter](x))
         axis = 1 if isinstance(module, _ConvNd) else ranks.ndim - 1
-        weights = self._rank_weights(module, active_adapter, ranks, axis)
+        weights = self.rank_weights(module, active_adapter, ranks.shape[0], ranks.dtype)
         shape = [1] * ranks.ndim
         shape[0], shape[axis] = weights.shape
         return result + lora_b(ranks * weights.view(shape))
 
-    def _rank_weights(self, module: LoraLayer, adapter: str, ranks: Tensor, axis: int) -> Tensor:
-        """Each rank's weight for each sample, the gate times the scale; shape (N, E r)."""
+    def rank_weights(self, module: LoraLayer, adapter: str, batch: int, dtype: torch.dtype) -> Tensor:
+        """Each rank's weight for each sample, the gate times the scale.
+
+        Args:
+            module: the LoRA layer.
+            adapter: name of the adapter.
+            batch: N, a multiple of the latent's batch.
+            dtype: of the ranks.
+
+        Returns:
+            Shape (N, E r).
+
+        Raises:
+            FeraError: as `forward`.
+        """
         # The same for most layers of a forward, and in small models a good part of an adapted layer's time.
-        batch, width, scale = ranks.shape[0], ranks.shape[axis], module.scaling[adapter]
-        shared, key = self.gate.shared, (adapter, batch, width, scale, ranks.dtype, torch.is_grad_enabled())
+        lora_a: Any = module.lora_A[adapter]
+        width, scale = lora_a.weight.shape[0], module.scaling[adapter]
+        shared, key = self.gate.shared, (adapter, batch, width, scale, dtype, torch.is_grad_enabled())
         if key not in shared:
-            gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch).to(ranks.dtype) * scale
+            gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch).to(dtype) * scale
             shared[key] = gate.repeat_interleave(width // self.num_experts, dim=1)
         return shared[key]
+
+    def distinct(self, adapter: str, weights: Tensor) -> Tensor:
+        """The first row of rank weights where all are known to be equal, else all rows."""
+        gates = self.gate.gates
+        if gates is None or not gates[adapter].is_cpu:
+            return weights  # elsewhere, to ask would be to wait for the device
+        shared, key = self.gate.shared, ("equal", adapter)
+        if key not in shared:
+            shared[key] = (gates[adapter] == gates[adapter][:1]).all()
+        return weights[:1] if shared[key] else weights
 
     @staticmethod
     def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from fera.fingerprint import check_fingerprint, fingerprint
 from fera.tuner.config import FeraConfig
 from fera.tuner.gate import FrequencyGate
 from fera.tuner.layer import no_merge, route_layer
+from fera.tuner.linear import RoutedLinear
 from fera.tuner.mixture import EXPERTS, ExpertMixture
 
 # The gate's place in the denoiser, and so in the keys of a saved adapter.
@@ -129,6 +130,12 @@ class FeraModel(LoraModel):
         )
         layer = getattr(parent, target_name)
         route_layer(layer, current_key, adapter_name, self._injecting_gate[0], lora_config.num_experts)
+
+    @staticmethod
+    def _create_new_module(lora_config: FeraConfig, adapter_name: str, target: nn.Module, **kwargs: Any) -> nn.Module:
+        if type(target) is nn.Linear and not lora_config.fan_in_fan_out:
+            return RoutedLinear(target, adapter_name, config=lora_config, **kwargs)
+        return LoraModel._create_new_module(lora_config, adapter_name, target, **kwargs)
 
     def _mix(
         self, config: FeraConfig, adapter_name: str, target: nn.Module, name: str, parent: nn.Module, key: str

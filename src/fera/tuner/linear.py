@@ -1,0 +1,102 @@
+"""The routed layer of a plain `nn.Linear`: what PEFT's layer computes, in fewer and smaller steps."""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+
+from fera.tuner.layer import RoutedLora
+
+# Measured on a CPU: what a merged weight must save in multiplications for each of its entries, since it is also written
+# and read, and what the fewer calls are worth.
+_MERGE_FROM = 1.25
+_CALLS = 2**16
+
+
+class RoutedLinear(LoraLinear):
+    r"""PEFT's LoRA layer, with short cuts where one routed adapter acts alone on an unchanged `nn.Linear`.
+
+    The experts' sum is added by the product that computes it (`addmm`) instead of in a pass of its own. Where nothing
+    trains and the multiplications are fewer, the weight of the step is formed first,
+
+    .. math:: W + B \operatorname{diag}(g \otimes 1_r) A,
+
+    once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else once a
+    sample. The result is the same but for rounding; weights of half precision, which would be rounded once more, are
+    never merged. Everything else is left to PEFT's forward and its call of `RoutedLora`.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer's output and the experts' gated sum.
+
+        Args:
+            x: shape (N, ..., in), where N is a multiple of the latent's batch.
+            *args: for PEFT's forward.
+            **kwargs: for PEFT's forward.
+
+        Returns:
+            Shape (N, ..., out), the dtype of x.
+        """
+        adapter = None if args or kwargs else self._sole_adapter(x)
+        if adapter is None:
+            return super().forward(x, *args, **kwargs)
+        base, lora_a, lora_b = (_weight(part, x) for part in self._parts(adapter))
+        if base is None or lora_a is None or lora_b is None:
+            return super().forward(x)
+        variant, bias = self.lora_variant[adapter], self.base_layer.bias
+        assert isinstance(variant, RoutedLora) and not isinstance(bias, nn.Module)  # for the type checker
+        weights = variant.rank_weights(self, adapter, x.shape[0], x.dtype)
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.element_size() >= 4:
+            distinct = variant.distinct(adapter, weights)
+            if _merging_pays(x, base, len(distinct)):
+                return _merged(x, base, bias, lora_a, lora_b, distinct)
+        ranks = nn.functional.linear(x, lora_a)
+        return _add(nn.functional.linear(x, base, bias), ranks, weights, lora_b)
+
+    def _sole_adapter(self, x: Tensor) -> str | None:
+        """The one active adapter, where it is routed and nothing is switched that this class does not know."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if len(active) != 1 or self._disable_adapters or self.merged_adapters:
+            return None
+        variant = self.lora_variant[active[0]] if active[0] in self.lora_variant else None
+        if not isinstance(variant, RoutedLora) or torch.is_autocast_enabled(x.device.type):
+            return None
+        drops = self.training and not isinstance(self.lora_dropout[active[0]], nn.Identity)
+        return None if drops or self.lora_bias[active[0]] else active[0]
+
+    def _parts(self, adapter: str) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.base_layer, self.lora_A[adapter], self.lora_B[adapter]
+
+
+def _weight(module: nn.Module, x: Tensor) -> Tensor | None:
+    """The weight of a linear layer that has x's dtype and whose call nobody watches or replaces, else None."""
+    own = vars(module)
+    watched = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    if type(module) is not nn.Linear or watched or "forward" in own:  # accelerate's hooks replace the forward
+        return None
+    weight = own["_parameters"]["weight"]
+    return weight if weight.dtype == x.dtype else None
+
+
+def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
+    """Whether forming so many weights takes less than two thin products for all tokens."""
+    tokens = x.numel() // x.shape[-1]
+    return tokens * sum(weight.shape) + _CALLS >= _MERGE_FROM * distinct * weight.numel()
+
+
+def _merged(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, gated: Tensor) -> Tensor:
+    """The output under one weight for all samples, or one for each: as many as rows of rank weights, (1 or N, E r)."""
+    if len(gated) == 1:
+        return nn.functional.linear(x, torch.addmm(weight, lora_b * gated, lora_a), bias)
+    count = len(gated)
+    formed = torch.baddbmm(weight.expand(count, -1, -1), lora_b * gated[:, None], lora_a.expand(count, -1, -1)).mT
+    rows = x.reshape(count, -1, x.shape[-1])
+    result = torch.bmm(rows, formed) if bias is None else torch.baddbmm(bias, rows, formed)
+    return result.view(*x.shape[:-1], -1)
+
+
+def _add(result: Tensor, ranks: Tensor, weights: Tensor, lora_b: Tensor) -> Tensor:
+    """The base's output (N, ..., out) and what ranks (N, ..., E r), weighted by (N, E r), give, in one product."""
+    weighted = ranks * weights.view(len(weights), *[1] * (ranks.ndim - 2), weights.shape[1])
+    return torch.addmm(result.flatten(0, -2), weighted.flatten(0, -2), lora_b.t()).view(result.shape)
