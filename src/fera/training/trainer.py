@@ -188,7 +188,7 @@ class Trainer:
         """Say that a step was skipped, or that this were too many."""
         limit, in_a_row = self._config.train.max_skipped_steps, self._skips.in_a_row
         self._reporter.write({"step": self.step, "skipped": fault.what, "pictures": fault.names})
-        if in_a_row <= limit:
+        if in_a_row <= limit and self._has_finite_weights:
             self._reporter.say(f"step {self.step} is skipped: {fault}{fault.on}")
             return
         after = f", as in the {in_a_row - 1} steps before, which were skipped" if in_a_row > 1 else ""
@@ -268,8 +268,12 @@ class Trainer:
             self._run.save_checkpoint(self.step, self._config, state, self._save_adapter, keep=keep)
         self._accelerator.wait_for_everyone()
 
+    @property
+    def _has_finite_weights(self) -> bool:
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._trained)
+
     def _check_weights(self) -> None:
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._trained):
+        if not self._has_finite_weights:
             raise FeraError(
                 f"the weights are not finite after step {self.step}, so they are not saved. {self._run.kept()}. Lower "
                 "train.learning_rate (with --resume.allow train.learning_rate)"
