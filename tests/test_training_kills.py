@@ -58,14 +58,16 @@ def assert_same(killed: TrainConfig, straight: TrainConfig, where: object) -> No
     assert log_of(killed) == log_of(straight), where
     checkpoints = [path.name for path in (killed.output_dir / "checkpoints").iterdir()]
     assert [name for name in checkpoints if name.endswith("6")] == ["step-000006"], where
+    left = [path for path in killed.output_dir.rglob(".*") if path.parent.name != "cache"]
+    assert not left, (where, left)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(4, 0), pytest.param(24, 1, marks=pytest.mark.slow)])
 def test_killed_at_a_file_operation_or_step(configure, tmp_path, count, seed):
     straight = configure("straight")
     events = events_of(lambda: started(straight), straight.output_dir, tmp_path / "events")
-    for number in spread(events, count, seed):
-        config = configure(f"killed-{number}")
+    for index, number in enumerate(spread(events, count, seed)):
+        config = configure(f"killed-{index}")
         where = (number, events[number])
         assert kill_at_event(lambda config=config: started(config), config.output_dir, number) == -9, where
         assert run(lambda config=config: started(config)) == 0, where

@@ -1,5 +1,6 @@
 """A run's checkpoints: written whole or not at all, checked when read, rotated."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,13 +15,14 @@ from fera.files import os_errors, sync
 from fera.training.manifest import damage_of, read_manifest, write_manifest
 
 _STATE = "state.pt"
+_CONFIG = "config.json"
 _FORMAT_VERSION = 2
 
 
 class Checkpoints:
     """The folder of a run's checkpoints, `step-000500/` and so on.
 
-    A checkpoint holds `adapter/`, the state beside it, and a manifest of both. A damaged one is named, passed over and
+    A checkpoint holds `adapter/`, state and configuration beside it, and a manifest of them. A damaged one is named, passed over and
     left where it is: no rotation counts it, and only its owner removes it.
 
     Args:
@@ -136,8 +138,8 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
         FeraError: it cannot be read, or a newer fera wrote the checkpoint.
     """
     try:
-        manifest = read_manifest(checkpoint)
-        version, config = int(manifest["format_version"]), dict(manifest["config"])
+        version = int(read_manifest(checkpoint)["format_version"])
+        config = dict(json.loads((checkpoint / _CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FeraError(f"checkpoint {checkpoint} cannot be read ({error}); remove it and resume") from error
     if version > _FORMAT_VERSION:
@@ -157,6 +159,7 @@ def _write(
     # Through a file of Python's: of what fails in a file of its own, torch does not tell the reason.
     with os_errors(folder / _STATE), (folder / _STATE).open("wb") as file:
         torch.save({"step": step, **state}, file)
-    write_manifest(folder, {"format_version": _FORMAT_VERSION, "step": step, "config": config})
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_manifest(folder, {"format_version": _FORMAT_VERSION, "step": step})
     for path in (*folder.rglob("*"), folder):
         sync(path)

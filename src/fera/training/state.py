@@ -111,6 +111,7 @@ class RunFolder:
                 # What a resumed run would look for goes first, so that breaking off here leaves none of it.
                 for entry in (self.checkpoints, *self._entries()):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+            self._sweep()
             self.path.mkdir(parents=True, exist_ok=True)
             replace_text(self.config, config_text)
             self.checkpoints.mkdir(exist_ok=True)
@@ -172,6 +173,12 @@ class RunFolder:
         kept = self.log.read_bytes()[:length]
         whole = kept[: kept.rfind(b"\n") + 1]
         replace_file(self.log, lambda file: file.write_bytes(whole))
+
+    def _sweep(self) -> None:
+        """Remove half-written files that a killed run left."""
+        for folder in (self.path, self.adapter, self.samples):
+            for left in folder.glob(".*.tmp"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _entries(self) -> tuple[Path, ...]:
         return (self.config, self.log, self.samples, self.adapter, self.checkpoints, self.summary)
