@@ -117,7 +117,9 @@ def test_nothing_whole_to_resume(tmp_path):
     save(run, 2, config(tmp_path))
     run.begin(to_toml(config(tmp_path)), resume=True)
     flip_a_bit(run.checkpoints / "step-000002" / "state.pt")
-    with pytest.raises(FeraError, match=r"no checkpoint in .* is whole.*step-000002 is damaged: state\.pt.*--overwrite"):
+    with pytest.raises(
+        FeraError, match=r"no checkpoint in .* is whole.*step-000002 is damaged: state\.pt.*--overwrite"
+    ):
         run.check(resume=True, overwrite=False)
 
 
@@ -163,7 +165,9 @@ def test_a_failed_checkpoint_leaves_the_older_ones(tmp_path, error):
         write_adapter(folder)
         raise error
 
-    with pytest.raises(FeraError, match=r"step-000002 cannot be written.*last good checkpoint is .*step-000001.*--resume"):
+    with pytest.raises(
+        FeraError, match=r"step-000002 cannot be written.*last good checkpoint is .*step-000001.*--resume"
+    ):
         run.save_checkpoint(2, config(tmp_path), {}, fail, keep=1)
     assert names(run) == ["step-000001"], "half a checkpoint would be in the way of a full disk"
     assert run.latest_checkpoint().name == "step-000001"

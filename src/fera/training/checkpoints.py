@@ -22,8 +22,8 @@ _FORMAT_VERSION = 2
 class Checkpoints:
     """The folder of a run's checkpoints, `step-000500/` and so on.
 
-    A checkpoint holds `adapter/`, state and configuration beside it, and a manifest of them. A damaged one is named, passed over and
-    left where it is: no rotation counts it, and only its owner removes it.
+    A checkpoint holds `adapter/`, state and configuration beside it, and a manifest of them. A damaged one is named,
+    passed over and left where it is: no rotation counts it, and only its owner removes it.
 
     Args:
         folder: need not exist.
@@ -72,7 +72,7 @@ class Checkpoints:
         """
         final = self._folder / f"step-{step:06d}"
         try:
-            self._sweep()
+            self.sweep()
             if not final.exists() or self._set_damaged_aside(final):
                 temporary = self._folder / f".{final.name}.tmp"
                 _write(temporary, step, config, state, save_adapter)
@@ -80,12 +80,21 @@ class Checkpoints:
                 sync(self._folder)
         except (OSError, FeraError) as error:
             with suppress(OSError):
-                self._sweep()  # on a full disk half a checkpoint is in the way
+                self.sweep()  # on a full disk half a checkpoint is in the way
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise FeraError(f"checkpoint {final} cannot be written: {reason}") from error
         if keep is not None:
             self._rotate(keep)
         return final
+
+    def sweep(self) -> None:
+        """Remove what a crash left in the midst of writing or of removing.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        for left in self._folder.glob(".step-*"):
+            shutil.rmtree(left)
 
     def _all(self) -> list[Path]:
         """Checkpoints, damaged ones among them, oldest first."""
@@ -100,11 +109,6 @@ class Checkpoints:
             with suppress(OSError):  # it is tried again after the next one
                 old.rename(away)
                 shutil.rmtree(away)
-
-    def _sweep(self) -> None:
-        """Remove what a crash left in the midst of writing or of removing."""
-        for left in self._folder.glob(".step-*"):
-            shutil.rmtree(left)
 
     def _set_damaged_aside(self, checkpoint: Path) -> bool:
         """Give a checkpoint another name if it is damaged; whether it was."""

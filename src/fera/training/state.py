@@ -176,6 +176,7 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove half-written files that a killed run left."""
+        Checkpoints(self.checkpoints).sweep()
         for folder in (self.path, self.adapter, self.samples):
             for left in folder.glob(".*.tmp"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -295,7 +295,8 @@ class Trainer:
             check_fingerprint(self._setup.denoiser, state["base"])
         except FeraError as error:
             raise CannotResume(
-                f"cannot resume {checkpoint}: it belongs to another base, whatever is allowed"
+                f"cannot resume {checkpoint}: its base has other weights than this one, and nothing allows that. Set "
+                "the base back, or start anew"
             ) from error
         is_other_data = state["data"] != self._setup.data_digest
         if is_other_data and not is_allowed("data", allow):
