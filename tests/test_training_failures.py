@@ -99,8 +99,7 @@ def test_full_disk_elsewhere(configure, command, method, step, expected, section
     assert expected in message and "File too large" in message
     latest = RunFolder(config.output_dir).latest_checkpoint()
     assert latest is not None
-    if method != "finish":
-        assert f"The last good checkpoint is {latest}" in message
+    assert f"The last good checkpoint is {latest}" in message
 
 
 def test_full_disk_in_the_cache(configure, monkeypatch, tmp_path):
@@ -134,50 +133,41 @@ def test_output_that_cannot_be_written(configure, monkeypatch, tmp_path, capsys)
     assert f"cannot write to output_dir {tmp_path / 'run'}: Read-only file system" in message
 
 
-@pytest.mark.parametrize("what", ["0.png", "0.txt"])
-@pytest.mark.parametrize("when", ["listed", "checked"])
-def test_a_file_of_the_data_vanishes(configure, monkeypatch, image_folder, what, when):
-    """Between listing and reading, and between checking and encoding: named, and no traceback."""
-    from fera.training import cache, sources
+@pytest.mark.parametrize(
+    ("place", "name", "expected"),
+    [
+        (
+            "sources.add_masks",
+            "0.png",
+            r"1 pictures? of 4 cannot be used: .*0\.png does not exist|0\.png does not exist",
+        ),
+        ("layouts.flat.read_text", "0.txt", r"caption file .*0\.txt cannot be read: No such file"),
+        ("cache._pixels", "0.png", r"0\.png.*readable a moment ago"),
+    ],
+    ids=["listed", "caption", "checked"],
+)
+def test_a_file_of_the_data_vanishes(configure, monkeypatch, image_folder, place, name, expected):
+    """Between listing and reading, and between checking and encoding."""
+    module, _, function = f"fera.training.{place}".rpartition(".")
+    real = getattr(sys.modules[module], function)
 
-    if when == "listed":
-        real = sources.find_examples
+    def vanishing(*arguments):
+        (image_folder / name).unlink(missing_ok=True)
+        return real(*arguments)
 
-        def find(*arguments):
-            examples = real(*arguments)
-            (image_folder / what).unlink()
-            return examples
-
-        monkeypatch.setattr(sources, "find_examples", find)
-    else:
-        real_pixels = cache._pixels
-
-        def pixels(*arguments):
-            (image_folder / what).unlink(missing_ok=True)
-            return real_pixels(*arguments)
-
-        monkeypatch.setattr(cache, "_pixels", pixels)
-    if what == "0.txt":
-        train(configure(train={"steps": 1}))  # it was read already
-        return
-    with pytest.raises(FeraError, match=r"0\.png"):
-        train(configure(train={"steps": 1}))
+    monkeypatch.setattr(sys.modules[module], function, vanishing)
+    config = configure(train={"steps": 1})
+    with pytest.raises(FeraError, match=expected):
+        train(config)
+    assert not config.output_dir.exists()
 
 
-def test_a_picture_vanishes_while_the_folder_is_searched(configure, image_folder, monkeypatch):
-    from fera.training.layouts import files
+def test_a_mask_that_vanishes_is_what_is_named(image_folder, tmp_path):
+    from fera.training.data import sift_images
+    from fera.training.examples import Example
 
-    real = os.scandir
-
-    def vanishing(path):
-        entries = real(path)
-        if Path(path) == image_folder:
-            (image_folder / "0.txt").unlink(missing_ok=True)
-        return entries
-
-    monkeypatch.setattr(files.os, "scandir", vanishing)
-    with pytest.raises(FeraError, match=r"1 of 4 pictures|0\.png|0\.txt"):
-        train(configure(train={"steps": 1}))
+    _, bad = sift_images([Example(image_folder / "0.png", "x", mask=tmp_path / "mask.png")])
+    assert "mask.png" in bad[0] and "0.png does not exist" not in bad[0]
 
 
 def no_memory() -> None:

@@ -356,7 +356,10 @@ class Trainer:
         )
         if self._accelerator.is_main_process:
             self._check_weights()
-            self._save_adapter(self._run.adapter)
+            try:
+                self._save_adapter(self._run.adapter)
+            except FeraError as error:  # a full disk, for one
+                raise FeraError(f"{error}. {self._run.kept()}") from error
             replace_text(self._run.summary, json.dumps(asdict(summary), indent=2) + "\n")
         self._accelerator.wait_for_everyone()
         if self._skips.total:
