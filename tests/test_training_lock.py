@@ -11,6 +11,7 @@ import pytest
 from crash_cases import outcome, run, start
 
 from fera import FeraError
+from fera.cli import main
 from fera.training.lock import LOCK, run_lock
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -45,6 +46,16 @@ def test_the_second_is_told_who_holds_it(tmp_path):
         assert f"kill {pid}" in message and "another output_dir" in message
     finally:
         end(pid)
+
+
+def test_a_second_training_is_refused_before_it_loads_anything(tmp_path, monkeypatch, capsys):
+    flags = ["--base=b", f"--output_dir={tmp_path / 'run'}", f"--data.train_data_dir={tmp_path}", "--overwrite"]
+    monkeypatch.setattr("fera.training.loop.prepare", None)
+    with run_lock(tmp_path / "run", print):
+        (tmp_path / "run" / "log.jsonl").write_text("{}")
+        assert main(["train", *flags]) == 2
+        assert (tmp_path / "run" / "log.jsonl").exists()
+    assert f"in use by another run: process {os.getpid()}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_killed_process_blocks_nobody(tmp_path):

@@ -161,6 +161,16 @@ def test_the_scaler_of_half_precision_finds_its_scale_by_overflows():
     assert not is_overflow(1.0) and not is_overflow(2.0**-10) and not is_overflow(None)
 
 
+def test_an_overflow_is_logged_and_holds_the_schedule(configure, monkeypatch):
+    """What the gradient scaler of fp16 skips, which takes a GPU to have one."""
+    told = iter([True, False, False])
+    monkeypatch.setattr(trainer.Accelerator, "optimizer_step_was_skipped", property(lambda self: next(told)))
+    config = configure(steps=3, max_skipped_steps=0, lr_scheduler="linear", learning_rate=0.03)
+    assert train(config).skipped_steps == 0
+    assert log_of(config, "skipped") == ["overflow"]
+    assert log_of(config, "lr") == pytest.approx([0.03, 0.03, 0.02])
+
+
 SPOILED = """
 import sys
 from fera.cli import main

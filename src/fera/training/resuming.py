@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fera.errors import FeraError
+from fera.fingerprint import check_fingerprint
 from fera.training.checkpoints import read_config
 from fera.training.config import OptimizationConfig, TrainConfig
 from fera.training.settings import keys
@@ -115,6 +117,41 @@ def check_changes(checkpoint: Path, config: TrainConfig, allow: Sequence[str]) -
             f"--resume.allow {' '.join(change.name for change in asked)}"
         )
     return differing
+
+
+def check_base_and_data(
+    checkpoint: Path, state: Mapping[str, Any], denoiser: nn.Module, data_digest: str, allow: Sequence[str]
+) -> bool:
+    """Compare a run's base and data with those of a checkpoint.
+
+    Args:
+        checkpoint: its folder.
+        state: what it holds.
+        denoiser: of this run, its weights those of the base.
+        data_digest: of this run's pictures and captions.
+        allow: as for `check_changes`; "data" allows other pictures and captions.
+
+    Returns:
+        Whether pictures or captions differ, and are allowed to.
+
+    Raises:
+        CannotResume: the base is another one, or the data is and may not be.
+    """
+    try:
+        check_fingerprint(denoiser, state["base"])
+    except FeraError as error:
+        raise CannotResume(
+            f"cannot resume {checkpoint}: its base has other weights than this one, and nothing allows that. Set the "
+            "base back, or start anew"
+        ) from error
+    if state["data"] == data_digest:
+        return False
+    if not is_allowed("data", allow):
+        raise CannotResume(
+            f"cannot resume {checkpoint}: pictures or captions changed since. Restore them, allow it by "
+            "--resume.allow data, or start anew"
+        )
+    return True
 
 
 def optimization_of(checkpoint: Path) -> OptimizationConfig:

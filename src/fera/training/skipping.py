@@ -54,6 +54,11 @@ class Skips:
         self.in_a_row += 1
         self.names = list(dict.fromkeys([*(self.names or ()), *fault.names]))
 
+    def describe(self, fault: Fault, step: int) -> str:
+        """Why a run ends with a skipped step, and on which samples."""
+        before = f", as in the {self.in_a_row - 1} steps before, which were skipped" if self.in_a_row > 1 else ""
+        return f"{fault} at step {step}{Fault(fault.what, self.names or []).on}{before}"
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return asdict(self)

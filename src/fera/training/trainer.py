@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fera.errors import FeraError
 from fera.files import replace_text
-from fera.fingerprint import check_fingerprint, fingerprint
+from fera.fingerprint import fingerprint
 from fera.training.checkpoints import read_state
 from fera.training.config import TrainConfig
 from fera.training.draws import draw
@@ -23,7 +23,7 @@ from fera.training.order import order_of
 from fera.training.parameters import adapter_off, build_optimizer
 from fera.training.randomness import mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
-from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, is_allowed, optimization_of
+from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, optimization_of
 from fera.training.setup import Setup
 from fera.training.skipping import Fault, Skips, is_overflow
 from fera.training.state import RunFolder
@@ -91,12 +91,15 @@ class Trainer:
                 if self._accelerator.sync_gradients:
                     self._update()
         self._rates = self._lr_scheduler.get_last_lr()
-        if self._fault is None and not self._accelerator.optimizer_step_was_skipped:
+        overflowed = self._fault is None and self._accelerator.optimizer_step_was_skipped
+        if self._fault is None and not overflowed:
             self._lr_scheduler.step()
         self._skips.count(self._fault)
         self.step += 1
         if self._fault is not None:
             self._report_skip(self._fault)
+        elif overflowed:  # the scaler of fp16 goes on with a smaller scale
+            self._reporter.write({"step": self.step, "skipped": "overflow"})
         self._window_seconds += time.monotonic() - began
         self._report()
 
@@ -186,18 +189,13 @@ class Trainer:
 
     def _report_skip(self, fault: Fault) -> None:
         """Say that a step was skipped, or that this were too many."""
-        limit, in_a_row = self._config.train.max_skipped_steps, self._skips.in_a_row
         self._reporter.write({"step": self.step, "skipped": fault.what, "pictures": fault.names})
-        if in_a_row <= limit and self._has_finite_weights:
-            self._reporter.say(f"step {self.step} is skipped: {fault}{fault.on}")
-            return
-        after = f", as in the {in_a_row - 1} steps before, which were skipped" if in_a_row > 1 else ""
-        samples = Fault(fault.what, self._skips.names or []).on
-        raise FeraError(
-            f"{fault} at step {self.step}{samples}{after}. {self._run.kept()}. "
-            "Lower train.learning_rate (with --resume.allow train.learning_rate), or look at these pictures; with "
-            "mixed_precision fp16, try bf16"
-        )
+        if self._skips.in_a_row > self._config.train.max_skipped_steps or not self._has_finite_weights:
+            raise FeraError(
+                f"{self._skips.describe(fault, self.step)}. {self._run.kept()}. Lower train.learning_rate (with "
+                "--resume.allow train.learning_rate), or look at these pictures; with mixed_precision fp16, try bf16"
+            )
+        self._reporter.say(f"step {self.step} is skipped: {fault}{fault.on}")
 
     def _report(self) -> None:
         settings = self._config.train
@@ -291,20 +289,9 @@ class Trainer:
             CannotResume: it is of another base or of other pictures.
         """
         state = read_state(checkpoint)
-        try:
-            check_fingerprint(self._setup.denoiser, state["base"])
-        except FeraError as error:
-            raise CannotResume(
-                f"cannot resume {checkpoint}: its base has other weights than this one, and nothing allows that. Set "
-                "the base back, or start anew"
-            ) from error
-        is_other_data = state["data"] != self._setup.data_digest
-        if is_other_data and not is_allowed("data", allow):
-            raise CannotResume(
-                f"cannot resume {checkpoint}: pictures or captions changed since. Restore them, allow it by "
-                "--resume.allow data, or start anew"
-            )
-        self._setup.adapter.restore(self._setup.denoiser, checkpoint / "adapter")
+        setup = self._setup
+        is_other_data = check_base_and_data(checkpoint, state, setup.denoiser, setup.data_digest, allow)
+        setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
         try:
             self._optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
