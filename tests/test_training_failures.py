@@ -25,6 +25,7 @@ from fera.training.trainer import Trainer
 def configure(tiny_sd_dir, image_folder, tmp_path):
     def make(name: str = "run", **sections: object) -> TrainConfig:
         sections["train"] = {"steps": 4, "batch_size": 1, "checkpointing_steps": 2} | sections.get("train", {})
+        sections.setdefault("adapter", {"target_modules": ["to_q"]})
         return run_config(tiny_sd_dir, image_folder, tmp_path / name, **sections)
 
     return make
