@@ -228,8 +228,9 @@ def test_gradient_that_is_not_finite(run, tmp_path, monkeypatch):
     """Caught before the step, so that no checkpoint is ever written with it."""
     clip = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args, **kwargs: clip(*args, **kwargs) * float("inf"))
-    code, message = run()
-    assert code == 2 and "the gradient is not finite at step 1. No checkpoint was saved before" in message
+    code, message = run(train__max_skipped_steps=1, train__steps=3)
+    assert code == 2 and "the gradient is not finite at step 2 on " in message and "as in the 1 steps" in message
+    assert "No checkpoint was saved before" in message
     assert not list((tmp_path / "out" / "checkpoints").iterdir())
 
 

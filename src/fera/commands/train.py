@@ -10,11 +10,20 @@ from fera.training.settings import Key, keys, load_config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options: one flag a key of the configuration among them."""
-    parser.usage = "%(prog)s [CONFIG.toml] [--resume | --overwrite] [--KEY VALUE ...]"
+    parser.usage = "%(prog)s [CONFIG.toml] [--resume [--resume.allow NAME ...] | --overwrite] [--KEY VALUE ...]"
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="the configuration")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
+    parser.add_argument(
+        "--resume.allow",
+        dest="allow",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="with --resume: settings that may differ from the checkpoint's, as train.learning_rate; a section's name "
+        "allows all of it (data: the pictures and captions too), all allows everything that can go on",
+    )
     add_key_flags(parser)
 
 
@@ -52,5 +61,5 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.training import train
 
     quiet_libraries()
-    train(config, resume=arguments.resume, overwrite=arguments.overwrite)
+    train(config, resume=arguments.resume, allow=arguments.allow, overwrite=arguments.overwrite)
     return 0

@@ -25,12 +25,12 @@ from fera.comparison.measuring import (
 from fera.comparison.plan import Run, fingerprint
 from fera.comparison.results import Result, Samples, write_result
 from fera.components import denoisers
-from fera.errors import FeraError
 from fera.evaluation import Evaluation, EvaluationSettings, evaluate
 from fera.training import TrainConfig, train
 from fera.training.adapters import adapter_of
 from fera.training.loop import Summary
 from fera.training.objective import noise_process
+from fera.training.resuming import CannotResume
 from fera.training.state import RunFolder
 from fera.tuner import FrequencyGate, Routing
 
@@ -116,7 +116,7 @@ def _train(config: TrainConfig, say: Callable[[str], None]) -> Summary:
     if RunFolder(config.output_dir).latest_checkpoint() is not None:
         try:
             return train(config, resume=True, quiet=True)
-        except FeraError as error:
+        except CannotResume as error:
             say(f"  starting anew: {error}")
             _forget_accelerators()
     return train(config, overwrite=True, quiet=True)

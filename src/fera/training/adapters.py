@@ -18,6 +18,7 @@ from torch import nn
 from fera.checkpoint import open_adapter
 from fera.components import denoisers
 from fera.errors import FeraError
+from fera.files import os_errors, sync
 from fera.pipelines import load_adapter, save_adapter, trace
 from fera.training.config import AdapterConfig
 from fera.training.plain import add_plain, plain_config, read_plain, write_plain
@@ -150,7 +151,10 @@ class FullFineTuning:
         temporary = folder.with_name(f".{folder.name}.tmp")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
-            _denoiser_of(pipe)[1].save_pretrained(temporary)
+            with os_errors(temporary):
+                _denoiser_of(pipe)[1].save_pretrained(temporary)
+            for path in temporary.iterdir():
+                sync(path)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         except OSError as error:

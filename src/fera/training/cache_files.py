@@ -17,11 +17,21 @@ _MEMORY_BYTES = 256 * 2**20
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a file whole: another process sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole: another process sees all of it or none.
+
+    Raises:
+        FeraError: it cannot be written.
+    """
     # Clones: a row of a batch would drag the whole batch along.
     owned = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    replace_file(path, lambda file: save_file(owned, file))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda file: save_file(owned, file))
+    except OSError as error:
+        raise FeraError(
+            f"cannot write to the cache, {path}: {error.strerror}. Free space there, or set data.cache_dir to a folder "
+            "elsewhere; what is encoded already is kept"
+        ) from error
 
 
 class Memory:

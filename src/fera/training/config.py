@@ -288,6 +288,12 @@ class OptimizationConfig(_Section):
     )
     logit_std: float = Field(default=1.0, gt=0, description="Deviation of logit_normal.")
     mode_scale: float = Field(default=1.29, description="Scale of the mode scheme.")
+    max_skipped_steps: int = Field(
+        default=10,
+        ge=0,
+        description="Steps in a row to skip because their loss or gradient is not finite; one more ends the run, with "
+        "the samples named.",
+    )
     logging_steps: int = Field(
         default=10, ge=1, description="Steps between lines of log.jsonl; each averages over them."
     )

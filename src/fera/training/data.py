@@ -88,7 +88,7 @@ def _check(example: Example) -> Example | str:
     try:
         size = load_image(example.image).size
         return check_mask(replace(example, digest=file_digest(example.image), size=size))
-    except FileNotFoundError:
-        return f"{example.image} does not exist"
+    except FileNotFoundError as error:  # the picture, or its mask
+        return f"{error.filename or example.image} does not exist"
     except (ValueError, OSError) as error:
         return f"{example.image} {error}"

@@ -4,11 +4,9 @@ Nothing random has a state of its own: which examples a step sees, their noise a
 the step's number. To resume is to restore weights, optimizer and that number.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from accelerate import Accelerator
 
@@ -16,20 +14,33 @@ from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.training.calibrating import with_kappa
 from fera.training.config import OptimizationConfig, TrainConfig
+from fera.training.failures import failures_explained
+from fera.training.lock import run_lock
 from fera.training.reporting import Reporter
+from fera.training.resuming import check_allow, check_changes
 from fera.training.settings import to_toml
 from fera.training.setup import prepare
+from fera.training.signals import StopRequest, stop_request
 from fera.training.state import RunFolder
 from fera.training.summary import Summary
 from fera.training.trainer import Trainer
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Summary:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    allow: Sequence[str] = (),
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Summary:
     """Train an adapter and leave a run folder.
 
     Args:
         config: the whole configuration; `load_config` reads one from a file.
-        resume: go on from the last checkpoint in `config.output_dir`.
+        resume: go on from the last whole checkpoint in `config.output_dir`.
+        allow: settings that may differ from that checkpoint's: dotted names, names of sections ("data" stands for the
+            pictures and captions too), or "all".
         overwrite: replace the run in `config.output_dir`.
         quiet: show progress alone, without messages.
 
@@ -37,16 +48,23 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         What `summary.json` holds.
 
     Raises:
-        FeraError: something the user gave cannot work, or the loss is not finite any more.
+        FeraError: something the user gave cannot work, another process trains in this folder, losses are not finite
+            any more, or disk or memory do not suffice.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
+        SystemExit: SIGTERM, after a checkpoint was saved; its code is 0.
     """
     began = time.monotonic()
+    check_allow(allow, resume=resume)
     run = RunFolder(config.output_dir)
-    checkpoint = run.check(resume=resume, overwrite=overwrite)
-    if checkpoint is not None and config.adapter.kappa == "auto":
-        config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
     accelerator = _accelerator(config.train)
-    with Reporter(run.log, is_main=accelerator.is_main_process, quiet=quiet) as reporter:
+    is_main = accelerator.is_main_process
+    reporter = Reporter(run.log, is_main=is_main, quiet=quiet)
+    lock = run_lock(run.path, reporter.say) if is_main else nullcontext()
+    with reporter, failures_explained(config, run.kept), lock:
+        checkpoint = run.check(resume=resume, overwrite=overwrite, say=reporter.say)
+        if checkpoint is not None and config.adapter.kappa == "auto":
+            config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
+        changed = check_changes(checkpoint, config, allow) if checkpoint is not None else []
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
             setup = prepare(config, accelerator.device, reporter)
@@ -54,32 +72,50 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             config = with_kappa(config, setup.bands.kappa)
         trainer = Trainer(config, run, accelerator, setup, reporter)
         if checkpoint is not None:
-            trainer.restore(checkpoint)
-        if accelerator.is_main_process:
-            run.begin(config, to_toml(config), resume=resume)
+            trainer.restore(checkpoint, changed, allow)
+        if is_main:
+            run.begin(to_toml(config), resume=checkpoint is not None)
             if setup.calibration is not None:
                 chosen = setup.calibration.chosen
                 reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
         accelerator.wait_for_everyone()
-
-        with _noticing_interrupt() as interrupted:
-            if checkpoint is None:
-                trainer.validate(pictures=True, loss=True)
-            while trainer.step < config.train.steps:
-                trainer.advance()
-                at_end = trainer.step == config.train.steps
-                trainer.validate(
-                    pictures=at_end or _is_due(trainer.step, config.validation.steps),
-                    loss=at_end or _is_due(trainer.step, config.validation.loss_steps),
-                )
-                if at_end or _is_due(trainer.step, config.train.checkpointing_steps):
-                    trainer.save_checkpoint()
-                if trainer.agree(interrupted()) and not at_end:
-                    trainer.save_checkpoint()
-                    reporter.say(f"interrupted after step {trainer.step}; go on with:")
-                    reporter.say(f"  fera train {run.config} --resume")
-                    raise KeyboardInterrupt
+        with stop_request() as stop:
+            _run(trainer, config, run, reporter, stop)
         return trainer.finish(time.monotonic() - began)
+
+
+def _run(trainer: Trainer, config: TrainConfig, run: RunFolder, reporter: Reporter, stop: StopRequest) -> None:
+    """All steps; left between two of them where the run is asked to stop."""
+    steps, wants_checkpoint = config.train.steps, False
+
+    def leaves() -> bool:
+        return trainer.agree(bool(stop)) and trainer.is_sound and trainer.step < steps
+
+    if trainer.validated < trainer.step:
+        _validate(trainer, config)
+    while trainer.step < steps:
+        trainer.advance()
+        leaving = leaves()
+        if not leaving:  # drawing can take long; the resumed run makes up for it
+            _validate(trainer, config)
+        wants_checkpoint |= trainer.step == steps or _is_due(trainer.step, config.train.checkpointing_steps)
+        if wants_checkpoint and (trainer.is_sound or trainer.step == steps):
+            trainer.save_checkpoint()
+            wants_checkpoint = False
+        if leaving or leaves():
+            trainer.save_checkpoint()
+            reporter.say(f"{stop.words} after step {trainer.step}; go on with:")
+            reporter.say(f"  fera train {run.config} --resume")
+            stop.leave()
+
+
+def _validate(trainer: Trainer, config: TrainConfig) -> None:
+    """Measure and draw what is due at this step."""
+    at_an_end = trainer.step in (0, config.train.steps)
+    trainer.validate(
+        pictures=at_an_end or _is_due(trainer.step, config.validation.steps),
+        loss=at_an_end or _is_due(trainer.step, config.validation.loss_steps),
+    )
 
 
 def _accelerator(settings: OptimizationConfig) -> Accelerator:
@@ -90,26 +126,6 @@ def _accelerator(settings: OptimizationConfig) -> Accelerator:
         )
     except ValueError as error:  # fp16 without a device that has it, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
-
-
-@contextmanager
-def _noticing_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the step in progress end after Ctrl-C; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # Python delivers signals to the main thread alone
-        return
-    noticed = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-
-    def notice(*signal_and_frame: object) -> None:
-        noticed.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, notice)
-    try:
-        yield noticed.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _is_due(step: int, cadence: int) -> bool:

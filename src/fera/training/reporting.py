@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fera.files import os_errors
 from fera.router import COLLAPSE, gate_entropy
 
 # Seconds between lines where there is no terminal to draw a bar on.
@@ -52,7 +53,9 @@ class Metrics:
             self.entropies += float(gate_entropy(gates).sum())
 
     def averages(self) -> dict[str, Any]:
-        """Averages over the samples, as they are logged."""
+        """Averages over the samples, as they are logged; nothing where there were none."""
+        if not self.samples:  # all steps were skipped
+            return {}
         averages: dict[str, Any] = {"loss": _rounded(self.losses / self.samples)}
         if self.consistencies is not None:
             averages["consistency"] = _rounded(self.consistencies / self.samples)
@@ -134,13 +137,13 @@ class Reporter:
     def write(self, record: dict[str, Any]) -> None:
         """Append a line to log.jsonl."""
         if self._is_main:
-            with self._log.open("a", encoding="utf-8") as file:
+            with os_errors(self._log), self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
 
 def in_words(averages: dict[str, Any], samples_per_second: float) -> str:
     """Averages for the progress bar."""
-    parts = [f"loss {averages['loss']:.4f}"]
+    parts = [f"loss {averages['loss']:.4f}"] if "loss" in averages else []
     if "consistency" in averages:
         parts.append(f"consistency {averages['consistency']:.4f}")
     if "gate_entropy" in averages:

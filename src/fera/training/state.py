@@ -1,32 +1,15 @@
-"""The run's folder and its checkpoints: written whole or not at all, rotated, restored."""
+"""The run's folder: what lies where, and whether a run may start or go on in it."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fera.errors import FeraError
+from fera.files import replace_file, replace_text, sync
+from fera.training.checkpoints import Checkpoints
 from fera.training.config import TrainConfig
-
-_STATE = "state.pt"
-_FORMAT_VERSION = 1
-
-# What may differ between a run and its continuation. Everything else would make it another run.
-_MAY_CHANGE = (
-    "output_dir",
-    "validation.",
-    "data.cache_dir",
-    "train.steps",
-    "train.logging_steps",
-    "train.checkpointing_steps",
-    "train.checkpoints_total_limit",
-    "train.gradient_checkpointing",
-)
 
 
 @dataclass(frozen=True)
@@ -69,15 +52,17 @@ class RunFolder:
         """Times, losses and versions as JSON."""
         return self.path / "summary.json"
 
-    def check(self, *, resume: bool, overwrite: bool) -> Path | None:
+    def check(self, *, resume: bool, overwrite: bool, say: Callable[[str], None] = lambda line: None) -> Path | None:
         """Whether a run may start here; changes nothing.
 
         Args:
             resume: continue the run in the folder.
             overwrite: replace it.
+            say: hears which checkpoints are passed over because they are damaged.
 
         Returns:
-            The checkpoint to continue from, or None for a new run.
+            The checkpoint to continue from, the newest that is whole; None for a run that starts at its beginning, also
+            where `resume` finds one that was broken off before its first checkpoint.
 
         Raises:
             FeraError: the folder holds a run and neither is asked for, or there is nothing to continue.
@@ -87,10 +72,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise FeraError(f"output_dir {self.path} is a file; give a folder")
         if resume:
-            checkpoint = self.latest_checkpoint()
-            if checkpoint is None:
-                raise FeraError(f"nothing to resume: no checkpoint in {self.checkpoints}; start anew with --overwrite")
-            return checkpoint
+            return self._to_continue(say)
         if not overwrite and (held := [path.name for path in self._entries() if path.exists()]):
             raise FeraError(
                 f"{self.path} already holds a run ({', '.join(held)}). "
@@ -98,7 +80,27 @@ class RunFolder:
             )
         return None
 
-    def begin(self, config: TrainConfig, config_text: str, *, resume: bool) -> None:
+    def _to_continue(self, say: Callable[[str], None]) -> Path | None:
+        damaged: list[str] = []
+        checkpoint = Checkpoints(self.checkpoints).newest(damaged.append)
+        if checkpoint is None and damaged:
+            raise FeraError(
+                f"nothing to resume: no checkpoint in {self.checkpoints} is whole. {'; '.join(damaged)}. "
+                "Put a copy back, or start anew with --overwrite"
+            )
+        if checkpoint is None:
+            if self.config.exists() and not (self.adapter.exists() or self.summary.exists()):
+                say(f"the run in {self.path} has no checkpoint yet; it starts at its beginning")
+                return None
+            raise FeraError(
+                f"nothing to resume: no checkpoint in {self.checkpoints}; leave --resume out, or start anew with "
+                "--overwrite"
+            )
+        for line in damaged:
+            say(f"{line}. It stays where it is; the run goes on from the one before")
+        return checkpoint
+
+    def begin(self, config_text: str, *, resume: bool) -> None:
         """Make the folder ready; a former run in it is removed unless it goes on. The cache stays.
 
         Raises:
@@ -106,127 +108,78 @@ class RunFolder:
         """
         try:
             if not resume:
-                for entry in self._entries():
+                # What a resumed run would look for goes first, so that breaking off here leaves none of it.
+                for entry in (self.checkpoints, *self._entries()):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(config_text, encoding="utf-8")
+            self._sweep()
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_text(self.config, config_text)
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise FeraError(f"cannot write to output_dir {config.output_dir}: {error.strerror}") from error
+            raise FeraError(f"cannot write to output_dir {self.path}: {error.strerror}") from error
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint."""
-        found = self._all_checkpoints()
-        return found[-1] if found else None
+        """The newest checkpoint that is whole."""
+        return Checkpoints(self.checkpoints).newest()
+
+    def kept(self) -> str:
+        """What a run that breaks off can go on from, for messages."""
+        checkpoint = self.latest_checkpoint()
+        if checkpoint is None:
+            return "No checkpoint was saved before"
+        return f"The last good checkpoint is {checkpoint}; go on from it by: fera train {self.config} --resume"
 
     def save_checkpoint(
-        self, step: int, state: Mapping[str, Any], save_adapter: Callable[[Path], None], *, keep: int
+        self,
+        step: int,
+        config: TrainConfig,
+        state: Mapping[str, Any],
+        save_adapter: Callable[[Path], None],
+        *,
+        keep: int | None,
     ) -> Path:
         """Write a checkpoint whole, then remove the oldest ones.
 
         Args:
             step: optimizer steps taken.
+            config: of the run.
             state: tensors and plain values only.
             save_adapter: writes the adapter into a folder.
-            keep: checkpoints to keep, this one included.
+            keep: checkpoints to keep, this one included; None keeps all.
 
         Returns:
-            The checkpoint's folder: `adapter/` and the state beside it.
-        """
-        final = self.checkpoints / f"step-{step:06d}"
-        if not final.exists():
-            temporary = self.checkpoints / f".{final.name}.tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            save_adapter(temporary / "adapter")
-            torch.save({"format_version": _FORMAT_VERSION, "step": step, **state}, temporary / _STATE)
-            for path in (*temporary.rglob("*"), temporary):
-                _flush(path)
-            temporary.rename(final)
-            _flush(self.checkpoints)
-        for old in self._all_checkpoints()[:-keep]:
-            shutil.rmtree(old)
-        return final
+            The checkpoint's folder.
 
-    def truncate_log(self, step: int) -> None:
-        """Drop log lines after a step, so that a continued run does not log steps twice."""
+        Raises:
+            FeraError: it cannot be written. The older ones are as they were.
+        """
+        if self.log.exists():
+            sync(self.log)  # of the steps behind a checkpoint, no line may be missing
+        state = {**state, "log_bytes": self.log.stat().st_size if self.log.exists() else 0}
+        settings = config.model_dump(mode="json")
+        try:
+            return Checkpoints(self.checkpoints).save(step, settings, state, save_adapter, keep=keep)
+        except FeraError as error:
+            raise FeraError(f"{error}. {self.kept()}") from error
+
+    def cut_log(self, length: int) -> None:
+        """Bring the log back to where it was at a checkpoint, so that a continued run logs no step twice.
+
+        Args:
+            length: of the log at the checkpoint, in bytes.
+        """
         if not self.log.exists():
             return
-        kept = [line for line in self.log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        self.log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        kept = self.log.read_bytes()[:length]
+        whole = kept[: kept.rfind(b"\n") + 1]
+        replace_file(self.log, lambda file: file.write_bytes(whole))
+
+    def _sweep(self) -> None:
+        """Remove half-written files that a killed run left."""
+        Checkpoints(self.checkpoints).sweep()
+        for folder in (self.path, self.adapter, self.samples):
+            for left in folder.glob(".*.tmp"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _entries(self) -> tuple[Path, ...]:
         return (self.config, self.log, self.samples, self.adapter, self.checkpoints, self.summary)
-
-    def _all_checkpoints(self) -> list[Path]:
-        return sorted(path for path in self.checkpoints.glob("step-*") if (path / _STATE).is_file())
-
-
-def load_state(checkpoint: Path, config: TrainConfig, data_digest: str) -> dict[str, Any]:
-    """Read a checkpoint's state.
-
-    Args:
-        checkpoint: its folder.
-        config: of the run that is to go on.
-        data_digest: of its training data.
-
-    Returns:
-        What `RunFolder.save_checkpoint` was given, and "step".
-
-    Raises:
-        FeraError: it cannot be read, or belongs to other settings or data.
-    """
-    path = checkpoint / _STATE
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format_version"] > _FORMAT_VERSION:
-            raise FeraError(f"{checkpoint} was written by a newer fera; upgrade to resume it")
-        changed = _changes(json.loads(state["config"]), config.model_dump(mode="json"))
-    except FeraError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways
-        raise FeraError(f"checkpoint {path} cannot be read ({error}); remove {checkpoint} and resume") from error
-    if changed:
-        raise FeraError(f"cannot resume {checkpoint} with other settings: {'; '.join(changed)}")
-    if state["data"] != data_digest:
-        raise FeraError(f"cannot resume {checkpoint}: pictures or captions changed since; restore them, or start anew")
-    return state
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = _flat(before), _flat(now)
-    return [
-        f"{name} is {new.get(name)!r}, was {old.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(_MAY_CHANGE)
-    ]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 2**62  # a half-written line
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder to disk, where the system can."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

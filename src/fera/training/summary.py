@@ -20,6 +20,7 @@ class Summary:
         samples: training samples seen.
         training_pictures: how many an epoch has: repeats and class pictures are counted.
         skipped_pictures: how many were left out because they cannot be read.
+        skipped_steps: how many were left out because their loss or gradient was not finite.
         parameters: trained ones.
         kappa: of the adapter, as given or as chosen; None for baselines.
         seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
@@ -37,6 +38,7 @@ class Summary:
     samples: int
     training_pictures: int
     skipped_pictures: int
+    skipped_steps: int
     parameters: int
     kappa: float | None
     seconds: float
@@ -56,6 +58,7 @@ def summarize(
     seconds: float,
     training_seconds: float,
     held_out: dict[int, float],
+    skipped_steps: int,
 ) -> Summary:
     """Put a run's summary together.
 
@@ -67,6 +70,7 @@ def summarize(
         seconds: of this start of the run.
         training_seconds: of all optimizer steps.
         held_out: step to held-out loss.
+        skipped_steps: steps left out.
     """
     import fera
 
@@ -80,6 +84,7 @@ def summarize(
         samples=samples,
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
+        skipped_steps=skipped_steps,
         parameters=trained,
         kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,16 +13,20 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 
 from fera.errors import FeraError
+from fera.files import replace_text
+from fera.fingerprint import fingerprint
+from fera.training.checkpoints import read_state
 from fera.training.config import TrainConfig
-from fera.training.data import some_of
 from fera.training.draws import draw
 from fera.training.objective import Losses, denoising_losses, loss_weights
 from fera.training.order import order_of
 from fera.training.parameters import adapter_off, build_optimizer
 from fera.training.randomness import mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
+from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, optimization_of
 from fera.training.setup import Setup
-from fera.training.state import RunFolder, load_state
+from fera.training.skipping import Fault, Skips, is_overflow
+from fera.training.state import RunFolder
 from fera.training.summary import Summary, summarize
 from fera.training.validation import draw_samples, held_out_loss
 
@@ -41,6 +46,7 @@ class Trainer:
         self, config: TrainConfig, run: RunFolder, accelerator: Accelerator, setup: Setup, reporter: Reporter
     ) -> None:
         self.step = 0
+        self.validated = -1  # the last step that was
         self._config = config
         self._run = run
         self._accelerator = accelerator
@@ -55,10 +61,14 @@ class Trainer:
             num_training_steps=config.train.steps,
         )
         self._order = order_of(setup.training.sizes, config)
+        self._base = fingerprint(setup.denoiser)
         setup.denoiser.train()
         self._model, self._optimizer = accelerator.prepare(setup.denoiser, optimizer)
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+        self._skips = Skips()
+        self._fault: Fault | None = None
+        self._names: list[str] = []
         self._metrics = Metrics()
         self._window_seconds = 0.0
         self._training_seconds = 0.0
@@ -68,25 +78,44 @@ class Trainer:
         self._collapse_was_said = False
 
     def advance(self) -> None:
-        """One optimizer step."""
+        """One optimizer step.
+
+        Raises:
+            FeraError: too many steps in a row had to be skipped.
+        """
         began = time.monotonic()
-        settings = self._config.train
-        for micro in range(settings.gradient_accumulation_steps):
+        self._fault, self._names = None, []
+        for micro in range(self._config.train.gradient_accumulation_steps):
             with self._accelerator.accumulate(self._model):
                 self._accelerator.backward(self._loss(micro))
                 if self._accelerator.sync_gradients:
-                    norm = self._accelerator.clip_grad_norm_(self._trained, settings.max_grad_norm)
-                    # The gradient scaler of fp16 skips such a step and goes on.
-                    if settings.mixed_precision != "fp16" and norm is not None and not torch.isfinite(norm):
-                        raise self._not_finite("gradient", [])
-                self._optimizer.step()
-                self._optimizer.zero_grad()
+                    self._update()
         self._rates = self._lr_scheduler.get_last_lr()
-        if not self._accelerator.optimizer_step_was_skipped:
+        overflowed = self._fault is None and self._accelerator.optimizer_step_was_skipped
+        if self._fault is None and not overflowed:
             self._lr_scheduler.step()
+        self._skips.count(self._fault)
         self.step += 1
+        if self._fault is not None:
+            self._report_skip(self._fault)
+        elif overflowed:  # the scaler of fp16 goes on with a smaller scale
+            self._reporter.write({"step": self.step, "skipped": "overflow"})
         self._window_seconds += time.monotonic() - began
         self._report()
+
+    def _update(self) -> None:
+        """Let the optimizer use the gradient, unless something about the step is not finite."""
+        scaler = self._accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else None
+        norm = self._accelerator.clip_grad_norm_(self._trained, self._config.train.max_grad_norm)
+        # Of all processes together, so that they agree.
+        if norm is not None and not torch.isfinite(norm) and self._fault is None and not is_overflow(scale):
+            self._fault = Fault("gradient", self._of_all_processes(self._names))
+        if self._fault is not None:
+            self._optimizer.zero_grad()
+        if self._fault is None or scaler is not None:  # the scaler skips by itself, and counts on being asked
+            self._optimizer.step()
+        self._optimizer.zero_grad()
 
     def _loss(self, micro: int) -> Tensor:
         """Loss of one batch."""
@@ -136,8 +165,9 @@ class Trainer:
         )
 
     def _count(self, losses: Losses, gates: Tensor | None, names: list[str]) -> None:
-        """Add a forward to what is logged, over all processes, and stop if a loss is not finite."""
+        """Add a forward to what is logged, over all processes, unless a loss is not finite."""
         denoising, consistency = losses.denoising.detach(), losses.consistency
+        self._names += names
         if self._accelerator.num_processes > 1:
             # As objects: batches of different buckets differ in length.
             gates = torch.cat(gather_object([gates])) if gates is not None else None
@@ -145,21 +175,27 @@ class Trainer:
             if consistency is not None:
                 consistency = self._accelerator.reduce(consistency.detach(), "mean")
         finite = torch.isfinite(denoising)
-        if not finite.all() or (consistency is not None and not torch.isfinite(consistency)):
-            alone = self._accelerator.num_processes == 1
-            raise self._not_finite(
-                "loss", [name for name, ok in zip(names, finite, strict=True) if not ok] if alone else []
-            )
-        self._metrics.add(denoising, consistency, gates)
+        if finite.all() and (consistency is None or torch.isfinite(consistency)):
+            self._metrics.add(denoising, consistency, gates)
+            return
+        everyone = self._of_all_processes(names)
+        faulty = [name for name, ok in zip(everyone, finite, strict=True) if not ok] or everyone
+        self._fault = Fault("loss", [*(self._fault.names if self._fault else ()), *faulty])
 
-    def _not_finite(self, what: str, names: list[str]) -> FeraError:
-        checkpoint = self._run.latest_checkpoint()
-        kept = f"The last good checkpoint is {checkpoint}" if checkpoint else "No checkpoint was saved before"
-        on = f" on {some_of(names)}" if names else ""
-        return FeraError(
-            f"the {what} is not finite at step {self.step + 1}{on}. {kept}. "
-            "Lower train.learning_rate, or look at these pictures; with mixed_precision fp16, try bf16"
-        )
+    def _of_all_processes(self, names: list[str]) -> list[str]:
+        if self._accelerator.num_processes == 1:
+            return list(names)
+        return [name for some in gather_object([names]) for name in some]
+
+    def _report_skip(self, fault: Fault) -> None:
+        """Say that a step was skipped, or that this were too many."""
+        self._reporter.write({"step": self.step, "skipped": fault.what, "pictures": fault.names})
+        if self._skips.in_a_row > self._config.train.max_skipped_steps or not self._has_finite_weights:
+            raise FeraError(
+                f"{self._skips.describe(fault, self.step)}. {self._run.kept()}. Lower train.learning_rate (with "
+                "--resume.allow train.learning_rate), or look at these pictures; with mixed_precision fp16, try bf16"
+            )
+        self._reporter.say(f"step {self.step} is skipped: {fault}{fault.on}")
 
     def _report(self) -> None:
         settings = self._config.train
@@ -181,6 +217,7 @@ class Trainer:
 
     def validate(self, *, pictures: bool, loss: bool) -> None:
         """Measure the held-out loss and draw the validation prompts."""
+        self.validated = self.step
         if not (pictures or loss):
             return
         if self._accelerator.is_main_process:
@@ -197,13 +234,23 @@ class Trainer:
                 self._reporter.say(f"step {self.step}: drew {path}")
         self._accelerator.wait_for_everyone()
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the last step was used; if not, the weights may be what is wrong, and make no good checkpoint."""
+        return self._skips.in_a_row == 0
+
     def save_checkpoint(self) -> None:
-        """Write what `restore` needs."""
+        """Write what `restore` needs.
+
+        Raises:
+            FeraError: it cannot be written, or the weights are not finite.
+        """
         if self._accelerator.is_main_process:
+            self._check_weights()
             scaler = self._accelerator.scaler
             state = {
-                "config": json.dumps(self._config.model_dump(mode="json")),
                 "data": self._setup.data_digest,
+                "base": self._base,
                 "optimizer": self._optimizer.state_dict(),
                 "lr_scheduler": self._lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
@@ -212,30 +259,75 @@ class Trainer:
                 # What was counted since the last line of the log.
                 "metrics": asdict(self._metrics),
                 "window_seconds": self._window_seconds,
+                "skips": self._skips.state(),
+                "validated": self.validated,
             }
-            limit = self._config.train.checkpoints_total_limit
-            self._run.save_checkpoint(self.step, state, self._save_adapter, keep=limit)
+            keep = self._config.train.checkpoints_total_limit if self.is_sound else None
+            self._run.save_checkpoint(self.step, self._config, state, self._save_adapter, keep=keep)
         self._accelerator.wait_for_everyone()
 
-    def restore(self, checkpoint: Path) -> None:
-        """Go back to a checkpoint."""
-        state = load_state(checkpoint, self._config, self._setup.data_digest)
-        self._setup.adapter.restore(self._setup.denoiser, checkpoint / "adapter")
-        self._optimizer.load_state_dict(state["optimizer"])
+    @property
+    def _has_finite_weights(self) -> bool:
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._trained)
+
+    def _check_weights(self) -> None:
+        if not self._has_finite_weights:
+            raise FeraError(
+                f"the weights are not finite after step {self.step}, so they are not saved. {self._run.kept()}. Lower "
+                "train.learning_rate (with --resume.allow train.learning_rate)"
+            )
+
+    def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> None:
+        """Go back to a checkpoint.
+
+        Args:
+            checkpoint: its folder.
+            changed: settings that differ from it.
+            allow: what may differ; "data" for the pictures and captions.
+
+        Raises:
+            CannotResume: it is of another base or of other pictures.
+        """
+        state = read_state(checkpoint)
+        setup = self._setup
+        is_other_data = check_base_and_data(checkpoint, state, setup.denoiser, setup.data_digest, allow)
+        setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
+        try:
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self._adopt_settings(checkpoint)
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.step, self.validated = state["step"], state["validated"]
         self._held_out = state["held_out"]
         self._training_seconds = state["training_seconds"]
         self._metrics, self._window_seconds = Metrics(**state["metrics"]), state["window_seconds"]
+        self._skips = Skips(**state["skips"])
         if self._accelerator.is_main_process:
-            self._run.truncate_log(self.step)
+            self._run.cut_log(state["log_bytes"])
+            if changed:
+                self._reporter.write({"step": self.step, "changed": {change.name: change.now for change in changed}})
+        self._report_restored(checkpoint, changed, is_other_data)
+
+    def _adopt_settings(self, checkpoint: Path) -> None:
+        """Optimizer and schedule come from the checkpoint with its rates; where settings differ, this run's count."""
+        before, now = optimization_of(checkpoint), self._config.train
+        if before != now:
+            old, new = (build_optimizer(settings, self._setup.denoiser).param_groups for settings in (before, now))
+            adopt_hyperparameters(self._optimizer.param_groups, old, new, self._lr_scheduler)
+
+    def _report_restored(self, checkpoint: Path, changed: Sequence[Change], is_other_data: bool) -> None:
         epoch = self._samples / len(self._setup.training)
         self._reporter.say(
             f"resumed {checkpoint}: step {self.step} of {self._config.train.steps}, epoch {epoch:.2f}, "
             f"learning rate {self._lr_scheduler.get_last_lr()[0]:.3g}; weights, optimizer and data order restored"
         )
+        for change in changed:
+            self._reporter.say(f"  changed, as allowed: {change}")
+        if is_other_data:
+            self._reporter.say("  changed, as allowed: pictures or captions")
 
     def finish(self, seconds: float) -> Summary:
         """Save the adapter and the summary; `seconds` is how long this start of the run took."""
@@ -247,11 +339,18 @@ class Trainer:
             seconds=seconds,
             training_seconds=self._training_seconds,
             held_out=self._held_out,
+            skipped_steps=self._skips.total,
         )
         if self._accelerator.is_main_process:
-            self._save_adapter(self._run.adapter)
-            self._run.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+            self._check_weights()
+            try:
+                self._save_adapter(self._run.adapter)
+            except FeraError as error:  # a full disk, for one
+                raise FeraError(f"{error}. {self._run.kept()}") from error
+            replace_text(self._run.summary, json.dumps(asdict(summary), indent=2) + "\n")
         self._accelerator.wait_for_everyone()
+        if self._skips.total:
+            self._reporter.say(f"{self._skips.total} of {self.step} steps were skipped; log.jsonl names their pictures")
         self._reporter.say(f"adapter: {self._run.adapter}; {self._setup.adapter.loading}")
         return summary
 

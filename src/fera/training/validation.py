@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fera.files import replace_file, replace_text
 from fera.training.buckets import Size
 from fera.training.cache import EncodedSet
 from fera.training.config import ValidationConfig
@@ -98,8 +99,9 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
         gc.collect()
         torch.cuda.empty_cache()
     path = folder / f"step-{step:06d}.png"
-    prompt_grid({f"step {step}": images}, settings.prompts).save(path)
-    (folder / "settings.json").write_text(json.dumps(settings.model_dump(), indent=2), encoding="utf-8")
+    grid = prompt_grid({f"step {step}": images}, settings.prompts)
+    replace_file(path, lambda file: grid.save(file, format="PNG"))
+    replace_text(folder / "settings.json", json.dumps(settings.model_dump(), indent=2))
     return path
 
 
