@@ -278,6 +278,10 @@ class OptimizationConfig(_Section):
         gt=0,
         description="Min-SNR weighting of the loss, 5.0 is common; epsilon and v_prediction only.",
     )
+    debiased_estimation_loss: bool = Field(
+        default=False,
+        description="Weight the loss by 1 / sqrt(SNR) (arXiv 2310.08442); epsilon and v_prediction only.",
+    )
     weighting_scheme: Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"] = Field(
         default="logit_normal",
         description="How noise levels are drawn or weighted, as in diffusers; flow_prediction only.",
@@ -298,6 +302,8 @@ class OptimizationConfig(_Section):
     def _check(self) -> "OptimizationConfig":
         if self.lr_warmup_steps > self.steps:
             raise ValueError(f"train.lr_warmup_steps ({self.lr_warmup_steps}) exceeds train.steps ({self.steps})")
+        if self.snr_gamma is not None and self.debiased_estimation_loss:
+            raise ValueError("train.snr_gamma and train.debiased_estimation_loss both weight the loss by SNR; keep one")
         return self
 
 
