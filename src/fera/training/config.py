@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fera.training.optimizer_rules import check_optimizer_settings
+
 
 class _Section(BaseModel):
     # Strict: "False" is not true and 2.5 is not 2. Frozen: the run's config.toml stays what the run used.
@@ -141,6 +143,7 @@ class DataConfig(_Section):
         return self
 
 
+OptimizerValue = str | int | float | bool | list[int | float]
 PlainValue = str | int | float | bool | list[str] | dict[str, int | float]
 
 
@@ -240,7 +243,16 @@ class OptimizationConfig(_Section):
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
         default="no", description="Precision of the frozen base; adapter and router stay in float32."
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
+    optimizer: str = Field(
+        default="adamw",
+        min_length=1,
+        description="adamw, adamw8bit, prodigy, adafactor, adamw_schedulefree, or the dotted path of a class, which is "
+        "imported: [training.md](training.md).",
+    )
+    optimizer_args: dict[str, OptimizerValue] | None = Field(
+        default=None, description="Further arguments of the optimizer: { momentum = 0.9 }."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate; 1.0 for prodigy.")
     router_learning_rate: float | None = Field(
         default=None, ge=0, description="Peak learning rate of the router; learning_rate when unset."
     )
@@ -253,10 +265,22 @@ class OptimizationConfig(_Section):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = Field(default="constant_with_warmup", description="Course of the learning rate, as in diffusers.")
     lr_warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean.")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the gradient's square.")
-    adam_weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
-    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    adam_beta1: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="Decay of the gradient's mean; adam_* are for adamw, adamw8bit, prodigy and adamw_schedulefree.",
+    )
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of the gradient's square.")
+    adam_weight_decay: float = Field(default=0.01, ge=0, description="Weight decay.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="Added to the root of the gradient's square.")
+    use_ema: bool = Field(
+        default=False,
+        description="Measure, draw with and keep an exponential moving average of the trained weights.",
+    )
+    ema_decay: float = Field(
+        default=0.9999, ge=0, lt=1, description="Decay of the average; after step n at most n / (n + 9)."
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
     consistency_weight: float = Field(
         default=0.1,
@@ -302,6 +326,9 @@ class OptimizationConfig(_Section):
     def _check(self) -> "OptimizationConfig":
         if self.lr_warmup_steps > self.steps:
             raise ValueError(f"train.lr_warmup_steps ({self.lr_warmup_steps}) exceeds train.steps ({self.steps})")
+        check_optimizer_settings(self)
+        if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
+            raise ValueError("train.ema_decay is set, but train.use_ema is off: set both or neither")
         if self.snr_gamma is not None and self.debiased_estimation_loss:
             raise ValueError("train.snr_gamma and train.debiased_estimation_loss both weight the loss by SNR; keep one")
         return self

@@ -21,6 +21,7 @@ class Summary:
         training_pictures: how many an epoch has: repeats and class pictures are counted.
         skipped_pictures: how many were left out because they cannot be read.
         parameters: trained ones.
+        average: which average over the steps the adapter holds, "ema" or "schedule_free"; None for the last weights.
         kappa: of the adapter, as given or as chosen; None for baselines.
         seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
         training_seconds: of all optimizer steps, over all starts of the run.
@@ -38,6 +39,7 @@ class Summary:
     training_pictures: int
     skipped_pictures: int
     parameters: int
+    average: str | None
     kappa: float | None
     seconds: float
     training_seconds: float
@@ -56,6 +58,7 @@ def summarize(
     seconds: float,
     training_seconds: float,
     held_out: dict[int, float],
+    average: str | None,
 ) -> Summary:
     """Put a run's summary together.
 
@@ -67,6 +70,7 @@ def summarize(
         seconds: of this start of the run.
         training_seconds: of all optimizer steps.
         held_out: step to held-out loss.
+        average: name of the average that the adapter holds.
     """
     import fera
 
@@ -81,6 +85,7 @@ def summarize(
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
         parameters=trained,
+        average=average,
         kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),
         training_seconds=round(training_seconds, 2),

@@ -12,12 +12,14 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 
 from fera.errors import FeraError
+from fera.training.averages import average_of
 from fera.training.config import TrainConfig
 from fera.training.data import some_of
 from fera.training.draws import draw
 from fera.training.objective import Losses, denoising_losses, loss_weights
+from fera.training.optimizers import build_optimizer
 from fera.training.order import order_of
-from fera.training.parameters import adapter_off, build_optimizer
+from fera.training.parameters import adapter_off
 from fera.training.randomness import mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
 from fera.training.setup import Setup
@@ -59,6 +61,7 @@ class Trainer:
         self._model, self._optimizer = accelerator.prepare(setup.denoiser, optimizer)
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+        self._average = average_of(config.train, optimizer, self._trained)
         self._metrics = Metrics()
         self._window_seconds = 0.0
         self._training_seconds = 0.0
@@ -81,6 +84,7 @@ class Trainer:
                         raise self._not_finite("gradient", [])
                 self._optimizer.step()
                 self._optimizer.zero_grad()
+        self._average.update()
         self._rates = self._lr_scheduler.get_last_lr()
         if not self._accelerator.optimizer_step_was_skipped:
             self._lr_scheduler.step()
@@ -170,6 +174,8 @@ class Trainer:
             record = {"step": self.step, **averages, "lr": rates[0]}
             if "gates" in averages:
                 record["router_lr"] = rates[-1]
+            if (factor := self._optimizer.param_groups[0].get("d")) is not None:
+                record["d"] = float(f"{factor:.6g}")  # Prodigy's estimate, which multiplies the rate
             self._reporter.write({**record, "samples_per_second": round(speed, 3)})
             self._words = in_words(averages, speed)
             if (line := collapse(averages)) and not self._collapse_was_said:
@@ -180,9 +186,12 @@ class Trainer:
         self._reporter.advance("training", self.step, settings.steps, self._words)
 
     def validate(self, *, pictures: bool, loss: bool) -> None:
-        """Measure the held-out loss and draw the validation prompts."""
-        if not (pictures or loss):
-            return
+        """Measure the held-out loss and draw the validation prompts, with the weights that are kept."""
+        if pictures or loss:
+            with self._average.applied():
+                self._validate(pictures=pictures, loss=loss)
+
+    def _validate(self, *, pictures: bool, loss: bool) -> None:
         if self._accelerator.is_main_process:
             settings = self._config.validation
             if loss:
@@ -207,6 +216,7 @@ class Trainer:
                 "optimizer": self._optimizer.state_dict(),
                 "lr_scheduler": self._lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
+                "average": self._average.state_dict(),
                 "held_out": self._held_out,
                 "training_seconds": self._training_seconds,
                 # What was counted since the last line of the log.
@@ -214,7 +224,8 @@ class Trainer:
                 "window_seconds": self._window_seconds,
             }
             limit = self._config.train.checkpoints_total_limit
-            self._run.save_checkpoint(self.step, state, self._save_adapter, keep=limit)
+            with self._average.applied():
+                self._run.save_checkpoint(self.step, state, self._save_adapter, keep=limit)
         self._accelerator.wait_for_everyone()
 
     def restore(self, checkpoint: Path) -> None:
@@ -222,6 +233,7 @@ class Trainer:
         state = load_state(checkpoint, self._config, self._setup.data_digest)
         self._setup.adapter.restore(self._setup.denoiser, checkpoint / "adapter")
         self._optimizer.load_state_dict(state["optimizer"])
+        self._average.load_state_dict(state["average"])
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
@@ -247,9 +259,11 @@ class Trainer:
             seconds=seconds,
             training_seconds=self._training_seconds,
             held_out=self._held_out,
+            average=self._average.name,
         )
         if self._accelerator.is_main_process:
-            self._save_adapter(self._run.adapter)
+            with self._average.applied():
+                self._save_adapter(self._run.adapter)
             self._run.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
         self._accelerator.wait_for_everyone()
         self._reporter.say(f"adapter: {self._run.adapter}; {self._setup.adapter.loading}")
