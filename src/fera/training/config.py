@@ -365,6 +365,11 @@ class TrainConfig(_Section):
     base: str = Field(min_length=1, description="The pipeline to adapt: a folder or a Hugging Face Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none",
+        description="Hold the base's linear layers in 8 bits (LLM.int8) or 4 (NF4), by bitsandbytes; the adapter stays "
+        "in float32.",
+    )
     output_dir: Path = Field(strict=False, description="Folder of the run: adapter, log, samples, checkpoints.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
     data: DataConfig
@@ -376,6 +381,11 @@ class TrainConfig(_Section):
     def _check(self) -> "TrainConfig":
         if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
             raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        if self.adapter.full and self.quantization != "none":
+            raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
+        scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
+        if self.quantization != "none" and scheme != "LORA":
+            raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
         if not self.adapter.is_routed:
             if self.train.consistency_weight > 0:
                 raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")

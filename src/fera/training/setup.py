@@ -135,7 +135,7 @@ def _add_adapter(sources: Sources, config: TrainConfig, reporter: Reporter) -> A
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in denoiser.parameters())
+    total = denoiser.num_parameters()  # type: ignore[operator]  # of a 4-bit layer, numel() counts bytes
     reporter.say(
         f"{type(denoiser).__name__} ({sources.name}), {sources.process.prediction_type}: "
         f"training {trained:,} parameters beside {total - trained:,} frozen ones"
