@@ -77,7 +77,7 @@ def quantize(denoiser: nn.Module, quantization: str, device: torch.device) -> No
     model.requires_grad_(False).to(device)
 
 
-def _config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _config(quantization: str, dtype: torch.dtype) -> Any:
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
