@@ -245,7 +245,7 @@ def test_half_precision_keeps_the_adapter_in_float32(configure):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this device has fp16")
 def test_fp16_needs_a_device_that_has_it(configure):
-    with pytest.raises(fera.FeraError, match="train.mixed_precision = fp16 needs a GPU, and this is cpu.*use bf16 or no"):
+    with pytest.raises(fera.FeraError, match="fp16 needs a GPU, and this is cpu.*use bf16 or no"):
         train(configure(train={"mixed_precision": "fp16"}))
 
 
