@@ -1,5 +1,6 @@
 """Every optimizer: what it takes, what it refuses, and that a resumed run equals an uninterrupted one."""
 
+import json
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from training_cases import run_config, trained_weights, trainers
 
 from fera import FeraConfig, FeraError
 from fera.training import OptimizationConfig, load_config, train
+from fera.training.estimates import bytes_a_trained_parameter
 from fera.training.optimizers import build_optimizer, check_optimizer
 from fera.training.state import RunFolder
 
@@ -219,6 +221,28 @@ def test_schedule_free_takes_no_other_schedule_and_no_other_average():
         check_optimizer(OptimizationConfig(optimizer="adamw_schedulefree", lr_scheduler="cosine"))
     with pytest.raises(FeraError, match="leave train.use_ema out"):
         check_optimizer(OptimizationConfig(optimizer="schedulefree.SGDScheduleFree", use_ema=True))
+
+
+def test_prodigys_estimate_is_logged(workshop, tmp_path):
+    pytest.importorskip("prodigyopt")
+    trainer = workshop(tmp_path / "run", optimizer="prodigy", learning_rate=1.0, optimizer_args={"d0": 1e-3})
+    trainer.advance()
+    record = json.loads(trainer._reporter._log.read_text().splitlines()[-1])
+    assert record["lr"] == 1 and record["d"] == pytest.approx(trainer._optimizer.param_groups[0]["d"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 16),
+        ({"optimizer": "adamw8bit"}, 10),
+        ({"optimizer": "prodigy", "learning_rate": 1.0}, 24),
+        ({"use_ema": True}, 20),
+    ],
+)
+def test_estimate_counts_what_the_optimizer_keeps(settings, expected):
+    """In bytes a parameter: weight and gradient are 8."""
+    assert bytes_a_trained_parameter(OptimizationConfig(**settings)) == expected
 
 
 def test_a_whole_run(tiny_sd_dir, image_folder, tmp_path):

@@ -145,3 +145,15 @@ def test_refusals(monkeypatch, tmp_path, image_folder):
     settings = run_config(tmp_path / "nothing", image_folder, tmp_path / "run", quantization="4bit")
     with pytest.raises(FeraError, match=r"needs bitsandbytes.*pip install 'fera\[quantized\]'"):
         train(settings, quiet=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantization", LAYERS)
+def test_on_a_gpu(quantization):
+    model = make_unet()
+    quantize(model, quantization, torch.device("cuda"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+    inputs = {name: value.to("cuda") for name, value in UNET.inputs(2).items()}
+    adapted = fill(get_peft_model(model, config()).to("cuda"))
+    assert step(adapted, inputs).isfinite()
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in adapter_gradients(adapted).values())

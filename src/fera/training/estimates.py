@@ -109,7 +109,7 @@ def estimate(
     frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
     # Encoders go before training begins, unless pictures are drawn along the way.
     encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
-    training_bytes = frozen + _bytes_a_trained_parameter(settings) * trained
+    training_bytes = frozen + bytes_a_trained_parameter(settings) * trained
     return Estimates(
         device=str(device),
         latents=len(different) * mirrorings,
@@ -125,7 +125,8 @@ def estimate(
     )
 
 
-def _bytes_a_trained_parameter(settings: OptimizationConfig) -> int:
+def bytes_a_trained_parameter(settings: OptimizationConfig) -> int:
+    """Memory of a trained parameter: the weight, its gradient, what the optimizer keeps, and the average."""
     optimizer = _BYTES_OF_OPTIMIZER.get(settings.optimizer, _BYTES_OF_TWO_MOMENTS)
     return _BYTES_A_TRAINED_PARAMETER + optimizer + (_BYTES_OF_AVERAGE if settings.use_ema else 0)
 
