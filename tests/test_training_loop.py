@@ -238,8 +238,15 @@ def test_half_precision_keeps_the_adapter_in_float32(configure):
     )
     summary = train(config)
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(config).values())
-    assert summary.held_out_loss_after > 0
+    assert 0 < summary.held_out_loss_after != summary.held_out_loss_before
+    assert all(value.any() for key, value in weights_of(config).items() if "lora_B" in key), "B starts at zero"
     assert (config.output_dir / "samples" / "step-000002.png").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this device has fp16")
+def test_fp16_needs_a_device_that_has_it(configure):
+    with pytest.raises(fera.FeraError, match="fp16 needs a GPU, and this is cpu.*use bf16 or no"):
+        train(configure(train={"mixed_precision": "fp16"}))
 
 
 def test_previews_are_what_generation_gives(configure, tiny_sd_dir):

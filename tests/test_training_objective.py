@@ -9,7 +9,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
+from pydantic import ValidationError
 
 from fera import FeraError, FrequencyBands, frequency_energy_consistency
 from fera.training.config import OptimizationConfig
@@ -139,6 +140,41 @@ def test_min_snr_weights(prediction_type):
     assert torch.equal(loss_weights(noise_process(scheduler), SETTINGS, steps), torch.ones(4))
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_debiased_estimation_weights(prediction_type):
+    """The formula in float64: the first steps of the schedule are above the bound of the SNR, the others below."""
+    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    steps = torch.tensor([0, 1, 10, 100, 500, 999])
+    alpha = scheduler.alphas_cumprod.double()[steps]
+    snr = alpha / (1 - alpha)
+    assert snr[0] > 1000 > snr[2]
+    snr = snr.clamp(max=1000)
+    expected = 1 / snr.sqrt() if prediction_type == "epsilon" else 1 / (snr + 1)
+    settings = OptimizationConfig(debiased_estimation_loss=True)
+    weights = loss_weights(noise_process(scheduler), settings, steps)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_weights_by_snr_exclude_each_other():
+    with pytest.raises(ValidationError, match="snr_gamma and train.debiased_estimation_loss.*keep one"):
+        OptimizationConfig(snr_gamma=5.0, debiased_estimation_loss=True)
+
+
+@pytest.mark.parametrize("scheme", ["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_timesteps_are_drawn_as_diffusers_scripts_draw_them(scheme, shift):
+    """They look densities up in the scheduler's table of T noise levels; here they are not rounded to the table."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    settings = OptimizationConfig(weighting_scheme=scheme, logit_mean=0.3, logit_std=0.8, mode_scale=1.1)
+    ours = draw_timesteps(noise_process(scheduler), settings, 500, torch.Generator().manual_seed(0))
+    density = compute_density_for_timestep_sampling(
+        scheme, 500, logit_mean=0.3, logit_std=0.8, mode_scale=1.1, generator=torch.Generator().manual_seed(0)
+    )
+    theirs = scheduler.timesteps[(density * 1000).long().clamp(0, 999)]
+    assert (ours - theirs).abs().max() < 1.01 * shift  # the widest step of the table
+
+
 def test_flow_weights():
     steps = torch.tensor([250.0, 1000.0])
     assert torch.equal(loss_weights(FLOW, SETTINGS, steps), torch.ones(2))
@@ -146,6 +182,8 @@ def test_flow_weights():
     torch.testing.assert_close(weights, torch.tensor([16.0, 1.0]))
     with pytest.raises(FeraError, match="snr_gamma"):
         loss_weights(FLOW, OptimizationConfig(snr_gamma=5.0), steps)
+    with pytest.raises(FeraError, match="debiased_estimation_loss"):
+        loss_weights(FLOW, OptimizationConfig(debiased_estimation_loss=True), steps)
 
 
 def test_noise_offset_is_shared_by_the_pixels_of_a_channel():

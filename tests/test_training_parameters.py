@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from fera import FeraConfig, FeraError
 from fera.training import OptimizationConfig
-from fera.training.parameters import build_optimizer
+from fera.training.optimizers import build_optimizer
 
 
 @pytest.fixture

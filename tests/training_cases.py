@@ -1,11 +1,19 @@
 """Small training runs on tiny pipelines."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from fera.training import TrainConfig
+from fera.training.reporting import Reporter
+from fera.training.setup import prepare
+from fera.training.state import RunFolder
+from fera.training.trainer import Trainer
 
 # Width and height to how many pictures: three shapes, none of which fills its last batch of two.
 MIXED = {(16, 32): 3, (32, 16): 1, (20, 20): 3}
@@ -41,3 +49,31 @@ def log_of(config: TrainConfig, key: str) -> list:
     """Values of a key of log.jsonl."""
     lines = (config.output_dir / "log.jsonl").read_text().splitlines()
     return [record[key] for record in map(json.loads, lines) if key in record]
+
+
+@contextmanager
+def trainers(base: Path, folder: Path) -> Iterator[Callable[..., Trainer]]:
+    """Factory of trainers that share a base and encoded pictures, and all start from the same adapter.
+
+    Of two trainers only the last one made is to be used: they share the adapter too.
+    """
+    pictures = mixed_folder(folder / "pictures")
+    data = {"train_data_dir": pictures, "validation_fraction": 0.25, "resolution": 16}
+    with Reporter(folder / "log.jsonl", is_main=True, quiet=True) as reporter:
+        setup = prepare(run_config(base, pictures, folder / "run", data=data), torch.device("cpu"), reporter)
+        start = {key: value.clone() for key, value in setup.denoiser.state_dict().items()}
+
+        def make(run: Path, **settings: object) -> Trainer:
+            setup.denoiser.load_state_dict(start)
+            train = {"batch_size": 1, "consistency_weight": 0.1, "learning_rate": 1e-2, "steps": 4} | settings
+            config = run_config(base, pictures, run, data=data, train=train, validation={"loss_samples": 2})
+            run.mkdir(exist_ok=True)
+            return Trainer(config, RunFolder(run), Accelerator(), setup, reporter)
+
+        yield make
+
+
+def trained_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Copies of the weights that train, as they are now."""
+    parameters = trainer._setup.denoiser.named_parameters()
+    return {name: parameter.detach().clone() for name, parameter in parameters if parameter.requires_grad}

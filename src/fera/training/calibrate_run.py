@@ -62,7 +62,8 @@ def calibrate_run(config: TrainConfig, output: Path) -> Calibration:
     """
     device = Accelerator().device
     with Reporter(output / "log.jsonl", is_main=True) as reporter:  # nothing is logged
-        sources = open_sources(config, reporter)
+        # The denoiser is not asked, so there is no point in quantizing it.
+        sources = open_sources(config.model_copy(update={"quantization": "none"}), reporter)
         training, _ = encode(sources, config, device, reporter)
         calibration = calibrate(training, sources.process, config, device, reporter)
     try:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fera.training.optimizer_rules import check_optimizer_settings
+
 
 class _Section(BaseModel):
     # Strict: "False" is not true and 2.5 is not 2. Frozen: the run's config.toml stays what the run used.
@@ -141,6 +143,7 @@ class DataConfig(_Section):
         return self
 
 
+OptimizerValue = str | int | float | bool | list[int | float]
 PlainValue = str | int | float | bool | list[str] | dict[str, int | float]
 
 
@@ -240,7 +243,16 @@ class OptimizationConfig(_Section):
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
         default="no", description="Precision of the frozen base; adapter and router stay in float32."
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
+    optimizer: str = Field(
+        default="adamw",
+        min_length=1,
+        description="adamw, adamw8bit, prodigy, adafactor, adamw_schedulefree, or the dotted path of a class, which is "
+        "imported: [training.md](training.md).",
+    )
+    optimizer_args: dict[str, OptimizerValue] | None = Field(
+        default=None, description="Further arguments of the optimizer: { momentum = 0.9 }."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate; 1.0 for prodigy.")
     router_learning_rate: float | None = Field(
         default=None, ge=0, description="Peak learning rate of the router; learning_rate when unset."
     )
@@ -253,10 +265,22 @@ class OptimizationConfig(_Section):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = Field(default="constant_with_warmup", description="Course of the learning rate, as in diffusers.")
     lr_warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean.")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the gradient's square.")
-    adam_weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
-    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    adam_beta1: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="Decay of the gradient's mean; adam_* are for adamw, adamw8bit, prodigy and adamw_schedulefree.",
+    )
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of the gradient's square.")
+    adam_weight_decay: float = Field(default=0.01, ge=0, description="Weight decay.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="Added to the root of the gradient's square.")
+    use_ema: bool = Field(
+        default=False,
+        description="Measure, draw with and keep an exponential moving average of the trained weights.",
+    )
+    ema_decay: float = Field(
+        default=0.9999, ge=0, lt=1, description="Decay of the average; after step n at most n / (n + 9)."
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
     consistency_weight: float = Field(
         default=0.1,
@@ -277,6 +301,10 @@ class OptimizationConfig(_Section):
         default=None,
         gt=0,
         description="Min-SNR weighting of the loss, 5.0 is common; epsilon and v_prediction only.",
+    )
+    debiased_estimation_loss: bool = Field(
+        default=False,
+        description="Weight the loss by 1 / sqrt(SNR) (arXiv 2310.08442); epsilon and v_prediction only.",
     )
     weighting_scheme: Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"] = Field(
         default="logit_normal",
@@ -304,6 +332,11 @@ class OptimizationConfig(_Section):
     def _check(self) -> "OptimizationConfig":
         if self.lr_warmup_steps > self.steps:
             raise ValueError(f"train.lr_warmup_steps ({self.lr_warmup_steps}) exceeds train.steps ({self.steps})")
+        check_optimizer_settings(self)
+        if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
+            raise ValueError("train.ema_decay is set, but train.use_ema is off: set both or neither")
+        if self.snr_gamma is not None and self.debiased_estimation_loss:
+            raise ValueError("train.snr_gamma and train.debiased_estimation_loss both weight the loss by SNR; keep one")
         return self
 
 
@@ -338,6 +371,11 @@ class TrainConfig(_Section):
     base: str = Field(min_length=1, description="The pipeline to adapt: a folder or a Hugging Face Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none",
+        description="Hold the base's linear layers in 8 bits (LLM.int8) or 4 (NF4), by bitsandbytes; the adapter stays "
+        "in float32.",
+    )
     output_dir: Path = Field(strict=False, description="Folder of the run: adapter, log, samples, checkpoints.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
     data: DataConfig
@@ -349,6 +387,11 @@ class TrainConfig(_Section):
     def _check(self) -> "TrainConfig":
         if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
             raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        if self.adapter.full and self.quantization != "none":
+            raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
+        scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
+        if self.quantization != "none" and scheme != "LORA":
+            raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
         if not self.adapter.is_routed:
             if self.train.consistency_weight > 0:
                 raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")

@@ -14,14 +14,18 @@ from fera.training.adapters import adapter_of
 from fera.training.buckets import Size
 from fera.training.calibrating import with_kappa
 from fera.training.captions import caption_variants
-from fera.training.config import TrainConfig
+from fera.training.config import OptimizationConfig, TrainConfig
 from fera.training.examples import Example
 from fera.training.families import encode_pictures, family_of
 
 # A backward pass costs about two forwards.
 _FORWARDS_A_STEP = 3
-# Weight, gradient and AdamW's two moments, in float32.
-_BYTES_A_TRAINED_PARAMETER = 16
+# Weight and gradient of a trained parameter, in float32, and what each optimizer keeps beside them: most of them two
+# moments. Adafactor's are sums over rows and columns.
+_BYTES_A_TRAINED_PARAMETER = 8
+_BYTES_OF_TWO_MOMENTS = 8
+_BYTES_OF_OPTIMIZER = {"adamw8bit": 2, "prodigy": 16, "adafactor": 0}
+_BYTES_OF_AVERAGE = 4
 _HEADER_BYTES = 100
 
 
@@ -105,7 +109,7 @@ def estimate(
     frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
     # Encoders go before training begins, unless pictures are drawn along the way.
     encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
-    training_bytes = frozen + _BYTES_A_TRAINED_PARAMETER * trained
+    training_bytes = frozen + bytes_a_trained_parameter(settings) * trained
     return Estimates(
         device=str(device),
         latents=len(different) * mirrorings,
@@ -119,6 +123,12 @@ def estimate(
         step_seconds=step_seconds,
         training_seconds=step_seconds * settings.steps,
     )
+
+
+def bytes_a_trained_parameter(settings: OptimizationConfig) -> int:
+    """Memory of a trained parameter: the weight, its gradient, what the optimizer keeps, and the average."""
+    optimizer = _BYTES_OF_OPTIMIZER.get(settings.optimizer, _BYTES_OF_TWO_MOMENTS)
+    return _BYTES_A_TRAINED_PARAMETER + optimizer + (_BYTES_OF_AVERAGE if settings.use_ema else 0)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

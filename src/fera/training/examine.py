@@ -10,6 +10,8 @@ import torch
 
 from fera.bases import load_base
 from fera.errors import FeraError
+from fera.pipelines import denoisers
+from fera.quantization import quantize
 from fera.training.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
 from fera.training.class_images import class_settings, count_class_images
 from fera.training.config import TrainConfig
@@ -97,6 +99,7 @@ def examine(config: TrainConfig, device: torch.device, *, with_base: bool) -> Da
             _, buckets = training_sizes(pipe, config)
             _look_at_sizes(report, training, buckets, config)
             if examples:
+                quantize(next(iter(denoisers(pipe).values())), config.quantization, device)
                 _look_at_captions(report, examples, pipe.tokenizer)
                 report.estimates = estimate(pipe, config, examples, assign_sizes(examples, buckets), device)
     elif config.data.resolution is not None:

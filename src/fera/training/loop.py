@@ -120,12 +120,19 @@ def _validate(trainer: Trainer, config: TrainConfig) -> None:
 
 def _accelerator(settings: OptimizationConfig) -> Accelerator:
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
         )
-    except ValueError as error:  # fp16 without a device that has it, for one
+    except ValueError as error:  # a precision that the device does not have, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
+    if settings.mixed_precision == "fp16" and accelerator.scaler is None:
+        # On a CPU accelerate goes on without, and small gradients become 0.
+        raise FeraError(
+            f"train.mixed_precision = fp16 needs a GPU, and this is {accelerator.device.type}, where nothing scales "
+            "its gradients: use bf16 or no"
+        )
+    return accelerator
 
 
 def _is_due(step: int, cadence: int) -> bool:

@@ -27,6 +27,9 @@ from fera.consistency import frequency_energy_consistency
 from fera.errors import FeraError
 from fera.training.config import OptimizationConfig
 
+# Next to no noise has an SNR without bounds, and samples of it would then count for nothing.
+_HIGHEST_DEBIASED_SNR = 1000.0
+
 
 @dataclass(frozen=True)
 class NoiseProcess:
@@ -164,22 +167,31 @@ def draw_noise(latents: Tensor, noise_offset: float, generator: torch.Generator)
 def loss_weights(process: NoiseProcess, settings: OptimizationConfig, timesteps: Tensor) -> Tensor:
     r"""Weight of each sample's loss, shape (B,), float32.
 
-    DDPM with `snr_gamma`: min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Min-SNR, arXiv 2303.09556).
+    DDPM with `snr_gamma`: min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Min-SNR).
+    DDPM with `debiased_estimation_loss`: 1 / sqrt(SNR) for epsilon, 1 / (SNR + 1) for v, with SNR up to 1000, as in
+    kohya's trainer; the paper is about epsilon.
     Flow matching: 1, or by sigma for the schemes "sigma_sqrt" and "cosmap".
 
     Raises:
-        FeraError: `snr_gamma` is set for flow matching.
+        FeraError: a weight by SNR is asked for, but the base is one of flow matching.
+
+    Source:
+        Hang et al., arXiv 2303.09556 (Min-SNR); Yu et al., arXiv 2310.08442 (debiased estimation).
     """
     if process.is_flow:
-        if settings.snr_gamma is not None:
-            raise FeraError("train.snr_gamma does not apply to a base trained by flow matching; leave it unset")
+        for name in ("snr_gamma", "debiased_estimation_loss"):
+            if getattr(settings, name):
+                raise FeraError(f"train.{name} does not apply to a base trained by flow matching; leave it unset")
         sigma = timesteps.float() / process.num_train_timesteps
         return compute_loss_weighting_for_sd3(settings.weighting_scheme, sigma)
-    if settings.snr_gamma is None:
+    if settings.snr_gamma is None and not settings.debiased_estimation_loss:
         return torch.ones_like(timesteps, dtype=torch.float32)
     snr = compute_snr(SimpleNamespace(alphas_cumprod=process.alphas_cumprod), timesteps)
-    divisor = snr + 1 if process.prediction_type == "v_prediction" else snr
-    return snr.clamp(max=settings.snr_gamma) / divisor
+    is_velocity = process.prediction_type == "v_prediction"
+    if settings.snr_gamma is not None:
+        return snr.clamp(max=settings.snr_gamma) / (snr + 1 if is_velocity else snr)
+    snr = snr.clamp(max=_HIGHEST_DEBIASED_SNR)
+    return 1 / (snr + 1) if is_velocity else snr.rsqrt()
 
 
 @dataclass(frozen=True)

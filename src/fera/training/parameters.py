@@ -1,10 +1,9 @@
-"""The parameters that train: their optimizer, and how to leave them out of a forward."""
+"""The parameters that train: in groups with rates of their own, and how to leave them out of a forward."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -13,10 +12,11 @@ from fera.training.config import OptimizationConfig
 from fera.tuner import FrequencyGate
 
 
-def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.optim.AdamW:
-    """AdamW over the experts' A, their B, and the router, each with its own learning rate.
+def parameter_groups(settings: OptimizationConfig, denoiser: nn.Module) -> list[dict[str, Any]]:
+    """The experts' A, their B, and the router, each with its learning rate, as optimizers take groups.
 
     B is zero at the start and A is not: at one learning rate for both, B learns too slowly in wide layers (LoRA+).
+    Groups can be empty: a baseline has no router, and not every scheme a B.
 
     Raises:
         FeraError: `loraplus_lr_ratio` is set, but the experts have no B.
@@ -35,21 +35,14 @@ def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.
             "matrix B; leave it at 1"
         )
     router_rate = settings.router_learning_rate
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for name, parameter in experts if not _is_b(name)]},
+    return [
+        {"params": [parameter for name, parameter in experts if not _is_b(name)], "lr": settings.learning_rate},
         {"params": in_b, "lr": settings.learning_rate * settings.loraplus_lr_ratio},
         {
             "params": [parameter for _, parameter in trained if id(parameter) in router],
             "lr": settings.learning_rate if router_rate is None else router_rate,
         },
     ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
-    )
 
 
 def _is_b(name: str) -> bool:

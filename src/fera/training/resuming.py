@@ -29,8 +29,8 @@ FREE = (
     "train.gradient_checkpointing",
     "train.max_skipped_steps",
 )
-# These say what the weights in the checkpoint are.
-NEVER = ("adapter.",)
+# These say what the weights and the optimizer's state in a checkpoint are. The optimizer's arguments are meant, too.
+NEVER = ("adapter.", "train.optimizer", "train.use_ema", "train.ema_decay")
 NEVER_BUT = ("adapter.lora_dropout",)
 
 
@@ -107,8 +107,8 @@ def check_changes(checkpoint: Path, config: TrainConfig, allow: Sequence[str]) -
     never = [change for change in differing if change.name.startswith(NEVER) and change.name not in NEVER_BUT]
     if never:
         raise CannotResume(
-            f"cannot resume {checkpoint}: {_listed(never)}. Weights of one adapter cannot go on as another, whatever "
-            "is allowed. Set it back, or start anew: with another output_dir, or with --overwrite"
+            f"cannot resume {checkpoint}: {_listed(never)}. Weights and optimizer of one kind cannot go on as "
+            "another, whatever is allowed. Set it back, or start anew: with another output_dir, or with --overwrite"
         )
     asked = [change for change in differing if not is_allowed(change.name, allow)]
     if asked:

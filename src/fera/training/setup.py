@@ -18,6 +18,7 @@ from fera.training.config import TrainConfig
 from fera.training.data import Example
 from fera.training.families import Conditions, Family
 from fera.training.objective import NoiseProcess, draw_timesteps, loss_weights
+from fera.training.optimizers import check_optimizer
 from fera.training.reporting import Reporter
 from fera.training.sources import Sources, encode, open_sources
 from fera.training.starting import start_from_latents
@@ -78,6 +79,7 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
     Raises:
         FeraError: something in the configuration, the data or the base cannot work.
     """
+    check_optimizer(config.train)
     sources = open_sources(config, reporter, device)
     _check_objective(sources.process, config)
     kappa_is_open = config.adapter.kappa == "auto"
@@ -133,7 +135,7 @@ def _add_adapter(sources: Sources, config: TrainConfig, reporter: Reporter) -> A
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in denoiser.parameters())
+    total = denoiser.num_parameters()  # type: ignore[operator]  # of a 4-bit layer, numel() counts bytes
     reporter.say(
         f"{type(denoiser).__name__} ({sources.name}), {sources.process.prediction_type}: "
         f"training {trained:,} parameters beside {total - trained:,} frozen ones"

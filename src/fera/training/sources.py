@@ -9,6 +9,7 @@ from torch import nn
 from fera.bases import load_base
 from fera.errors import FeraError
 from fera.pipelines import denoisers
+from fera.quantization import check_quantization, quantize
 from fera.training.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
 from fera.training.cache import EncodedSet, Encoder
 from fera.training.captions import caption_variants
@@ -30,7 +31,7 @@ class Sources:
     """A base and pictures, before anything is encoded.
 
     Args:
-        pipe: the pipeline, on the CPU.
+        pipe: the pipeline, on the CPU but for a quantized denoiser.
         name: of its denoiser, as the pipeline calls it.
         denoiser: its denoiser.
         family: of the pipeline.
@@ -64,11 +65,14 @@ def open_sources(config: TrainConfig, reporter: Reporter, device: torch.device |
     Args:
         config: of the run.
         reporter: hears what was found.
-        device: where class pictures are drawn that are still missing; the CPU when left out.
+        device: where class pictures are drawn that are still missing, and where a quantized denoiser is left; the CPU
+            when left out.
 
     Raises:
         FeraError: something in the data or the base cannot work.
     """
+    device = device or torch.device("cpu")
+    check_quantization(config.quantization)
     examples, held_out, skipped = _read_data(config, reporter)
     # Weights that train are kept in float32, whatever forwards compute in.
     dtype = torch.float32 if config.adapter.full else _DTYPES[config.train.mixed_precision]
@@ -77,13 +81,12 @@ def open_sources(config: TrainConfig, reporter: Reporter, device: torch.device |
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
     family = family_of(pipe)
     name, denoiser = next(iter(denoisers(pipe).items()))
+    quantize(denoiser, config.quantization, device)
     process = noise_process(pipe.scheduler, config.train.prediction_type)
     resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, reporter)
     _report_long(examples, pipe.tokenizer, reporter)
-    class_examples, also_skipped = prepare_class_images(
-        pipe, config, resolution, device or torch.device("cpu"), reporter
-    )
+    class_examples, also_skipped = prepare_class_images(pipe, config, resolution, device, reporter)
     return Sources(
         pipe=pipe,
         name=name,

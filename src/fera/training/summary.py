@@ -22,6 +22,7 @@ class Summary:
         skipped_pictures: how many were left out because they cannot be read.
         skipped_steps: how many were left out because their loss or gradient was not finite.
         parameters: trained ones.
+        average: which average over the steps the adapter holds, "ema" or "schedule_free"; None for the last weights.
         kappa: of the adapter, as given or as chosen; None for baselines.
         seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
         training_seconds: of all optimizer steps, over all starts of the run.
@@ -40,6 +41,7 @@ class Summary:
     skipped_pictures: int
     skipped_steps: int
     parameters: int
+    average: str | None
     kappa: float | None
     seconds: float
     training_seconds: float
@@ -59,6 +61,7 @@ def summarize(
     training_seconds: float,
     held_out: dict[int, float],
     skipped_steps: int,
+    average: str | None,
 ) -> Summary:
     """Put a run's summary together.
 
@@ -71,6 +74,7 @@ def summarize(
         training_seconds: of all optimizer steps.
         held_out: step to held-out loss.
         skipped_steps: steps left out.
+        average: name of the average that the adapter holds.
     """
     import fera
 
@@ -86,6 +90,7 @@ def summarize(
         skipped_pictures=len(setup.skipped),
         skipped_steps=skipped_steps,
         parameters=trained,
+        average=average,
         kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),
         training_seconds=round(training_seconds, 2),

@@ -15,12 +15,14 @@ from torch import Tensor
 from fera.errors import FeraError
 from fera.files import replace_text
 from fera.fingerprint import fingerprint
+from fera.training.averages import average_of
 from fera.training.checkpoints import read_state
 from fera.training.config import TrainConfig
 from fera.training.draws import draw
 from fera.training.objective import Losses, denoising_losses, loss_weights
+from fera.training.optimizers import build_optimizer
 from fera.training.order import order_of
-from fera.training.parameters import adapter_off, build_optimizer
+from fera.training.parameters import adapter_off
 from fera.training.randomness import mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
 from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, optimization_of
@@ -69,6 +71,7 @@ class Trainer:
         self._skips = Skips()
         self._fault: Fault | None = None
         self._names: list[str] = []
+        self._average = average_of(config.train, optimizer, self._trained)
         self._metrics = Metrics()
         self._window_seconds = 0.0
         self._training_seconds = 0.0
@@ -94,6 +97,7 @@ class Trainer:
         overflowed = self._fault is None and self._accelerator.optimizer_step_was_skipped
         if self._fault is None and not overflowed:
             self._lr_scheduler.step()
+            self._average.update()
         self._skips.count(self._fault)
         self.step += 1
         if self._fault is not None:
@@ -206,6 +210,8 @@ class Trainer:
             record = {"step": self.step, **averages, "lr": rates[0]}
             if "gates" in averages:
                 record["router_lr"] = rates[-1]
+            if (factor := self._optimizer.param_groups[0].get("d")) is not None:
+                record["d"] = float(f"{factor:.6g}")  # Prodigy's estimate, which multiplies the rate
             self._reporter.write({**record, "samples_per_second": round(speed, 3)})
             self._words = in_words(averages, speed)
             if (line := collapse(averages)) and not self._collapse_was_said:
@@ -216,10 +222,13 @@ class Trainer:
         self._reporter.advance("training", self.step, settings.steps, self._words)
 
     def validate(self, *, pictures: bool, loss: bool) -> None:
-        """Measure the held-out loss and draw the validation prompts."""
+        """Measure the held-out loss and draw the validation prompts, with the weights that are kept."""
         self.validated = self.step
-        if not (pictures or loss):
-            return
+        if pictures or loss:
+            with self._average.applied():
+                self._validate(pictures=pictures, loss=loss)
+
+    def _validate(self, *, pictures: bool, loss: bool) -> None:
         if self._accelerator.is_main_process:
             settings = self._config.validation
             if loss:
@@ -254,6 +263,7 @@ class Trainer:
                 "optimizer": self._optimizer.state_dict(),
                 "lr_scheduler": self._lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
+                "average": self._average.state_dict(),
                 "held_out": self._held_out,
                 "training_seconds": self._training_seconds,
                 # What was counted since the last line of the log.
@@ -263,7 +273,8 @@ class Trainer:
                 "validated": self.validated,
             }
             keep = self._config.train.checkpoints_total_limit if self.is_sound else None
-            self._run.save_checkpoint(self.step, self._config, state, self._save_adapter, keep=keep)
+            with self._average.applied():
+                self._run.save_checkpoint(self.step, self._config, state, self._save_adapter, keep=keep)
         self._accelerator.wait_for_everyone()
 
     @property
@@ -294,6 +305,7 @@ class Trainer:
         setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
         try:
             self._optimizer.load_state_dict(state["optimizer"])
+            self._average.load_state_dict(state["average"])
         except (ValueError, KeyError) as error:
             raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -340,11 +352,13 @@ class Trainer:
             training_seconds=self._training_seconds,
             held_out=self._held_out,
             skipped_steps=self._skips.total,
+            average=self._average.name,
         )
         if self._accelerator.is_main_process:
             self._check_weights()
             try:
-                self._save_adapter(self._run.adapter)
+                with self._average.applied():
+                    self._save_adapter(self._run.adapter)
             except FeraError as error:  # a full disk, for one
                 raise FeraError(f"{error}. {self._run.kept()}") from error
             replace_text(self._run.summary, json.dumps(asdict(summary), indent=2) + "\n")
