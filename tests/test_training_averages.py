@@ -126,7 +126,7 @@ def test_resumed_average_equals_an_uninterrupted_one(workshop, tmp_path):
     checkpoint = RunFolder(tmp_path / "stopped").latest_checkpoint()
     state = torch.load(checkpoint / "state.pt", weights_only=True)["average"]
     assert any(not torch.equal(*pair) for pair in zip(state["weights"], state["ema"]["shadow_params"], strict=True))
-    resumed.restore(checkpoint)
+    resumed.restore(checkpoint, [], [])
     for _ in range(2):
         resumed.advance()
     for name, value in trained_weights(resumed).items():

@@ -78,7 +78,7 @@ def test_resumed_run_equals_an_uninterrupted_one(name, workshop, tmp_path):
     stopped.advance()
 
     resumed = workshop(tmp_path / "stopped", **settings)
-    resumed.restore(RunFolder(tmp_path / "stopped").latest_checkpoint())
+    resumed.restore(RunFolder(tmp_path / "stopped").latest_checkpoint(), [], [])
     assert_same(trained_weights(resumed), halfway)
     for _ in range(2):
         resumed.advance()
