@@ -1,6 +1,6 @@
 """The parameters that train: their optimizer, and how to leave them out of a forward."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,17 @@ from fera.training.config import OptimizationConfig
 from fera.tuner import FrequencyGate
 
 
-def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.optim.AdamW:
-    """AdamW over the experts' A, their B, and the router, each with its own learning rate.
+def build_optimizer(
+    settings: OptimizationConfig, denoiser: nn.Module, more: Sequence[dict[str, Any]] = ()
+) -> torch.optim.AdamW:
+    """AdamW over the experts' A, their B, the router, and more, each with its own learning rate.
 
     B is zero at the start and A is not: at one learning rate for both, B learns too slowly in wide layers (LoRA+).
+
+    Args:
+        settings: of the run.
+        denoiser: it holds what trains.
+        more: groups of other parameters, as optimizers take them.
 
     Raises:
         FeraError: `loraplus_lr_ratio` is set, but the experts have no B.
@@ -42,6 +49,7 @@ def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.
             "params": [parameter for _, parameter in trained if id(parameter) in router],
             "lr": settings.learning_rate if router_rate is None else router_rate,
         },
+        *more,
     ]
     return torch.optim.AdamW(
         groups,

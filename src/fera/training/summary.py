@@ -71,7 +71,6 @@ def summarize(
     import fera
 
     libraries = ("torch", "diffusers", "peft", "transformers", "accelerate")
-    trained = sum(parameter.numel() for parameter in setup.denoiser.parameters() if parameter.requires_grad)
     return Summary(
         adapter=str(adapter),
         base=config.base,
@@ -80,7 +79,7 @@ def summarize(
         samples=samples,
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
-        parameters=trained,
+        parameters=setup.parameters,
         kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),
         training_seconds=round(training_seconds, 2),

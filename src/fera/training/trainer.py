@@ -15,6 +15,7 @@ from fera.errors import FeraError
 from fera.training.config import TrainConfig
 from fera.training.data import some_of
 from fera.training.draws import draw
+from fera.training.families import Conditions
 from fera.training.objective import Losses, denoising_losses, loss_weights
 from fera.training.order import order_of
 from fera.training.parameters import adapter_off, build_optimizer
@@ -46,7 +47,8 @@ class Trainer:
         self._accelerator = accelerator
         self._setup = setup
         self._reporter = reporter
-        optimizer = build_optimizer(config.train, setup.denoiser)
+        self._text_groups = setup.text.groups() if setup.text is not None else []
+        optimizer = build_optimizer(config.train, setup.denoiser, self._text_groups)
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._lr_scheduler = get_scheduler(
             config.train.lr_scheduler,
@@ -56,6 +58,8 @@ class Trainer:
         )
         self._order = order_of(setup.training.sizes, config)
         setup.denoiser.train()
+        if setup.text is not None:
+            setup.text.train()
         self._model, self._optimizer = accelerator.prepare(setup.denoiser, optimizer)
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
@@ -71,10 +75,13 @@ class Trainer:
         """One optimizer step."""
         began = time.monotonic()
         settings = self._config.train
+        if self._setup.text is not None:
+            self._setup.text.at_step(self.step)
         for micro in range(settings.gradient_accumulation_steps):
             with self._accelerator.accumulate(self._model):
                 self._accelerator.backward(self._loss(micro))
                 if self._accelerator.sync_gradients:
+                    self._share_text_gradients()
                     norm = self._accelerator.clip_grad_norm_(self._trained, settings.max_grad_norm)
                     # The gradient scaler of fp16 skips such a step and goes on.
                     if settings.mixed_precision != "fp16" and norm is not None and not torch.isfinite(norm):
@@ -94,10 +101,11 @@ class Trainer:
         forward = self.step * settings.gradient_accumulation_steps + micro
         place = forward * accelerator.num_processes + accelerator.process_index
         batch = draw(setup.training, self._order, place, setup.process, self._config, accelerator.device)
-        if self._config.adapter.lora_dropout > 0:
+        if self._config.adapter.lora_dropout > 0 or setup.text is not None:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
-            losses = self._losses(batch.latents, batch.noise, batch.timesteps, batch.conditions, batch.mask)
+            conditions = setup.conditions(batch.captions, batch.conditions)
+            losses = self._losses(batch.latents, batch.noise, batch.timesteps, conditions, batch.mask)
         self._count(losses, routings[-1].gates if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
@@ -112,7 +120,7 @@ class Trainer:
         latents: Tensor,
         noise: Tensor,
         timesteps: Tensor,
-        conditions: dict[str, Tensor],
+        conditions: Conditions,
         mask: Tensor | None,
     ) -> Losses:
         setup = self._setup
@@ -134,6 +142,13 @@ class Trainer:
             setup.bands if wants_base else None,
             mask,
         )
+
+    def _share_text_gradients(self) -> None:
+        """Average over the processes what is outside of the denoiser, which does so by itself."""
+        if self._setup.text is not None and self._accelerator.num_processes > 1:
+            for parameter in self._setup.text.parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
 
     def _count(self, losses: Losses, gates: Tensor | None, names: list[str]) -> None:
         """Add a forward to what is logged, over all processes, and stop if a loss is not finite."""
@@ -169,7 +184,10 @@ class Trainer:
             rates = [float(f"{rate:.6g}") for rate in self._rates]
             record = {"step": self.step, **averages, "lr": rates[0]}
             if "gates" in averages:
-                record["router_lr"] = rates[-1]
+                record["router_lr"] = rates[2]
+            for group, rate in zip(self._text_groups, rates[3:], strict=False):
+                trains = any(parameter.requires_grad for parameter in group["params"])
+                record[f"{group['name']}_lr"] = rate if trains else 0.0
             self._reporter.write({**record, "samples_per_second": round(speed, 3)})
             self._words = in_words(averages, speed)
             if (line := collapse(averages)) and not self._collapse_was_said:
@@ -221,6 +239,8 @@ class Trainer:
         """Go back to a checkpoint."""
         state = load_state(checkpoint, self._config, self._setup.data_digest)
         self._setup.adapter.restore(self._setup.denoiser, checkpoint / "adapter")
+        if self._setup.text is not None:
+            self._setup.text.restore(checkpoint / "adapter")
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self._accelerator.scaler is not None and state["scaler"] is not None:
