@@ -172,7 +172,7 @@ class TokensConfig(_Section):
         min_length=2,
         max_length=100,
         pattern=r"^\S+$",
-        description='The new word as captions and prompts have it, such as "<toy>".',
+        description="The new word as captions and prompts have it, such as `<toy>`.",
     )
     initializer_token: str | None = Field(
         default=None, min_length=1, description="A word of one token whose embedding the new one starts from."
