@@ -1,6 +1,10 @@
 """Text encoders and learned tokens that train beside the denoiser's experts."""
 
-import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +24,7 @@ from fera.generation import generate
 from fera.text.encoders import text_encoders
 from fera.text.files import LORA
 from fera.text.lora import lora_layers
-from fera.training import TrainConfig, train
+from fera.training import TrainConfig, load_config, to_toml, train
 from fera.training.families import family_of
 from fera.training.reporting import Reporter
 from fera.training.setup import prepare
@@ -33,6 +37,7 @@ TEXT = {
     "tokens": {"placeholder_token": TOKEN, "initializer_token": "cat", "learning_rate": 1e-2},
     "data": {"trigger_word": TOKEN},
 }
+PAGES = Path(__file__).parents[1] / "docs"
 FILES = ("adapter_model.safetensors", LORA, "learned_embeds.safetensors")
 
 
@@ -288,15 +293,49 @@ def test_mixed_precision(configure):
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_without_it_a_run_is_as_before(configure, tiny_sd_dir, image_folder, tmp_path):
-    config = run_config(tiny_sd_dir, image_folder, tmp_path / "plain")
+def test_the_example_of_the_page_trains(tiny_sd_dir, image_folder, tmp_path):
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", (PAGES / "text.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    (tmp_path / "toy.toml").write_text(text, encoding="utf-8")
+    small = {"base": tiny_sd_dir, "output_dir": tmp_path / "toy", "data.train_data_dir": image_folder, "train.steps": 2}
+    few = {"validation.num_inference_steps": 1, "train.batch_size": 2, "train.logging_steps": 1}
+    config = load_config(tmp_path / "toy.toml", {key: str(value) for key, value in (small | few).items()})
+    train(config)
+    assert log_of(config, "tokens_lr") == [5e-4, 0.0] and log_of(config, "text_encoder_lr") == [5e-5] * 2
+    assert set(FILES) < {path.name for path in (config.output_dir / "adapter").iterdir()}
+
+
+def test_without_it_a_run_is_as_before(tiny_sd_dir, image_folder, tmp_path):
+    config = run_config(tiny_sd_dir, image_folder, tmp_path / "plain", train={"steps": 1})
     train(config)
     assert sorted(path.name for path in (config.output_dir / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    record = json.loads((config.output_dir / "log.jsonl").read_text().splitlines()[0])
-    assert not {"tokens_lr", "text_encoder_lr"} & set(record)
+    assert not log_of(config, "tokens_lr") and not log_of(config, "text_encoder_lr")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_of_twice_the_batch(configure, tmp_path):
+    settings = {"steps": 2, "learning_rate": 1e-3, "max_grad_norm": 1e6}
+    one, both = configure("one", train=settings | {"batch_size": 4}), configure("both", train=settings)
+    train(one)
+    (tmp_path / "both.toml").write_text(to_toml(both), encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "fera.cli", "train", str(tmp_path / "both.toml")]
+    subprocess.run(command, check=True, env=environment, timeout=900)
+    first, second = weights_of(one), weights_of(both)
+    pipe = load_base(one.base)
+    word = pipe.text_encoder.get_input_embeddings().weight[pipe.tokenizer.encode("cat")[1]]
+    # Adam turns rounding in tiny gradients into steps of its own, so compare directions.
+    for kind, start in (("lora_B", 0.0), (TOKEN, word)):
+        moves = [
+            torch.cat(
+                [(weights[key] - start).flatten() for key in weights if kind in key and "adapter_model" not in key]
+            )
+            for weights in (first, second)
+        ]
+        assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.99, kind
 
 
 # Refusals
