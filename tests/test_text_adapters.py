@@ -194,6 +194,20 @@ def test_merged_text_parts_stay(sd, folders, tmp_path):
     torch.testing.assert_close(again.encode_prompt(PROMPTS, "cpu", 1, False)[0], words)
 
 
+def test_diffusers_adds_no_token_over_a_learned_one(sd, folders):
+    """An error, and not rows that silently belong to other words."""
+    fera.load_adapter(sd, folders["sd"])
+    drawn = draw("sd", sd)
+    with pytest.raises(TypeError, match="not an instance of"):
+        sd.load_textual_inversion({"<cat>": torch.ones(1, 32)})
+    assert torch.equal(draw("sd", sd), drawn)
+    fera.unload(sd)
+    sd.load_textual_inversion({"<cat>": torch.ones(1, 32)})
+    fera.load_adapter(sd, folders["sd"])
+    ids = sd.tokenizer("<cat>", return_tensors="pt").input_ids
+    assert torch.equal(sd.text_encoder.get_input_embeddings()(ids)[0, 1], torch.ones(32))
+
+
 def test_half_precision(sd, folders):
     sd.to(torch.bfloat16)
     fera.load_adapter(sd, folders["sd"])

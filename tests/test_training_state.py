@@ -96,6 +96,15 @@ def test_settings_that_make_another_run_are_named(tmp_path):
         load_state(run.latest_checkpoint(), config(tmp_path), "other")
 
 
+def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
+    run, settings = RunFolder(tmp_path), config(tmp_path).model_dump(mode="json")
+    del settings["tokens"], settings["train"]["loraplus_lr_ratio"]
+    run.save_checkpoint(5, {"config": json.dumps(settings), "data": "d"}, lambda folder: folder.mkdir(), keep=1)
+    assert load_state(run.latest_checkpoint(), config(tmp_path), "d")["step"] == 5
+    with pytest.raises(FeraError, match=r"train\.loraplus_lr_ratio is 4\.0, was 1\.0"):
+        load_state(run.latest_checkpoint(), config(tmp_path, loraplus_lr_ratio=4.0), "d")
+
+
 def test_damaged_or_newer_checkpoint(tmp_path):
     run = RunFolder(tmp_path)
     save(run, 5, config(tmp_path))

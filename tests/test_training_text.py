@@ -25,6 +25,7 @@ from fera.text.encoders import text_encoders
 from fera.text.files import LORA
 from fera.text.lora import lora_layers
 from fera.training import TrainConfig, load_config, to_toml, train
+from fera.training.examine import examine
 from fera.training.families import family_of
 from fera.training.reporting import Reporter
 from fera.training.setup import prepare
@@ -336,6 +337,15 @@ def test_two_processes_equal_one_of_twice_the_batch(configure, tmp_path):
             for weights in (first, second)
         ]
         assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.99, kind
+
+
+def test_data_check_counts_and_warns(configure):
+    config = configure()
+    trainer = trainer_of(config)
+    report = examine(config, torch.device("cpu"), with_base=True)
+    assert not report.problems and report.estimates.trained_parameters == trainer._setup.parameters
+    (problem,) = examine(configure(data={"trigger_word": "moon"}), torch.device("cpu"), with_base=True).problems
+    assert "no caption has tokens.placeholder_token" in problem
 
 
 # Refusals

@@ -46,6 +46,12 @@ class LearnedTokens(nn.Module):
         learned = functional.embedding(place.clamp(min=0), rows)
         return torch.where((place < 0)[..., None], known, learned)
 
+    @property
+    def weight(self) -> Tensor:
+        """The base's rows, for those who ask an embedding for its width, precision or device."""
+        weight: Tensor = self.embedding.weight
+        return weight
+
     def words(self, adapter: str) -> list[str]:
         """What a prompt has for each vector of an adapter's token."""
         return words_of(self.tokens[adapter], len(self.rows[adapter]))
@@ -70,7 +76,10 @@ def check_token(tokenizer: Any, token: str, num_vectors: int) -> None:
     """
     words = words_of(token, num_vectors)
     if taken := [word for word in words if word in tokenizer.get_vocab()]:
-        raise FeraError(f"the tokenizer has a token {taken[0]!r} already; choose another placeholder_token")
+        raise FeraError(
+            f"the tokenizer has a token {taken[0]!r} already, of the base or of a loaded adapter; unload that, or "
+            "train with another placeholder_token"
+        )
     extended = copy.deepcopy(tokenizer)
     extended.add_tokens(words)
     # Capital letters, for one: pipelines would not find the further vectors of such a word.

@@ -180,7 +180,8 @@ def load_state(checkpoint: Path, config: TrainConfig, data_digest: str) -> dict[
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["format_version"] > _FORMAT_VERSION:
             raise FeraError(f"{checkpoint} was written by a newer fera; upgrade to resume it")
-        changed = _changes(json.loads(state["config"]), config.model_dump(mode="json"))
+        before = TrainConfig.model_validate(json.loads(state["config"]))  # keys that are newer than it get defaults
+        changed = _changes(before.model_dump(mode="json"), config.model_dump(mode="json"))
     except FeraError:
         raise
     except Exception as error:  # a damaged file fails in many ways
