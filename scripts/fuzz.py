@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from PIL import Image
 from safetensors.torch import save
 
@@ -83,10 +84,17 @@ class Count:
     failures: list[str] = field(default_factory=list)
 
 
+def _text_lora() -> bytes:
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_"
+    metadata = {"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 4.0})}
+    return save({f"{layer}A.weight": torch.ones(2, 4), f"{layer}B.weight": torch.ones(4, 2)}, metadata)
+
+
 def readers() -> dict[str, Reader]:
     """All readers by name."""
     from fera import FeraError
     from fera.checkpoint import CONFIG, WEIGHTS, open_adapter
+    from fera.text.files import LORA, open_text, token_file
     from fera.training import load_config
     from fera.training.config import DataConfig
     from fera.training.images import load_alpha, load_image, to_tensor
@@ -118,6 +126,13 @@ def readers() -> dict[str, Reader]:
             (folder / CONFIG).write_bytes(settings_)
         return open_adapter(folder).config
 
+    def text(name: str) -> Callable[[bytes, Path], object]:
+        def read(content: bytes, folder: Path) -> object:
+            (folder / name).write_bytes(content)
+            return open_text(folder, [name])
+
+        return read
+
     toml = (
         b'base = "b"\noutput_dir = "o"\n[data]\ntrain_data_dir = "d"\nmask_path = "m"\n[adapter]\nr = 4\nkappa = "auto"'
     )
@@ -129,6 +144,8 @@ def readers() -> dict[str, Reader]:
         "metadata.csv": Reader([b'file_name,text\na.png,"a, cat"\nb.png,a dog\n'], data("metadata.csv"), FeraError),
         "picture": Reader(_pictures(), image, ValueError),
         "adapter weights": Reader([weights], lambda content, folder: adapter(content, None, folder), FeraError),
+        "text encoder LoRA": Reader([_text_lora()], text(LORA), FeraError),
+        "learned token": Reader([save({"<toy>": torch.ones(2, 4)})], text(token_file("text_encoder")), FeraError),
         "adapter config": Reader([settings], lambda content, folder: adapter(weights, content, folder), FeraError),
     }
 

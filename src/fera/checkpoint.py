@@ -2,12 +2,14 @@
 
 An adapter is a folder as PEFT writes it: `adapter_model.safetensors` with PEFT's keys and the router's, and
 `adapter_config.json`. fera writes the config into the metadata of the weights too, so that the one file is enough.
-Nothing is ever unpickled.
+Where an adapter has parts in the text encoders, the metadata lists their files (`fera.text.files`). Nothing is ever
+unpickled.
 """
 
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from fera.adapter_checks import check_limits, check_settings, check_shapes
 from fera.errors import FeraError
 from fera.files import replace_file
+from fera.text.files import TextFiles, check_names, open_text
 from fera.tuner import FeraConfig
 from fera.tuner.mixture import EXPERTS
 from fera.tuner.model import adapter_configs
@@ -45,6 +48,7 @@ class AdapterFile:
         shapes: shape of each tensor by its key.
         versions: of the libraries it was written with, where known.
         metadata: of the safetensors file.
+        text: its parts in the text encoders; None where it has none.
     """
 
     weights: Path
@@ -52,6 +56,7 @@ class AdapterFile:
     shapes: dict[str, tuple[int, ...]]
     versions: dict[str, str]
     metadata: dict[str, str]
+    text: TextFiles | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, on the CPU, in the dtype they were saved in."""
@@ -71,7 +76,7 @@ def open_adapter(
     Raises:
         FeraError: nothing is there, it is no routed adapter, it is damaged or a pickle, or it needs a newer fera.
     """
-    weights = _find_weights(source, revision, token)
+    weights, fetch = _find_weights(source, revision, token)
     metadata, shapes = _read_header(weights)
     settings, versions = _read_settings(weights, metadata)
     check_settings(settings, str(weights.parent))
@@ -79,10 +84,13 @@ def open_adapter(
     config = _build_config(settings, weights)
     _check_ranks(config, shapes, weights)
     check_limits(settings, str(weights.parent))
-    return AdapterFile(weights, config, shapes, versions, metadata)
+    text = _open_text(weights, metadata, fetch)
+    return AdapterFile(weights, config, shapes, versions, metadata, text)
 
 
-def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_name: str) -> None:
+def write_adapter(
+    denoiser: nn.Module, folder: str | os.PathLike[str], adapter_name: str, text: Sequence[str] = ()
+) -> None:
     """Save one adapter of a denoiser as PEFT would, with its config in the metadata of the weights too.
 
     Both files are replaced whole: a crash leaves the old ones.
@@ -91,6 +99,7 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
         denoiser: the model that holds the adapter.
         folder: made if missing.
         adapter_name: the adapter.
+        text: names of the files beside it with its parts in the text encoders.
 
     Raises:
         FeraError: the denoiser has no such FeRA adapter, or the folder cannot be written.
@@ -105,10 +114,8 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
         for key, tensor in state.items()
     }
     settings = {**_jsonable(config), "inference_mode": True}
-    metadata = {
-        "format": "pt",
-        _METADATA_KEY: json.dumps({"config": settings, "versions": _versions()}, sort_keys=True),
-    }
+    about = {"config": settings, "versions": _versions()} | ({"text": list(text)} if text else {})
+    metadata = {"format": "pt", _METADATA_KEY: json.dumps(about, sort_keys=True)}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,16 +126,19 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
         raise FeraError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error
 
 
-def _find_weights(source: str | os.PathLike[str], revision: str | None, token: str | None) -> Path:
+def _find_weights(
+    source: str | os.PathLike[str], revision: str | None, token: str | None
+) -> tuple[Path, Callable[[str], object]]:
+    """The weights, and what fetches another file beside them."""
     path = Path(source)
     if path.is_file():
         if path.suffix in _PICKLES:
             raise _pickle_refused(path)
-        return path
+        return path, _is_here
     if path.is_dir():
         for folder in (path, path / "adapter"):
             if (folder / WEIGHTS).is_file():
-                return folder / WEIGHTS
+                return folder / WEIGHTS, _is_here
         if pickles := [file for file in sorted(path.iterdir()) if file.suffix in _PICKLES]:
             raise _pickle_refused(pickles[0])
         inside = ", ".join(str(file.parent) for file in sorted(path.glob(f"*/{WEIGHTS}")))
@@ -139,14 +149,21 @@ def _find_weights(source: str | os.PathLike[str], revision: str | None, token: s
     raise FeraError(f"no adapter at {source}: there is no such file or folder, and it is no Hub id (owner/name)")
 
 
-def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
+def _is_here(name: str) -> None:
+    """Files of a folder need no fetching."""
+
+
+def _download(repo_id: str, revision: str | None, token: str | None) -> tuple[Path, Callable[[str], object]]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    def fetch(name: str) -> str:
+        return hf_hub_download(repo_id, name, revision=revision, token=token)
+
     try:
-        weights = Path(hf_hub_download(repo_id, WEIGHTS, revision=revision, token=token))
+        weights = Path(fetch(WEIGHTS))
         try:
-            hf_hub_download(repo_id, CONFIG, revision=revision, token=token)
+            fetch(CONFIG)
         except EntryNotFoundError:
             pass  # the weights carry the config too
     except Exception as error:  # the Hub's client raises many kinds: offline, missing, gated, a bad name
@@ -154,7 +171,20 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
         raise FeraError(
             f"no adapter at {repo_id!r} (no such folder here, and not found on the Hub): {reason}"
         ) from error
-    return weights
+    return weights, fetch
+
+
+def _open_text(weights: Path, metadata: dict[str, str], fetch: Callable[[str], object]) -> TextFiles | None:
+    names = json.loads(metadata.get(_METADATA_KEY, "{}")).get("text")  # JSON it is: the settings were read from it
+    if names is None:
+        return None
+    check_names(names, str(weights))
+    try:
+        for name in names:
+            fetch(name)
+    except Exception as error:  # the Hub's client raises many kinds
+        raise FeraError(f"{weights.parent}: its {name} cannot be downloaded: {error}") from error
+    return open_text(weights.parent, names)
 
 
 def _read_header(weights: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

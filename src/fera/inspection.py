@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import safe_open
 
 from fera.checkpoint import AdapterFile, open_adapter
+from fera.text.files import TextFiles
 from fera.tuner import FeraConfig
 from fera.tuner.mixture import EXPERTS
 from fera.tuner.schemes import changed_settings
@@ -26,7 +27,8 @@ def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         source: as `fera.load_adapter` takes it.
 
     Returns:
-        JSON-like, in sections: `file`, `settings`, `targets`, `parameters`, `base`, `versions`.
+        JSON-like, in sections: `file`, `settings`, `targets`, `parameters`, `base`, `versions`, and `text` where it has
+        parts in the text encoders.
 
     Raises:
         FeraError: it cannot be opened.
@@ -52,7 +54,17 @@ def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
             "sampled_tensors": len(fingerprint.get("sample", {})),
         },
         "versions": dict(sorted(file.versions.items())),
-    }
+    } | ({"text": _text(file.text)} if file.text is not None else {})
+
+
+def _text(text: TextFiles) -> dict[str, Any]:
+    described: dict[str, Any] = {"files": text.names, "parameters": text.parameters}
+    for encoder, (rank, alpha, layers) in text.loras.items():
+        modules = ", ".join(sorted({path.rpartition(".")[2] for path in layers}))
+        described[encoder] = f"LoRA of rank {rank}, lora_alpha {alpha:g}, in {len(layers)} layers ({modules})"
+    if text.token is not None:
+        described |= {"token": text.token, "num_vectors": next(iter(text.vectors.values()))[0]}
+    return described
 
 
 def _settings(config: FeraConfig) -> dict[str, Any]:

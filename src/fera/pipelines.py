@@ -1,11 +1,12 @@
 """Adapters on a diffusers pipeline: load, save, activate, trace, unload.
 
-The pipeline stays as it is; its denoiser, or each of its two, gets the experts and routes itself.
+The pipeline stays as it is; its denoiser, or each of its two, gets the experts and routes itself. What an adapter has
+in the text encoders, `fera.text`, goes with it by its name.
 """
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from fera.errors import FeraError
 from fera.fingerprint import check_fingerprint
 from fera.hotswap import swap_adapters
 from fera.offloading import weights_in_place
+from fera.text.files import TextFiles, file_names, write_text
+from fera.text.parts import activate_text, check_text, put_text, remove_text, swap_text, text_of
 from fera.tuner import FeraConfig, FrequencyGate, Routing
 from fera.tuner.mixture import EXPERTS
 from fera.tuner.model import adapter_configs, remove_adapters
@@ -42,7 +45,8 @@ def load_adapter(
     Args:
         pipe: a diffusers pipeline (or a denoiser).
         path: an adapter folder, a run folder of `fera train`, one safetensors file, or a Hub id. A folder that
-            `save_adapter` wrote for two denoisers loads into both, as far as the pipeline has them.
+            `save_adapter` wrote for two denoisers loads into both, as far as the pipeline has them. An adapter's parts
+            in the text encoders go into the pipeline's; a bare denoiser gets its own part alone.
         adapter_name: what to call it here; without dots.
         component: name of the denoiser to load into, instead of the one that the adapter names; of a folder for two,
             the one to load.
@@ -62,20 +66,28 @@ def load_adapter(
     if not adapter_name or "." in adapter_name:
         raise FeraError(f"adapter_name must be a name without dots, got {adapter_name!r}")
     places = {name: denoisers(pipe)[name] for name in files}
+    text = _text_for(pipe, files)
     if hotswap:
         with weights_in_place(pipe):
-            return swap_adapters(places, files, adapter_name, check_base=not allow_other_base)
+            swap_text(pipe, text, adapter_name, only_check=True)
+            swap_adapters(places, files, adapter_name, check_base=not allow_other_base)
+            return swap_text(pipe, text, adapter_name, only_check=False)
     for name, denoiser in places.items():
         if adapter_name in adapter_configs(denoiser):
             raise FeraError(
                 f"{name} already has an adapter {adapter_name!r}; choose another adapter_name, or unload it"
             )
-    with weights_in_place(pipe), _all_or_nothing(places.values(), adapter_name):
+    if text is not None:
+        check_text(pipe, text, adapter_name)
+    with weights_in_place(pipe), _all_or_nothing(pipe, places.values(), adapter_name):
         for name, denoiser in places.items():
             try:
                 _put(files[name], denoiser, adapter_name, allow_other_base)
             except FeraError as error:
                 raise FeraError(f"cannot load {files[name].weights.parent} into {name}: {error}") from error
+        if text is not None:
+            put_text(pipe, text, adapter_name)
+        activate_text(pipe, _routed(pipe), {adapter_name: 1.0})
     for denoiser in places.values():
         # Fresh layers are in training mode, where dropout acts.
         denoiser.train(denoiser.training)
@@ -104,6 +116,7 @@ def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: st
         raise FeraError(
             f"{path} holds the adapter of a single denoiser, not of {_listing(routed)}: save to another folder"
         )
+    loras, token = text_of(pipe, adapter_name) if len(routed) == 1 else ({}, None)
     for name, denoiser in (routed or holders).items():  # what is not routed, writing refuses
         config = adapter_configs(denoiser)[adapter_name]
         if isinstance(config, FeraConfig):
@@ -111,7 +124,12 @@ def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: st
                 config.base_model_name_or_path = str(getattr(pipe, "name_or_path", None) or "") or None
             if name != BARE:
                 config.component = name
-        write_adapter(denoiser, Path(path) / name if len(routed) > 1 else path, adapter_name)
+        folder = Path(path) / name if len(routed) > 1 else Path(path)
+        write_adapter(denoiser, folder, adapter_name, file_names(loras, token))
+        try:
+            write_text(folder, loras, token)
+        except OSError as error:
+            raise FeraError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error
 
 
 def adapters(pipe: Target) -> list[str]:
@@ -128,7 +146,8 @@ def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequ
     Args:
         pipe: a diffusers pipeline, a denoiser or a PeftModel.
         names: adapters to activate, routed or plain; none for the base model alone.
-        weights: one for all, or one each; 1 when left out. A weight scales an adapter's experts, not its gate.
+        weights: one for all, or one each; 1 when left out. A weight scales an adapter's experts, and its LoRA in the
+            text encoders; not its gate, and not a token that it has learned, which is a word as long as it is loaded.
 
     Raises:
         FeraError: an unknown name, or not as many weights as names.
@@ -150,6 +169,7 @@ def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequ
                 for name, weight in own.items():
                     set_scale: Any = module.set_scale
                     set_scale(name, weight)
+    activate_text(pipe, _routed(pipe), dict(zip(names, weights, strict=True)))
 
 
 @contextmanager
@@ -186,7 +206,7 @@ def trace(target: Target) -> Iterator[list[Routing]]:
 
 
 def unload(pipe: Target, adapter_name: str | None = None) -> None:
-    """Take FeRA adapters out of a pipeline; plain adapters stay.
+    """Take FeRA adapters out of a pipeline, with their parts in the text encoders; plain adapters stay.
 
     Args:
         pipe: a diffusers pipeline or a denoiser.
@@ -195,7 +215,7 @@ def unload(pipe: Target, adapter_name: str | None = None) -> None:
     Raises:
         FeraError: there is no such routed adapter.
     """
-    found = False
+    found, gone = False, [name for name in _routed(pipe) if adapter_name in (None, name)]
     for denoiser in denoisers(pipe).values():
         routed = [
             name
@@ -206,6 +226,8 @@ def unload(pipe: Target, adapter_name: str | None = None) -> None:
         with weights_in_place(pipe):
             remove_adapters(denoiser, routed)
         _tell_diffusers(denoiser)
+    with weights_in_place(pipe):
+        remove_text(pipe, None if adapter_name is None else gone, gone)
     if adapter_name is not None and not found:
         raise FeraError(f"no FeRA adapter {adapter_name!r} to unload; there are: {_listing(adapters(pipe))}")
 
@@ -226,8 +248,8 @@ def _put(file: AdapterFile, denoiser: nn.Module, adapter_name: str, allow_other_
 
 
 @contextmanager
-def _all_or_nothing(places: Iterable[nn.Module], adapter_name: str) -> Iterator[None]:
-    """Take an adapter out of all denoisers again when the block fails, and leave active what was."""
+def _all_or_nothing(pipe: Target, places: Iterable[nn.Module], adapter_name: str) -> Iterator[None]:
+    """Take an adapter out of everything again when the block fails, and leave active what was."""
     active = [(denoiser, _active(denoiser)) for denoiser in places]
     try:
         yield
@@ -235,7 +257,20 @@ def _all_or_nothing(places: Iterable[nn.Module], adapter_name: str) -> Iterator[
         for denoiser, names in active:
             remove_adapters(denoiser, [adapter_name])
             _activate(denoiser, names)
+        remove_text(pipe, [adapter_name], [adapter_name])
         raise
+
+
+def _text_for(pipe: Target, files: Mapping[str, AdapterFile]) -> TextFiles | None:
+    """What an adapter has in the text encoders; a bare denoiser has none to take it."""
+    if BARE in files:
+        return None
+    return next((file.text for file in files.values() if file.text is not None), None)
+
+
+def _routed(pipe: Target) -> list[str]:
+    """Names of the routed adapters."""
+    return [name for name in adapters(pipe) if any(_is_routed(denoiser, name) for denoiser in denoisers(pipe).values())]
 
 
 def _active(denoiser: nn.Module) -> list[str]:

@@ -5,8 +5,9 @@ a test loads back.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,15 +90,25 @@ def _diffusers_refuses(lora: StaticLora) -> str | None:
 def _diffusers_tensors(lora: StaticLora) -> Tensors:
     prefix = component_of(lora)
     return {
-        f"{prefix}.{layer}.lora_{side}.weight": tensor
-        for layer, pair in lora.layers.items()
+        f"{component}.{layer}.lora_{side}.weight": tensor
+        for component, layers in ({prefix: lora.layers} | dict(lora.text)).items()
+        for layer, pair in layers.items()
         for side, tensor in (("A", pair.down), ("B", pair.up))
     }
 
 
 def _diffusers_metadata(lora: StaticLora) -> dict[str, str]:
-    """Settings of the `peft.LoraConfig` that loads the file; alpha is the rank in every layer, so the scale is 1."""
-    ranks = {layer: pair.rank for layer, pair in lora.layers.items()}
+    """Settings of each `peft.LoraConfig` that loads the file; alpha is the rank in every layer, so the scale is 1."""
+    settings = _lora_settings(component_of(lora), lora.layers)
+    for encoder, layers in lora.text.items():
+        # Not the whole paths: transformers has two names for some of them.
+        targets = sorted({path.rpartition(".")[2] for path in layers})
+        settings |= _lora_settings(encoder, layers) | {f"{encoder}.target_modules": targets}
+    return {"lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True)}
+
+
+def _lora_settings(component: str, layers: Mapping[str, Pair]) -> dict[str, Any]:
+    ranks = {layer: pair.rank for layer, pair in layers.items()}
     rank = max(ranks.values())
     # Anchored, as patterns are matched at the end of a layer's path.
     others = {f"^{layer.replace('.', '[.]')}": own for layer, own in ranks.items() if own != rank}
@@ -109,16 +120,20 @@ def _diffusers_metadata(lora: StaticLora) -> dict[str, str]:
         "alpha_pattern": others,
         "target_modules": sorted(ranks),
     }
-    prefixed = {f"{component_of(lora)}.{key}": value for key, value in settings.items()}
-    return {"lora_adapter_metadata": json.dumps(prefixed, indent=2, sort_keys=True)}
+    return {f"{component}.{key}": value for key, value in settings.items()}
 
 
 def _kohya_refuses(lora: StaticLora) -> str | None:
     return kohya.refuses(lora.denoiser, list(lora.layers), is_sdxl(lora))
 
 
+def _kohya_pairs(lora: StaticLora) -> dict[str, Pair]:
+    named = kohya.named(lora.denoiser, lora.layers, is_sdxl(lora))
+    return named | kohya.text_named(lora.denoiser, lora.text, is_sdxl(lora))
+
+
 def _kohya_tensors(lora: StaticLora) -> Tensors:
-    pairs = kohya.named(lora.denoiser, lora.layers, is_sdxl(lora))
+    pairs = _kohya_pairs(lora)
     # One alpha for the whole file, as trainers write it; what it would change in layers of other ranks is taken back.
     alpha = max(pair.rank for pair in pairs.values())
     tensors: Tensors = {}
@@ -130,7 +145,7 @@ def _kohya_tensors(lora: StaticLora) -> Tensors:
 
 
 def _kohya_metadata(lora: StaticLora) -> dict[str, str]:
-    pairs: dict[str, Pair] = kohya.named(lora.denoiser, lora.layers, is_sdxl(lora))
+    pairs = _kohya_pairs(lora)
     rank = max(pair.rank for pair in pairs.values())
     version = kohya.base_version(lora.denoiser, lora.layers, is_sdxl(lora))
     return {
@@ -143,6 +158,8 @@ def _kohya_metadata(lora: StaticLora) -> dict[str, str]:
 
 
 def _comfyui_refuses(lora: StaticLora) -> str | None:
+    if lora.text:
+        return "its key names for text encoders are not known to fera"
     return comfyui.refuses(lora.denoiser, list(lora.layers))
 
 

@@ -75,6 +75,17 @@ def named(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool) -> di
     return {f"lora_unet_{paths[layer].replace('.', '_')}": pair for layer, pair in layers.items()}
 
 
+def text_named(denoiser: str | None, text: Mapping[str, Mapping[str, Pair]], is_sdxl: bool) -> dict[str, Pair]:
+    """The LoRA of each layer of the text encoders by the layer's name in the format."""
+    numbered = denoiser == FLUX or is_sdxl
+    numbers = {encoder: (encoder[len("text_encoder_") :] or "1") if numbered else "" for encoder in text}
+    return {
+        f"lora_te{numbers[encoder]}_{path.replace('.', '_')}": pair
+        for encoder, layers in text.items()
+        for path, pair in layers.items()
+    }
+
+
 def base_version(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool) -> str:
     """What kohya's trainers call the base in their metadata."""
     if denoiser == FLUX:

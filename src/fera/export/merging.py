@@ -12,6 +12,7 @@ from fera.errors import FeraError
 from fera.export.gates import GateChoice, choose_gate
 from fera.export.static import check_plain, rank_weights
 from fera.pipelines import adapters, denoisers, unload
+from fera.text.parts import merge_text, text_layers
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs
 
@@ -23,7 +24,7 @@ class Merged:
     Args:
         adapter: name of the adapter that is in the weights now.
         gate: weight of each expert, E values.
-        layers: paths of the layers whose weights changed, each behind its component's name.
+        layers: paths of the layers whose weights changed, each behind its component's name; text encoders' last.
     """
 
     adapter: str
@@ -35,7 +36,8 @@ def merge(pipe: Any, gate: GateChoice | None = None, *, adapter_name: str = "def
     """Merge an adapter into the weights of a pipeline's denoiser, with one mixture of its experts for good.
 
     An approximation: a routed adapter mixes its experts anew at every step. The adapter's weight, as
-    `fera.set_adapters` left it, counts. The adapter is gone afterwards; others stay and stay routed.
+    `fera.set_adapters` left it, counts. The adapter is gone afterwards; others stay and stay routed. Its LoRA in the
+    text encoders is merged too, exactly, and a token that it has learned stays a word of theirs.
 
     Args:
         pipe: a diffusers pipeline or a denoiser.
@@ -69,12 +71,14 @@ def merge(pipe: Any, gate: GateChoice | None = None, *, adapter_name: str = "def
         for path, module in denoiser.named_modules()
         if isinstance(module, LoraLayer) and adapter_name in module.lora_A
     }
-    for path, layer in layers.items():
+    texts = text_layers(pipe, adapter_name)
+    for path, layer in (layers | texts).items():
         _check(path, layer, adapter_name)
     for layer in layers.values():
         _merge_layer(layer, adapter_name, chosen)
+    merge_text(pipe, adapter_name)
     unload(pipe, adapter_name)
-    return Merged(adapter_name, tuple(chosen.tolist()), tuple(layers))
+    return Merged(adapter_name, tuple(chosen.tolist()), (*layers, *texts))
 
 
 def _check(path: str, layer: LoraLayer, adapter: str) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peft.utils.other import get_pattern_key
 from torch import Tensor
@@ -47,11 +47,13 @@ class StaticLora:
         layers: by the layer's path in the denoiser, in the order of the file.
         gate: shape (E,).
         config: of the routed adapter.
+        text: LoRA of the text encoders by encoder and by the layer's path, as files have it.
     """
 
     layers: Mapping[str, Pair]
     gate: Tensor
     config: FeraConfig
+    text: Mapping[str, Mapping[str, Pair]] = field(default_factory=dict)
 
     @property
     def denoiser(self) -> str | None:
@@ -90,7 +92,18 @@ def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
         weights = rank_weights(gate, down.shape[0]) * layer_scale(config, name)
         up = ups[name].float()
         layers[name] = Pair(down, (up * weights.view(1, -1, *[1] * (up.ndim - 2))).to(ups[name].dtype))
-    return StaticLora(layers, gate, config)
+    return StaticLora(layers, gate, config, _text(file))
+
+
+def _text(file: AdapterFile) -> dict[str, dict[str, Pair]]:
+    """LoRA of the text encoders, which nothing routes; its scale goes into the up matrix too."""
+    if file.text is None:
+        return {}
+    loras = {encoder: file.text.lora(encoder) for encoder in file.text.loras}
+    return {
+        encoder: {path: Pair(down, up * (lora.alpha / lora.rank)) for path, (down, up) in lora.layers.items()}
+        for encoder, lora in loras.items()
+    }
 
 
 def check_plain(config: FeraConfig) -> None:

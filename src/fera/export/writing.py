@@ -17,6 +17,7 @@ from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
 from fera.export.gates import GateChoice, GateTrace, choose_gate, trace_of
 from fera.export.static import static_lora
+from fera.export.tokens import token_files
 from fera.pipelines import load_adapter, unload
 from fera.tuner import Routing
 
@@ -31,7 +32,7 @@ class Exported:
     """What `export_lora` did.
 
     Args:
-        files: written; a schedule's description last.
+        files: written; a schedule's description last, but for those of a learned token.
         gates: of each LoRA, E weights each.
         gap: how far they are from the routed adapter; None where it was not measured.
     """
@@ -65,6 +66,7 @@ def export_lora(
     """Write a routed adapter as a plain LoRA, or as several that serve a range of denoising steps each.
 
     A plain LoRA is an approximation, and its metadata says how good it is: give `pipe` and `prompts` to measure it.
+    What the adapter has in the text encoders is exact: their LoRA is in each file, a learned token in files of its own.
 
     Args:
         adapter: as `fera.load_adapter` takes it.
@@ -88,7 +90,8 @@ def export_lora(
         raise FeraError("to measure an export give both a base and prompts, or neither")
     encoded = [encode(static_lora(file, part.gate), format) for part in parts]
     paths = _paths(Path(output), FORMATS[format].file_name, len(parts), schedule is not None)
-    if existing := [path for path in paths if path.exists() and not overwrite]:
+    tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
+    if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another output, or overwrite it (--overwrite)")
     gap = None if pipe is None else _measure(adapter, pipe, prompts, [part.gate for part in parts])
     description = _describe(gap, prompts)
@@ -100,8 +103,9 @@ def export_lora(
         entries = [{"file": path.name} | _entry(part, parts) for part, path in zip(parts, paths, strict=False)]
         text = json.dumps(description | {"format": format, "loras": entries}, indent=2) + "\n"
         writers[paths[-1]] = lambda path: path.write_text(text, encoding="utf-8")
+    writers |= {path: _saver(held, {"format": "pt"}) for path, held in tokens.items()}
     _write_all(writers)
-    return Exported(paths, [part.gate.tolist() for part in parts], gap)
+    return Exported([*paths, *tokens], [part.gate.tolist() for part in parts], gap)
 
 
 def _parts(file: AdapterFile, gate: GateChoice, schedule: int | None) -> list[_Part]:

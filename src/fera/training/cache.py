@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
+from fera.text.encoders import tokenizer_name
 from fera.training.buckets import Size, assign_sizes
 from fera.training.cache_files import Memory, digest, fingerprint, write
 from fera.training.data import Example, crop_offset
@@ -40,6 +41,7 @@ class Batch:
         latents: in the denoiser's units, shape (B, C, H, W), float32.
         conditions: what the denoiser takes besides, each with B along its first axis.
         names: of the pictures.
+        captions: of the examples, as they are trained on.
         mask: where the loss counts, shape (B, 1, H, W), float32, in [0, 1]; None where it counts everywhere.
         weights: of each example's loss, shape (B,), float32; None where all are 1.
     """
@@ -47,6 +49,7 @@ class Batch:
     latents: Tensor
     conditions: dict[str, Tensor]
     names: list[str]
+    captions: list[str]
     mask: Tensor | None = None
     weights: Tensor | None = None
 
@@ -59,8 +62,8 @@ class EncodedSet:
         names: of the pictures.
         sizes: width and height in pixels that each was brought to.
         latents: for each picture its file, and where flips were asked for a second one, mirrored.
-        texts: for each picture the files of its captions, one or more orders of its tags.
-        empty_text: the file of the empty caption.
+        captions: for each picture one or more orders of its tags.
+        texts: file of each caption, the empty one among them; empty where text encoders train and make all there is.
         shift: subtracted from the autoencoder's latents.
         scale: then multiplied.
         masks: for each picture as `latents`, and nothing where all of it counts; empty where no picture has a mask.
@@ -72,8 +75,8 @@ class EncodedSet:
     names: list[str]
     sizes: list[Size]
     latents: list[list[Path]]
-    texts: list[list[Path]]
-    empty_text: Path
+    captions: list[list[str]]
+    texts: dict[str, Path]
     shift: float
     scale: float
     masks: list[list[Path]] = field(default_factory=list)
@@ -112,14 +115,16 @@ class EncodedSet:
         without_caption = without_caption or [False] * len(rows)
         variants = variants or [0] * len(rows)
         latents = [self.memory.read(self.latents[row][flip]) for row, flip in zip(rows, flipped, strict=True)]
-        texts = [
-            self.memory.read(self.empty_text if empty else self.texts[row][variant % len(self.texts[row])])
+        captions = [
+            "" if empty else self.captions[row][variant % len(self.captions[row])]
             for row, empty, variant in zip(rows, without_caption, variants, strict=True)
         ]
+        texts = [self.memory.read(self.texts[caption]) for caption in captions] if self.texts else [{}]
         return Batch(
             latents=(torch.stack([latent["mean"] for latent in latents]) - self.shift) * self.scale,
             conditions={name: torch.stack([text[name] for text in texts]) for name in texts[0]},
             names=[self.names[row] for row in rows],
+            captions=captions,
             mask=self._mask(rows, flipped, latents[0]["mean"].shape[1:]) if self.masks else None,
             weights=torch.tensor([self.weights[row] for row in rows]) if self.weights else None,
         )
@@ -152,6 +157,7 @@ class Encoder:
         progress: told (what, done, of how many).
         captions: a caption to the variants of it to encode.
         mask_min_value: as in the configuration.
+        with_texts: whether to encode captions.
     """
 
     pipe: Any
@@ -165,6 +171,7 @@ class Encoder:
     progress: Progress
     captions: Callable[[str], list[str]] = _as_it_is
     mask_min_value: float = 0.0
+    with_texts: bool = True
 
     @torch.no_grad()
     def encode(self, examples: Sequence[Example]) -> EncodedSet:
@@ -182,8 +189,8 @@ class Encoder:
             names=[example.name for example in examples],
             sizes=sizes,
             latents=self._encode_pictures(examples, sizes),
-            texts=[[texts[caption] for caption in captions] for captions in variants],
-            empty_text=texts[""],
+            captions=variants,
+            texts=texts,
             shift=float(getattr(vae.config, "shift_factor", None) or 0.0),
             scale=float(vae.config.scaling_factor),
             masks=self._encode_masks(examples, sizes) if is_masked else [],
@@ -192,6 +199,8 @@ class Encoder:
         )
 
     def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
+        if not self.with_texts:
+            return {}
         parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
         encoder = digest({name: fingerprint(part) for name, part in parts.items()})
         family = type(self.pipe).__name__
@@ -300,10 +309,18 @@ def _mask_of(example: Example) -> Any:
         raise FeraError(f"{example.image} {error}; it was usable a moment ago") from error
 
 
-def free_encoders(pipe: Any, family: Family) -> None:
-    """Drop the autoencoder and the text encoders: training reads the cache."""
+def free_encoders(pipe: Any, family: Family, kept: Sequence[str] = ()) -> None:
+    """Drop the autoencoder and the text encoders: training reads the cache.
+
+    Args:
+        pipe: the pipeline.
+        family: of it.
+        kept: text encoders that train; they and their tokenizers stay.
+    """
+    kept = [*kept, *map(tokenizer_name, kept)]
     for name in ("vae", *family.text_components):
-        setattr(pipe, name, None)
+        if name not in kept:
+            setattr(pipe, name, None)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

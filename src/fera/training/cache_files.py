@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class Memory:
 
 
 def fingerprint(part: Any) -> str:
-    """Hash of a model's weights, or of a tokenizer's vocabulary and limits."""
+    """Hash of a model's weights and of how adapters in it are set, or of a tokenizer's vocabulary and limits."""
     if part is None:
         return "none"
     hashed = hashlib.blake2b(digest_size=16)
@@ -66,6 +67,10 @@ def fingerprint(part: Any) -> str:
         for name, tensor in sorted(part.state_dict().items()):
             hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for name, module in part.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                scales = sorted(getattr(module, "scaling", {}).items())
+                hashed.update(repr((name, module.active_adapters, module.disable_adapters, scales)).encode())
         config: Any = part.config
         config = config if isinstance(config, dict) else config.to_dict()
         # Private entries say where the part was loaded from, not what it does.

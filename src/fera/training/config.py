@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fera.training.optimizer_rules import check_optimizer_settings
+from fera.training.optimizer_rules import check_optimizer_settings, check_rates_of_text
 
 
 class _Section(BaseModel):
@@ -141,6 +141,67 @@ class DataConfig(_Section):
         if self.num_class_images and self.class_prompt is None:
             raise ValueError("data.num_class_images needs data.class_prompt, the prompt to draw with")
         return self
+
+
+class TextEncoderConfig(_Section):
+    """LoRA on the CLIP text encoders, trained beside the denoiser's experts; [text.md](text.md) tells when."""
+
+    train_text_encoder: bool = Field(
+        default=False, description="Train LoRA on every CLIP text encoder; T5 and others stay as they are."
+    )
+    r: int = Field(default=4, ge=1, le=16384, description="Rank.")
+    lora_alpha: float | None = Field(
+        default=None, gt=0, description="Numerator of the scale, lora_alpha / r; r when unset."
+    )
+    learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "out_proj"],
+        min_length=1,
+        description="Layers to adapt, by the end of their names.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "TextEncoderConfig":
+        _check_unused(self, "text_encoder", "train_text_encoder")
+        return self
+
+
+class TokensConfig(_Section):
+    """A word that the CLIP text encoders learn (textual inversion); [text.md](text.md) shows how it is used."""
+
+    placeholder_token: str | None = Field(
+        default=None,
+        min_length=2,
+        max_length=100,
+        pattern=r"^\S+$",
+        description="The new word as captions and prompts have it, such as `<toy>`.",
+    )
+    initializer_token: str | None = Field(
+        default=None, min_length=1, description="A word of one token whose embedding the new one starts from."
+    )
+    num_vectors: int = Field(default=1, ge=1, le=64, description="Embeddings that the word stands for.")
+    learning_rate: float = Field(default=5e-4, gt=0, description="Peak learning rate of the embeddings.")
+    train_frac: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the steps after which the embeddings stay as they are: pivotal tuning.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "TokensConfig":
+        _check_unused(self, "tokens", "placeholder_token")
+        if self.placeholder_token is not None and self.initializer_token is None:
+            raise ValueError("tokens.placeholder_token needs tokens.initializer_token, the word that it starts from")
+        return self
+
+
+def _check_unused(section: _Section, name: str, switch: str) -> None:
+    """Settings of something that is off are a mistake."""
+    if not getattr(section, switch):
+        for key, field in type(section).model_fields.items():
+            if getattr(section, key) != field.default:
+                raise ValueError(f"{name}.{key} is set, but {name}.{switch} is not: set both or neither")
 
 
 OptimizerValue = str | int | float | bool | list[int | float]
@@ -380,8 +441,15 @@ class TrainConfig(_Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
     data: DataConfig
     adapter: AdapterConfig = AdapterConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    tokens: TokensConfig = TokensConfig()
     train: OptimizationConfig = OptimizationConfig()
     validation: ValidationConfig = ValidationConfig()
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoders learn too."""
+        return self.text_encoder.train_text_encoder or self.tokens.placeholder_token is not None
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -392,9 +460,17 @@ class TrainConfig(_Section):
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
         if self.quantization != "none" and scheme != "LORA":
             raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
+        rates = {}
+        if self.text_encoder.train_text_encoder:
+            rates["text_encoder.learning_rate"] = self.text_encoder.learning_rate
+        if self.tokens.placeholder_token is not None:
+            rates["tokens.learning_rate"] = self.tokens.learning_rate
+        check_rates_of_text(self.train, rates)
         if not self.adapter.is_routed:
             if self.train.consistency_weight > 0:
                 raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")
             if self.train.router_learning_rate is not None:
                 raise ValueError("a baseline has no router: leave train.router_learning_rate out")
+            if self.trains_text:
+                raise ValueError("a baseline is the denoiser's alone: leave text_encoder and tokens out")
         return self

@@ -22,6 +22,7 @@ class Draw:
         timesteps: shape (B,).
         conditions: what the denoiser takes besides.
         names: of the pictures.
+        captions: of the examples, as they are trained on.
         mask: where the loss counts, shape (B, 1, H, W), in [0, 1]; None where it counts everywhere.
         weights: of each sample's loss, shape (B,); None where all are 1.
     """
@@ -31,6 +32,7 @@ class Draw:
     timesteps: Tensor
     conditions: dict[str, Tensor]
     names: list[str]
+    captions: list[str]
     mask: Tensor | None = None
     weights: Tensor | None = None
 
@@ -71,6 +73,7 @@ def draw(
         timesteps=timesteps.to(device),
         conditions={name: value.to(device) for name, value in batch.conditions.items()},
         names=batch.names,
+        captions=batch.captions,
         mask=batch.mask.to(device) if batch.mask is not None else None,
         weights=batch.weights.to(device) if batch.weights is not None else None,
     )

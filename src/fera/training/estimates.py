@@ -17,6 +17,7 @@ from fera.training.captions import caption_variants
 from fera.training.config import OptimizationConfig, TrainConfig
 from fera.training.examples import Example
 from fera.training.families import encode_pictures, family_of
+from fera.training.text import TextTraining
 
 # A backward pass costs about two forwards.
 _FORWARDS_A_STEP = 3
@@ -94,6 +95,8 @@ def estimate(
     forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
     forwards = _FORWARDS_A_STEP + (settings.consistency_weight > 0) + settings.gradient_checkpointing
     step_seconds = forward_seconds * forwards * settings.gradient_accumulation_steps * settings.batch_size / batch
+    if config.trains_text:
+        step_seconds += caption_seconds * _FORWARDS_A_STEP * settings.gradient_accumulation_steps * settings.batch_size
 
     different = {(example.digest, size): size for example, size in zip(examples, sizes, strict=True)}
     mirrorings = 2 if config.data.random_flip else 1
@@ -106,6 +109,8 @@ def estimate(
     with torch.enable_grad():
         adapter_of(with_kappa(config, 1 / 128).adapter).add(denoiser)  # where it is still "auto", it counts the same
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    if config.trains_text:
+        trained += sum(parameter.numel() for parameter in TextTraining(pipe, family, config, device).parameters)
     frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
     # Encoders go before training begins, unless pictures are drawn along the way.
     encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
@@ -117,7 +122,7 @@ def estimate(
         cache_bytes=latent_bytes + len(captions | {""}) * caption_bytes,
         trained_parameters=trained,
         memory_bytes=training_bytes + encoder_bytes
-        if config.validation.prompts
+        if config.validation.prompts or config.trains_text
         else max(training_bytes, encoder_bytes),
         encoding_seconds=encode_seconds * len(different) * mirrorings + caption_seconds * len(captions | {""}),
         step_seconds=step_seconds,

@@ -22,6 +22,7 @@ from fera.training.families import family_of
 from fera.training.layouts import check_captions, find_examples, scan
 from fera.training.masks import add_masks
 from fera.training.sources import training_sizes
+from fera.training.text import check_text_training
 
 
 @dataclass
@@ -101,6 +102,7 @@ def examine(config: TrainConfig, device: torch.device, *, with_base: bool) -> Da
             if examples:
                 quantize(next(iter(denoisers(pipe).values())), config.quantization, device)
                 _look_at_captions(report, examples, pipe.tokenizer)
+                check_text_training(pipe, family_of(pipe), config, training)
                 report.estimates = estimate(pipe, config, examples, assign_sizes(examples, buckets), device)
     elif config.data.resolution is not None:
         side = config.data.resolution

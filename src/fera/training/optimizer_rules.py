@@ -65,3 +65,23 @@ def _check_prodigy(settings: "OptimizationConfig") -> None:
     if settings.router_learning_rate not in (None, settings.learning_rate):
         # At 0 it would still decay the router's weights.
         raise ValueError("Prodigy has one learning rate for all parameters: leave train.router_learning_rate out")
+
+
+def check_rates_of_text(settings: "OptimizationConfig", rates: dict[str, float]) -> None:
+    """Find learning rates of the text encoders that the optimizer cannot have.
+
+    Args:
+        settings: of the optimization.
+        rates: name of a setting to its value.
+
+    Raises:
+        ValueError: the optimizer has one rate for all.
+    """
+    if class_path(settings.optimizer) != OPTIMIZERS["prodigy"]:
+        return
+    for name, rate in rates.items():
+        if rate != settings.learning_rate:
+            raise ValueError(
+                f"{name} is {rate:g}, but Prodigy has one learning rate for all parameters: set it to "
+                f"{settings.learning_rate:g}, as train.learning_rate"
+            )

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,13 +22,20 @@ _FUSED_DEVICES = ("cpu", "cuda")
 _CONSTANT = ("constant", "constant_with_warmup")
 
 
-def build_optimizer(settings: OptimizationConfig, denoiser: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the experts' A, their B, and the router, each with its own learning rate.
+def build_optimizer(
+    settings: OptimizationConfig, denoiser: nn.Module, more: Sequence[dict[str, Any]] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer over the experts' A, their B, the router, and more, each with its own learning rate.
+
+    Args:
+        settings: of the run.
+        denoiser: it holds what trains.
+        more: groups of other parameters, as optimizers take them.
 
     Raises:
         FeraError: the optimizer cannot be had or refuses its settings, or `loraplus_lr_ratio` is set without a B.
     """
-    groups = parameter_groups(settings, denoiser)
+    groups = parameter_groups(settings, denoiser, more)
     arguments = _arguments(settings, optimizer_class(settings.optimizer))
     if settings.optimizer == "adamw" and not arguments.keys() & {"fused", "foreach"}:
         arguments["fused"] = _can_fuse(settings, groups)

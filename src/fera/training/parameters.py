@@ -1,6 +1,6 @@
 """The parameters that train: in groups with rates of their own, and how to leave them out of a forward."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,18 @@ from fera.training.config import OptimizationConfig
 from fera.tuner import FrequencyGate
 
 
-def parameter_groups(settings: OptimizationConfig, denoiser: nn.Module) -> list[dict[str, Any]]:
-    """The experts' A, their B, and the router, each with its learning rate, as optimizers take groups.
+def parameter_groups(
+    settings: OptimizationConfig, denoiser: nn.Module, more: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """The experts' A, their B, the router, and more, each with its learning rate, as optimizers take groups.
 
     B is zero at the start and A is not: at one learning rate for both, B learns too slowly in wide layers (LoRA+).
     Groups can be empty: a baseline has no router, and not every scheme a B.
+
+    Args:
+        settings: of the run.
+        denoiser: it holds what trains.
+        more: groups of other parameters, as optimizers take them.
 
     Raises:
         FeraError: `loraplus_lr_ratio` is set, but the experts have no B.
@@ -42,6 +49,7 @@ def parameter_groups(settings: OptimizationConfig, denoiser: nn.Module) -> list[
             "params": [parameter for _, parameter in trained if id(parameter) in router],
             "lr": settings.learning_rate if router_rate is None else router_rate,
         },
+        *more,
     ]
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fera.errors import FeraError
 from fera.fingerprint import check_fingerprint
 from fera.training.checkpoints import read_config
-from fera.training.config import OptimizationConfig, TrainConfig
+from fera.training.config import TrainConfig
 from fera.training.settings import keys
 
 ALL = "all"
@@ -30,8 +30,8 @@ FREE = (
     "train.max_skipped_steps",
 )
 # These say what the weights and the optimizer's state in a checkpoint are. The optimizer's arguments are meant, too.
-NEVER = ("adapter.", "train.optimizer", "train.use_ema", "train.ema_decay")
-NEVER_BUT = ("adapter.lora_dropout",)
+NEVER = ("adapter.", "text_encoder.", "tokens.", "train.optimizer", "train.use_ema", "train.ema_decay")
+NEVER_BUT = ("adapter.lora_dropout", "text_encoder.learning_rate", "tokens.learning_rate", "tokens.train_frac")
 
 
 class CannotResume(FeraError):
@@ -154,15 +154,15 @@ def check_base_and_data(
     return True
 
 
-def optimization_of(checkpoint: Path) -> OptimizationConfig:
-    """The optimization settings that a checkpoint was written with.
+def config_of(checkpoint: Path) -> TrainConfig:
+    """The settings that a checkpoint was written with; those that are newer than it have their defaults.
 
     Raises:
         CannotResume: they are of another version of fera.
     """
     try:
-        return OptimizationConfig.model_validate(read_config(checkpoint)["train"])
-    except (ValidationError, KeyError) as error:
+        return TrainConfig.model_validate(read_config(checkpoint))
+    except ValidationError as error:
         raise CannotResume(f"cannot resume {checkpoint}: its settings are of another version of fera") from error
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fera.training.optimizers import check_optimizer
 from fera.training.reporting import Reporter
 from fera.training.sources import Sources, encode, open_sources
 from fera.training.starting import start_from_latents
+from fera.training.text import TextTraining
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Setup:
         data_digest: hash of the training examples and their order.
         resolution: side of the square training size in pixels.
         skipped: one line about each picture left out.
+        text: what trains in the text encoders; None where nothing does.
     """
 
     pipe: Any
@@ -57,6 +59,17 @@ class Setup:
     data_digest: str
     resolution: int
     skipped: list[str]
+    text: TextTraining | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights that train."""
+        trained = sum(parameter.numel() for parameter in self.denoiser.parameters() if parameter.requires_grad)
+        return trained + sum(parameter.numel() for parameter in (self.text.parameters if self.text else ()))
+
+    def conditions(self, captions: Sequence[str], cached: Conditions) -> Conditions:
+        """What the denoiser is told of captions: what is cached, unless text encoders train."""
+        return cached if self.text is None else self.text.encode(captions, cached)
 
     def predictor(self, model: Callable[..., Any], conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """The denoiser as a function of noisy latents (B, C, H, W) and timesteps (B,)."""
@@ -93,8 +106,9 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
         adapter = _add_adapter(sources, config, reporter)
     if config.adapter.starts_as_partition:
         start_from_latents(sources.denoiser, training, sources.process, config, reporter)
+    text = _train_text(sources, config, device, reporter)
     if not config.validation.prompts:
-        free_encoders(sources.pipe, sources.family)
+        free_encoders(sources.pipe, sources.family, text.names if text else ())
     elif sources.pipe.vae.dtype != sources.dtype:
         sources.pipe.vae.to(sources.dtype)  # as it will be when pictures are drawn with the finished adapter
     return Setup(
@@ -111,6 +125,7 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
         data_digest=_digest([*sources.training, *sources.class_examples]),
         resolution=sources.resolution,
         skipped=sources.skipped,
+        text=text,
     )
 
 
@@ -141,6 +156,18 @@ def _add_adapter(sources: Sources, config: TrainConfig, reporter: Reporter) -> A
         f"training {trained:,} parameters beside {total - trained:,} frozen ones"
     )
     return adapter
+
+
+def _train_text(sources: Sources, config: TrainConfig, device: torch.device, reporter: Reporter) -> TextTraining | None:
+    """Put what trains in the text encoders there; not before captions were encoded with the base's."""
+    if not config.trains_text:
+        return None
+    text = TextTraining(sources.pipe, sources.family, config, device)
+    count = sum(parameter.numel() for parameter in text.parameters)
+    word = config.tokens.placeholder_token
+    learned = f", the word {word} from {config.tokens.initializer_token} among them" if word else ""
+    reporter.say(f"{', '.join(text.names)}: training {count:,} parameters{learned}; captions are encoded at every step")
+    return text
 
 
 def _digest(examples: list[Example]) -> str:

@@ -22,6 +22,7 @@ from fera.training.layouts import check_captions, find_examples, scan
 from fera.training.masks import add_masks
 from fera.training.objective import NoiseProcess, noise_process
 from fera.training.reporting import Reporter
+from fera.training.text import check_text_training
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -86,6 +87,7 @@ def open_sources(config: TrainConfig, reporter: Reporter, device: torch.device |
     resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, reporter)
     _report_long(examples, pipe.tokenizer, reporter)
+    check_text_training(pipe, family, config, examples)
     class_examples, also_skipped = prepare_class_images(pipe, config, resolution, device, reporter)
     return Sources(
         pipe=pipe,
@@ -121,6 +123,7 @@ def encode(
         seed=config.seed,
         progress=reporter.advance,
         mask_min_value=config.data.mask_min_value,
+        with_texts=not config.trains_text or sources.family.encode_clip is not None,
     )
     # Held-out captions stay in one order: their loss compares between steps and runs.
     training = replace(encoder, captions=lambda caption: caption_variants(caption, config.data, config.seed))

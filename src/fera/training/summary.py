@@ -79,7 +79,6 @@ def summarize(
     import fera
 
     libraries = ("torch", "diffusers", "peft", "transformers", "accelerate")
-    trained = sum(parameter.numel() for parameter in setup.denoiser.parameters() if parameter.requires_grad)
     return Summary(
         adapter=str(adapter),
         base=config.base,
@@ -89,7 +88,7 @@ def summarize(
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
         skipped_steps=skipped_steps,
-        parameters=trained,
+        parameters=setup.parameters,
         average=average,
         kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,13 +20,14 @@ from fera.training.averages import average_of
 from fera.training.checkpoints import read_state
 from fera.training.config import TrainConfig
 from fera.training.draws import draw
+from fera.training.families import Conditions
 from fera.training.objective import Losses, denoising_losses, loss_weights
 from fera.training.optimizers import build_optimizer
 from fera.training.order import order_of
 from fera.training.parameters import adapter_off
 from fera.training.randomness import mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
-from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, optimization_of
+from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
 from fera.training.setup import Setup
 from fera.training.skipping import Fault, Skips, is_overflow
 from fera.training.state import RunFolder
@@ -54,7 +56,8 @@ class Trainer:
         self._accelerator = accelerator
         self._setup = setup
         self._reporter = reporter
-        optimizer = build_optimizer(config.train, setup.denoiser)
+        self._text_groups = self._text_groups_of(config)
+        optimizer = build_optimizer(config.train, setup.denoiser, self._text_groups)
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._lr_scheduler = get_scheduler(
             config.train.lr_scheduler,
@@ -65,6 +68,8 @@ class Trainer:
         self._order = order_of(setup.training.sizes, config)
         self._base = fingerprint(setup.denoiser)
         setup.denoiser.train()
+        if setup.text is not None:
+            setup.text.train()
         self._model, self._optimizer = accelerator.prepare(setup.denoiser, optimizer)
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
@@ -88,10 +93,13 @@ class Trainer:
         """
         began = time.monotonic()
         self._fault, self._names = None, []
+        if self._setup.text is not None:
+            self._setup.text.at_step(self.step)
         for micro in range(self._config.train.gradient_accumulation_steps):
             with self._accelerator.accumulate(self._model):
                 self._accelerator.backward(self._loss(micro))
                 if self._accelerator.sync_gradients:
+                    self._share_text_gradients()
                     self._update()
         self._rates = self._lr_scheduler.get_last_lr()
         overflowed = self._fault is None and self._accelerator.optimizer_step_was_skipped
@@ -127,10 +135,11 @@ class Trainer:
         forward = self.step * settings.gradient_accumulation_steps + micro
         place = forward * accelerator.num_processes + accelerator.process_index
         batch = draw(setup.training, self._order, place, setup.process, self._config, accelerator.device)
-        if self._config.adapter.lora_dropout > 0:
+        if self._config.adapter.lora_dropout > 0 or setup.text is not None:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
-            losses = self._losses(batch.latents, batch.noise, batch.timesteps, batch.conditions, batch.mask)
+            conditions = setup.conditions(batch.captions, batch.conditions)
+            losses = self._losses(batch.latents, batch.noise, batch.timesteps, conditions, batch.mask)
         self._count(losses, routings[-1].gates if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
@@ -145,7 +154,7 @@ class Trainer:
         latents: Tensor,
         noise: Tensor,
         timesteps: Tensor,
-        conditions: dict[str, Tensor],
+        conditions: Conditions,
         mask: Tensor | None,
     ) -> Losses:
         setup = self._setup
@@ -167,6 +176,13 @@ class Trainer:
             setup.bands if wants_base else None,
             mask,
         )
+
+    def _share_text_gradients(self) -> None:
+        """Average over the processes what is outside of the denoiser, which does so by itself."""
+        if self._setup.text is not None and self._accelerator.num_processes > 1:
+            for parameter in self._setup.text.parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
 
     def _count(self, losses: Losses, gates: Tensor | None, names: list[str]) -> None:
         """Add a forward to what is logged, over all processes, unless a loss is not finite."""
@@ -209,7 +225,10 @@ class Trainer:
             rates = [float(f"{rate:.6g}") for rate in self._rates]
             record = {"step": self.step, **averages, "lr": rates[0]}
             if "gates" in averages:
-                record["router_lr"] = rates[-1]
+                record["router_lr"] = rates[2]
+            for group, rate in zip(self._text_groups, rates[3:], strict=False):
+                trains = any(parameter.requires_grad for parameter in group["params"])
+                record[f"{group['name']}_lr"] = rate if trains else 0.0
             if (factor := self._optimizer.param_groups[0].get("d")) is not None:
                 record["d"] = float(f"{factor:.6g}")  # Prodigy's estimate, which multiplies the rate
             self._reporter.write({**record, "samples_per_second": round(speed, 3)})
@@ -303,6 +322,8 @@ class Trainer:
         setup = self._setup
         is_other_data = check_base_and_data(checkpoint, state, setup.denoiser, setup.data_digest, allow)
         setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
+        if setup.text is not None:
+            setup.text.restore(checkpoint / "adapter")
         try:
             self._optimizer.load_state_dict(state["optimizer"])
             self._average.load_state_dict(state["average"])
@@ -325,10 +346,15 @@ class Trainer:
 
     def _adopt_settings(self, checkpoint: Path) -> None:
         """Optimizer and schedule come from the checkpoint with its rates; where settings differ, this run's count."""
-        before, now = optimization_of(checkpoint), self._config.train
-        if before != now:
-            old, new = (build_optimizer(settings, self._setup.denoiser).param_groups for settings in (before, now))
+        old, new = (
+            build_optimizer(config.train, self._setup.denoiser, self._text_groups_of(config)).param_groups
+            for config in (config_of(checkpoint), self._config)
+        )
+        if any(_without_parameters(group) != _without_parameters(other) for group, other in zip(old, new, strict=True)):
             adopt_hyperparameters(self._optimizer.param_groups, old, new, self._lr_scheduler)
+
+    def _text_groups_of(self, config: TrainConfig) -> list[dict[str, Any]]:
+        return self._setup.text.groups(config) if self._setup.text is not None else []
 
     def _report_restored(self, checkpoint: Path, changed: Sequence[Change], is_other_data: bool) -> None:
         epoch = self._samples / len(self._setup.training)
@@ -383,3 +409,7 @@ class Trainer:
 
     def _save_adapter(self, folder: Path) -> None:
         self._setup.adapter.save(self._setup.pipe, folder)
+
+
+def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}

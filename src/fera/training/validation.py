@@ -3,7 +3,7 @@
 import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,12 @@ def held_out_loss(
     generator = torch.Generator().manual_seed(settings.seed)
     timesteps = spread_timesteps(setup.process, count)[torch.randperm(count, generator=generator)]
     total = 0.0
-    with evaluating(setup.denoiser), autocast():
+    with evaluating(setup.denoiser), _evaluating_text(setup), autocast():
         for samples in _batches(setup.held_out, count, batch_size):
             batch = setup.held_out.batch([sample % len(setup.held_out) for sample in samples])
             noise = fixed_noise(batch.latents, samples, settings.seed)
-            conditions = {name: value.to(device) for name, value in batch.conditions.items()}
+            cached = {name: value.to(device) for name, value in batch.conditions.items()}
+            conditions = setup.conditions(batch.captions, cached)
             losses = denoising_losses(
                 setup.process,
                 batch.latents.to(device),
@@ -79,7 +80,7 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
     from fera.generation.grids import prompt_grid
 
     folder.mkdir(parents=True, exist_ok=True)
-    with evaluating(setup.denoiser):
+    with evaluating(setup.denoiser), _evaluating_text(setup):
         setup.pipe.to(device)
         images = generate(
             setup.pipe,
@@ -92,7 +93,8 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
             width=setup.resolution,
         )
     if device.type != "cpu":
-        for name in ("vae", *setup.family.text_components):
+        trained = setup.text.names if setup.text is not None else ()
+        for name in {"vae", *setup.family.text_components} - {*trained}:
             part = getattr(setup.pipe, name)
             if isinstance(part, nn.Module):
                 part.to("cpu")
@@ -114,6 +116,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _evaluating_text(setup: Setup) -> AbstractContextManager[None]:
+    return nullcontext() if setup.text is None else setup.text.evaluating()
 
 
 def _batches(held_out: EncodedSet, count: int, batch_size: int) -> Iterator[list[int]]:

@@ -20,9 +20,14 @@ class Family:
         predict: (denoiser, noisy latents (B, C, H, W), timesteps (B,), conditions) to the prediction, shape
             (B, C, H, W).
         packing: latent pixels a side that the pipeline packs into one token, beside the denoiser's own patches.
+        clip: names of the text encoders that are CLIP, which can be trained.
+        encode_clip: (pipeline, captions, device, conditions) to conditions in which what the CLIP encoders make is
+            computed anew; None where they make all of it.
     """
 
     text_components: tuple[str, ...]
     encode: Callable[[Any, list[str], torch.device], dict[str, Tensor]]
     predict: Callable[[nn.Module, Tensor, Tensor, Conditions], Tensor]
     packing: int = 1
+    clip: tuple[str, ...] = ()
+    encode_clip: Callable[[Any, list[str], torch.device, Conditions], dict[str, Tensor]] | None = None

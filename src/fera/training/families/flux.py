@@ -14,12 +14,18 @@ _GUIDANCE = 1.0
 
 def flux(pipe: Any) -> Family:
     """FLUX.1, dev and schnell: latents are packed two by two into tokens."""
-    return Family(("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"), _encode, _predict, packing=2)
+    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    return Family(parts, _encode, _predict, packing=2, clip=("text_encoder",), encode_clip=_encode_clip)
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
     embeds, pooled, _ = pipe.encode_prompt(captions, None, device=device)
     return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+
+
+def _encode_clip(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    """CLIP makes the pooled embeddings alone; the others are T5's."""
+    return {**conditions, "pooled_projections": pipe._get_clip_prompt_embeds(captions, device=device)}
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:

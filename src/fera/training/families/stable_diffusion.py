@@ -4,19 +4,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fera.training.families.family import Conditions, Family
+
+_BOTH = ("text_encoder", "text_encoder_2")
 
 
 def sd(pipe: Any) -> Family:
     """Stable Diffusion 1 and 2."""
-    return Family(("tokenizer", "text_encoder"), _encode_sd, _predict)
+    return Family(("tokenizer", "text_encoder"), _encode_sd, _predict, clip=("text_encoder",))
 
 
 def sd3(pipe: Any) -> Family:
     """Stable Diffusion 3 and 3.5."""
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3")
-    return Family(parts, _encode_sd3, _predict)
+    return Family(parts, _encode_sd3, _predict, clip=_BOTH, encode_clip=_encode_sd3_clip)
 
 
 def sdxl(pipe: Any) -> Family:
@@ -33,7 +36,7 @@ def sdxl(pipe: Any) -> Family:
         )[0]
         return prediction
 
-    return Family(("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"), _encode_sdxl, predict)
+    return Family(("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"), _encode_sdxl, predict, clip=_BOTH)
 
 
 def _encode_sd(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -51,6 +54,18 @@ def _encode_sd3(pipe: Any, captions: list[str], device: torch.device) -> dict[st
         captions, prompt_2=None, prompt_3=None, device=device, do_classifier_free_guidance=False
     )
     return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+
+
+def _encode_sd3_clip(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    """CLIP makes the pooled embeddings, and the first rows of the others; the rest are T5's."""
+    encoded = [pipe._get_clip_prompt_embeds(captions, device=device, clip_model_index=index) for index in range(2)]
+    rows, pooled = (torch.cat(parts, dim=-1) for parts in zip(*encoded, strict=True))
+    text = conditions["encoder_hidden_states"]
+    wide = functional.pad(rows, (0, text.shape[-1] - rows.shape[-1])).to(text.dtype)
+    return {
+        "encoder_hidden_states": torch.cat([wide, text[:, rows.shape[1] :]], dim=1),
+        "pooled_projections": pooled,
+    }
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
