@@ -59,7 +59,7 @@ def test_run_folder_and_log(configure, image_folder):
     config = configure(data={"validation_fraction": 0.25})
     summary = train(config)
     names = {path.name for path in config.output_dir.iterdir()}
-    assert names == {"adapter", "checkpoints", "config.toml", "log.jsonl", "summary.json"}
+    assert names == {"adapter", "checkpoints", "config.toml", "log.jsonl", "logs", "summary.json"}
     assert load_config(config.output_dir / "config.toml") == config
     assert json.loads((config.output_dir / "summary.json").read_text())["steps"] == 6
     assert summary.samples == 12 and summary.training_pictures == 3

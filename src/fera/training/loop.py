@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.training.calibrating import with_kappa
-from fera.training.config import OptimizationConfig, TrainConfig
+from fera.training.config import TrainConfig
 from fera.training.reporting import Reporter
 from fera.training.settings import to_toml
 from fera.training.setup import prepare
 from fera.training.state import RunFolder
 from fera.training.summary import Summary
+from fera.training.tracking import Trackers, chosen_trackers, open_trackers
 from fera.training.trainer import Trainer
 
 
@@ -45,7 +47,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     checkpoint = run.check(resume=resume, overwrite=overwrite)
     if checkpoint is not None and config.adapter.kappa == "auto":
         config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
-    accelerator = _accelerator(config.train)
+    resumed = RunFolder.step_of(checkpoint) if checkpoint is not None else None
+    accelerator = _accelerator(config, open_trackers(config, chosen_trackers(config.train.report_to), resumed))
     with Reporter(run.log, is_main=accelerator.is_main_process, quiet=quiet) as reporter:
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
@@ -53,10 +56,12 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         if setup.bands is not None:
             config = with_kappa(config, setup.bands.kappa)
         trainer = Trainer(config, run, accelerator, setup, reporter)
+        logged = run.last_logged() if checkpoint is not None else -1
         if checkpoint is not None:
             trainer.restore(checkpoint)
         if accelerator.is_main_process:
             run.begin(config, to_toml(config), resume=resume)
+            reporter.track(Trackers.start(accelerator, config, resumed=resume, logged=logged))
             if setup.calibration is not None:
                 chosen = setup.calibration.chosen
                 reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
@@ -82,11 +87,14 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         return trainer.finish(time.monotonic() - began)
 
 
-def _accelerator(settings: OptimizationConfig) -> Accelerator:
+def _accelerator(config: TrainConfig, trackers: list[GeneralTracker]) -> Accelerator:
+    settings = config.train
     try:
         return Accelerator(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            log_with=trackers or None,
+            project_dir=config.output_dir,
         )
     except ValueError as error:  # fp16 without a device that has it, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error

@@ -16,6 +16,9 @@ from fera.training.config import TrainConfig
 _STATE = "state.pt"
 _FORMAT_VERSION = 1
 
+# Step of a line of the log that a crash cut off.
+_HALF_WRITTEN = 2**62
+
 # What may differ between a run and its continuation. Everything else would make it another run.
 _MAY_CHANGE = (
     "output_dir",
@@ -26,6 +29,12 @@ _MAY_CHANGE = (
     "train.checkpointing_steps",
     "train.checkpoints_total_limit",
     "train.gradient_checkpointing",
+    "train.report_to",
+    "train.logging_dir",
+    "train.tracker_project_name",
+    "push_to_hub",
+    "hub_",
+    "license",
 )
 
 
@@ -50,6 +59,11 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
+    def logs(self) -> Path:
+        """Folder of TensorBoard's files, unless the configuration names another."""
+        return self.path / "logs"
+
+    @property
     def samples(self) -> Path:
         """Folder of pictures drawn along the way."""
         return self.path / "samples"
@@ -63,6 +77,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """Step that a checkpoint was saved after."""
+        return int(checkpoint.name.removeprefix("step-"))
 
     @property
     def summary(self) -> Path:
@@ -113,6 +132,13 @@ class RunFolder:
         except OSError as error:
             raise FeraError(f"cannot write to output_dir {config.output_dir}: {error.strerror}") from error
 
+    def last_logged(self) -> int:
+        """The last step in the log; -1 where there is none."""
+        if not self.log.exists():
+            return -1
+        steps = [_step_of(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        return max((step for step in steps if step < _HALF_WRITTEN), default=-1)
+
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""
         found = self._all_checkpoints()
@@ -155,7 +181,7 @@ class RunFolder:
         self.log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def _entries(self) -> tuple[Path, ...]:
-        return (self.config, self.log, self.samples, self.adapter, self.checkpoints, self.summary)
+        return (self.config, self.log, self.logs, self.samples, self.adapter, self.checkpoints, self.summary)
 
     def _all_checkpoints(self) -> list[Path]:
         return sorted(path for path in self.checkpoints.glob("step-*") if (path / _STATE).is_file())
@@ -215,7 +241,7 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 2**62  # a half-written line
+        return _HALF_WRITTEN
 
 
 def _flush(path: Path) -> None:

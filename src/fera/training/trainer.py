@@ -24,6 +24,7 @@ from fera.training.setup import Setup
 from fera.training.state import RunFolder, load_state
 from fera.training.summary import Summary, summarize
 from fera.training.validation import draw_samples, held_out_loss
+from fera.tuner import Routing
 
 
 class Trainer:
@@ -98,7 +99,7 @@ class Trainer:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
             losses = self._losses(batch.latents, batch.noise, batch.timesteps, batch.conditions, batch.mask)
-        self._count(losses, routings[-1].gates if routings else None, batch.names)
+        self._count(losses, routings[-1] if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
             weights = weights * batch.weights
@@ -135,12 +136,15 @@ class Trainer:
             mask,
         )
 
-    def _count(self, losses: Losses, gates: Tensor | None, names: list[str]) -> None:
+    def _count(self, losses: Losses, routing: Routing | None, names: list[str]) -> None:
         """Add a forward to what is logged, over all processes, and stop if a loss is not finite."""
         denoising, consistency = losses.denoising.detach(), losses.consistency
+        gates, shares = (routing.gates, routing.indicator) if routing is not None else (None, None)
         if self._accelerator.num_processes > 1:
             # As objects: batches of different buckets differ in length.
-            gates = torch.cat(gather_object([gates])) if gates is not None else None
+            if gates is not None and shares is not None:
+                gates = torch.cat(gather_object([gates.cpu()]))
+                shares = torch.cat(gather_object([shares.cpu()]))
             denoising = torch.cat(gather_object([denoising.cpu()]))
             if consistency is not None:
                 consistency = self._accelerator.reduce(consistency.detach(), "mean")
@@ -150,7 +154,7 @@ class Trainer:
             raise self._not_finite(
                 "loss", [name for name, ok in zip(names, finite, strict=True) if not ok] if alone else []
             )
-        self._metrics.add(denoising, consistency, gates)
+        self._metrics.add(denoising, consistency, gates, shares)
 
     def _not_finite(self, what: str, names: list[str]) -> FeraError:
         checkpoint = self._run.latest_checkpoint()
@@ -170,7 +174,8 @@ class Trainer:
             record = {"step": self.step, **averages, "lr": rates[0]}
             if "gates" in averages:
                 record["router_lr"] = rates[-1]
-            self._reporter.write({**record, "samples_per_second": round(speed, 3)})
+            record["samples_per_second"] = round(speed, 3)
+            self._reporter.write(record, self._metrics.distributions())
             self._words = in_words(averages, speed)
             if (line := collapse(averages)) and not self._collapse_was_said:
                 self._collapse_was_said = True
@@ -193,8 +198,11 @@ class Trainer:
                     self._reporter.say(f"step {self.step}: held-out loss {value:.4f}")
             if pictures and settings.prompts:
                 with self._accelerator.autocast():
-                    path = draw_samples(self._setup, settings, self._run.samples, self.step, self._accelerator.device)
+                    path, images = draw_samples(
+                        self._setup, settings, self._run.samples, self.step, self._accelerator.device
+                    )
                 self._reporter.say(f"step {self.step}: drew {path}")
+                self._reporter.show(self.step, settings.prompts, images)
         self._accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fera.training.buckets import Size
@@ -61,7 +62,9 @@ def held_out_loss(
     return total / count
 
 
-def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: int, device: torch.device) -> Path:
+def draw_samples(
+    setup: Setup, settings: ValidationConfig, folder: Path, step: int, device: torch.device
+) -> tuple[Path, list[Image.Image]]:
     """Draw the validation prompts with the code that users generate with.
 
     Args:
@@ -72,7 +75,7 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
         device: where to draw.
 
     Returns:
-        The picture's path.
+        Path of the grid, and the pictures in it, one a prompt.
     """
     from fera.generation import generate
     from fera.generation.grids import prompt_grid
@@ -100,7 +103,7 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
     path = folder / f"step-{step:06d}.png"
     prompt_grid({f"step {step}": images}, settings.prompts).save(path)
     (folder / "settings.json").write_text(json.dumps(settings.model_dump(), indent=2), encoding="utf-8")
-    return path
+    return path, images
 
 
 @contextmanager
