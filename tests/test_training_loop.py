@@ -242,27 +242,6 @@ def test_half_precision_keeps_the_adapter_in_float32(configure):
     assert (config.output_dir / "samples" / "step-000002.png").exists()
 
 
-def test_previews_are_what_generation_gives(configure, tiny_sd_dir):
-    from PIL import Image, ImageChops
-
-    from fera.generation import generate
-    from fera.generation.grids import prompt_grid
-
-    prompts = ["a red rocket", "a blue house"]
-    validation = {"prompts": prompts, "steps": 2, "num_inference_steps": 3, "seed": 5, "guidance_scale": 3.0}
-    config = configure(train={"steps": 4}, validation=validation)
-    train(config)
-    samples = config.output_dir / "samples"
-    assert sorted(path.name for path in samples.glob("*.png")) == [f"step-{step:06d}.png" for step in (0, 2, 4)]
-    pipe = load_base(str(tiny_sd_dir))
-    fera.load_adapter(pipe, config.output_dir)
-    images = generate(pipe, prompts, seed=5, num_inference_steps=3, guidance_scale=3.0, height=16, width=16)
-    grid = prompt_grid({"step 4": images}, prompts)
-    difference = ImageChops.difference(grid, Image.open(samples / "step-000004.png").convert("RGB"))
-    assert max(high for _, high in difference.getextrema()) <= 1
-    assert json.loads((samples / "settings.json").read_text())["seed"] == 5
-
-
 def test_sd3(configure, tiny_sd3_dir):
     config = configure(
         base=str(tiny_sd3_dir),

@@ -197,10 +197,8 @@ class Trainer:
                     self._reporter.write({"step": self.step, "held_out_loss": float(f"{value:.6g}")})
                     self._reporter.say(f"step {self.step}: held-out loss {value:.4f}")
             if pictures and settings.prompts:
-                with self._accelerator.autocast():
-                    path, images = draw_samples(
-                        self._setup, settings, self._run.samples, self.step, self._accelerator.device
-                    )
+                device = self._accelerator.device
+                path, images = draw_samples(self._setup, self._config, self._run.samples, self.step, device)
                 self._reporter.say(f"step {self.step}: drew {path}")
                 self._reporter.show(self.step, settings.prompts, images)
         self._accelerator.wait_for_everyone()

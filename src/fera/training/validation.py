@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fera.training.buckets import Size
 from fera.training.cache import EncodedSet
-from fera.training.config import ValidationConfig
+from fera.training.config import TrainConfig, ValidationConfig
 from fera.training.objective import denoising_losses, spread_timesteps
 from fera.training.setup import Setup
+from fera.tuner import FrequencyGate
 
 
 @torch.no_grad()
@@ -63,14 +64,14 @@ def held_out_loss(
 
 
 def draw_samples(
-    setup: Setup, settings: ValidationConfig, folder: Path, step: int, device: torch.device
+    setup: Setup, config: TrainConfig, folder: Path, step: int, device: torch.device
 ) -> tuple[Path, list[Image.Image]]:
-    """Draw the validation prompts with the code that users generate with.
+    """Draw the validation prompts as `fera generate` does with the adapter as it is at this step: the same pictures.
 
     Args:
         setup: of the run; the pipeline still has its encoders.
-        settings: prompts, seed, steps, guidance.
-        folder: gets `step-000100.png`, and the settings as `settings.json`.
+        config: of the run: prompts, seed, steps, guidance, precision.
+        folder: gets `step-000100.png`, and how it was drawn as `step-000100.json`.
         step: optimizer steps taken.
         device: where to draw.
 
@@ -80,8 +81,9 @@ def draw_samples(
     from fera.generation import generate
     from fera.generation.grids import prompt_grid
 
+    settings = config.validation
     folder.mkdir(parents=True, exist_ok=True)
-    with evaluating(setup.denoiser):
+    with evaluating(setup.denoiser), _as_loaded(setup.denoiser, setup.dtype):
         setup.pipe.to(device)
         images = generate(
             setup.pipe,
@@ -102,8 +104,51 @@ def draw_samples(
         torch.cuda.empty_cache()
     path = folder / f"step-{step:06d}.png"
     prompt_grid({f"step {step}": images}, settings.prompts).save(path)
-    (folder / "settings.json").write_text(json.dumps(settings.model_dump(), indent=2), encoding="utf-8")
+    record = json.dumps(_how_drawn(setup, config, step), indent=2, ensure_ascii=False)
+    path.with_suffix(".json").write_text(record + "\n", encoding="utf-8")
     return path, images
+
+
+def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
+    """What `fera generate` has to be told to draw the same, under the names that its own record has."""
+    import fera
+
+    settings = config.validation
+    return {
+        "fera": fera.__version__,
+        "base": config.base,
+        "step": step,
+        "negative_prompt": settings.negative_prompt,
+        "steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "height": setup.resolution,
+        "width": setup.resolution,
+        "precision": {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(setup.dtype, "fp32"),
+        "images": [{"prompt": prompt, "seed": settings.seed + i} for i, prompt in enumerate(settings.prompts)],
+    }
+
+
+@contextmanager
+def _as_loaded(denoiser: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Round what trains in float32 to the precision that it has once loaded: the base's, but for the router's."""
+    routers = {
+        id(parameter)
+        for module in denoiser.modules()
+        if isinstance(module, FrequencyGate)
+        for parameter in module.parameters()
+    }
+    trained = [
+        (parameter, parameter.data)
+        for parameter in denoiser.parameters()
+        if parameter.requires_grad and id(parameter) not in routers
+    ]
+    try:
+        for parameter, exact in trained:
+            parameter.data = exact.to(dtype)
+        yield
+    finally:
+        for parameter, exact in trained:
+            parameter.data = exact
 
 
 @contextmanager
