@@ -29,7 +29,7 @@ from fera.tuner.model import adapter_configs
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-_METADATA_KEY = "fera"
+METADATA_KEY = "fera"
 _CONFIG_BYTES = 2**22
 PEFT_PREFIX = "base_model.model."
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -107,7 +107,7 @@ def write_adapter(denoiser: nn.Module, folder: str | os.PathLike[str], adapter_n
     settings = {**_jsonable(config), "inference_mode": True}
     metadata = {
         "format": "pt",
-        _METADATA_KEY: json.dumps({"config": settings, "versions": _versions()}, sort_keys=True),
+        METADATA_KEY: json.dumps({"config": settings, "versions": _versions()}, sort_keys=True),
     }
     folder = Path(folder)
     try:
@@ -180,7 +180,7 @@ def _first_bytes(path: Path) -> bytes:
 def _read_settings(weights: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     beside = weights.with_name(CONFIG)
     try:
-        own = json.loads(metadata.get(_METADATA_KEY, "{}"))
+        own = json.loads(metadata.get(METADATA_KEY, "{}"))
         if beside.is_file() and beside.stat().st_size > _CONFIG_BYTES:
             raise ValueError(f"it has more than {_CONFIG_BYTES:,} bytes")
         settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else own.get("config")

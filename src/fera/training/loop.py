@@ -16,7 +16,9 @@ from accelerate.tracking import GeneralTracker
 from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.training.calibrating import with_kappa
+from fera.training.card import write_card
 from fera.training.config import TrainConfig
+from fera.training.hub import claim_repo, push_adapter
 from fera.training.reporting import Reporter
 from fera.training.settings import to_toml
 from fera.training.setup import prepare
@@ -49,6 +51,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
     resumed = RunFolder.step_of(checkpoint) if checkpoint is not None else None
     accelerator = _accelerator(config, open_trackers(config, chosen_trackers(config.train.report_to), resumed))
+    repo = None
+    if config.push_to_hub and accelerator.is_main_process:
+        repo = claim_repo(config.hub_model_id or config.output_dir.resolve().name, private=config.hub_private)
     with Reporter(run.log, is_main=accelerator.is_main_process, quiet=quiet) as reporter:
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
@@ -84,7 +89,12 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                     reporter.say(f"interrupted after step {trainer.step}; go on with:")
                     reporter.say(f"  fera train {run.config} --resume")
                     raise KeyboardInterrupt
-        return trainer.finish(time.monotonic() - began)
+        summary = trainer.finish(time.monotonic() - began)
+        if accelerator.is_main_process:
+            write_card(config, summary, run.adapter, run.samples)
+            if repo is not None:
+                reporter.say(f"uploaded: {_push(run, repo)}")
+        return summary
 
 
 def _accelerator(config: TrainConfig, trackers: list[GeneralTracker]) -> Accelerator:
@@ -98,6 +108,13 @@ def _accelerator(config: TrainConfig, trackers: list[GeneralTracker]) -> Acceler
         )
     except ValueError as error:  # fp16 without a device that has it, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
+
+
+def _push(run: RunFolder, repo: str) -> str:
+    try:
+        return push_adapter(run.adapter, repo)[0]
+    except FeraError as error:
+        raise FeraError(f"{error}. The run is finished; push it by: fera push {run.path} {repo}") from error
 
 
 @contextmanager
