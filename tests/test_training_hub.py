@@ -10,6 +10,7 @@ import pytest
 import torch
 from adapter_cases import add_adapter
 from diffusers import StableDiffusionPipeline
+from huggingface_hub.errors import HfHubHTTPError
 from markdown_it import MarkdownIt
 from peft import PeftModel
 from PIL import Image
@@ -294,6 +295,18 @@ def test_what_cannot_be_pushed_stops_before_training(configure, tmp_path, monkey
     assert main(["train", str(tmp_path / "run.toml")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not config.output_dir.exists()
+
+
+def test_a_hub_that_refuses(hub, monkeypatch, tmp_path, capsys):
+    def refuse(*arguments, **settings):
+        response = SimpleNamespace(status_code=403, headers={}, request=None)
+        raise HfHubHTTPError('403 Forbidden: no rights under the namespace "them".\nmore', response=response)
+
+    monkeypatch.setattr(hub, "create_repo", refuse)
+    (tmp_path / "adapter.safetensors").write_text("")
+    assert main(["push", str(tmp_path), "them/style"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert 'no rights under the namespace "them"' in told and "may your token write?" in told
 
 
 def test_nothing_to_push(tmp_path, capsys):

@@ -18,7 +18,8 @@ from fera.training.trainer import Trainer
 
 SETTINGS: dict = {
     "data": {"validation_fraction": 0.25},
-    "train": {"steps": 5, "logging_steps": 2, "consistency_weight": 0.1, "checkpointing_steps": 3},
+    "train": {"steps": 5, "logging_steps": 2, "consistency_weight": 0.1, "checkpointing_steps": 3}
+    | {"report_to": "tensorboard"},
     "validation": {"prompts": ["a red rocket", "**a** <b>house</b>"], "steps": 2, "loss_steps": 2}
     | {"num_inference_steps": 2, "loss_samples": 4},
 }
@@ -226,7 +227,7 @@ def test_a_step_that_is_not_logged_moves_nothing_to_the_cpu(straight, tmp_path, 
         counts.append(len(moved))
 
     monkeypatch.setattr(Trainer, "advance", counting)
-    settings = {"logging_steps": 3, "consistency_weight": 0.1, "report_to": "none"}
+    settings = {"logging_steps": 3, "consistency_weight": 0.1}
     config = run_config(straight.base, straight.data.train_data_dir, tmp_path / "run", train=settings)
     train(config)
     assert counts[0] == counts[1] == counts[3] == counts[4] == 0 and counts[2] and counts[5]

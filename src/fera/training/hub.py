@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -165,8 +165,10 @@ def _without_path(settings: Any, base: str | None) -> Any:
 def _reach(call: Callable[[], _T], what: str) -> _T:
     try:
         return call()
-    except Exception as error:  # the Hub's client raises many kinds: offline, forbidden, missing, no network
-        raise FeraError(f"{what}: {_first_line(error)}") from error
+    except HfHubHTTPError as error:
+        raise FeraError(f"{what}: {_first_line(error)}. Is it yours, and may your token write?") from error
+    except Exception as error:  # the client raises many kinds: offline mode, no network, a cut connection
+        raise FeraError(f"{what}, the Hub cannot be reached: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
