@@ -25,7 +25,8 @@ def run_config(base: Path, pictures: Path, output: Path, **sections: dict) -> Tr
         "base": str(base),
         "output_dir": output,
         "data": {"train_data_dir": pictures, "cache_dir": output.parent / "cache"},
-        "train": {"steps": 6, "batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "consistency_weight": 0.0},
+        "train": {"steps": 6, "batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "consistency_weight": 0.0}
+        | {"report_to": "none"},
         "validation": {"loss_samples": 8},
     }
     for section, values in sections.items():

@@ -32,7 +32,7 @@ from fera.tuner.model import adapter_configs
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-_METADATA_KEY = "fera"
+METADATA_KEY = "fera"
 _CONFIG_BYTES = 2**22
 PEFT_PREFIX = "base_model.model."
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -115,7 +115,7 @@ def write_adapter(
     }
     settings = {**_jsonable(config), "inference_mode": True}
     about = {"config": settings, "versions": _versions()} | ({"text": list(text)} if text else {})
-    metadata = {"format": "pt", _METADATA_KEY: json.dumps(about, sort_keys=True)}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(about, sort_keys=True)}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> tuple[Pa
 
 
 def _open_text(weights: Path, metadata: dict[str, str], fetch: Callable[[str], object]) -> TextFiles | None:
-    names = json.loads(metadata.get(_METADATA_KEY, "{}")).get("text")  # JSON it is: the settings were read from it
+    names = json.loads(metadata.get(METADATA_KEY, "{}")).get("text")  # JSON it is: the settings were read from it
     if names is None:
         return None
     check_names(names, str(weights))
@@ -210,7 +210,7 @@ def _first_bytes(path: Path) -> bytes:
 def _read_settings(weights: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     beside = weights.with_name(CONFIG)
     try:
-        own = json.loads(metadata.get(_METADATA_KEY, "{}"))
+        own = json.loads(metadata.get(METADATA_KEY, "{}"))
         if beside.is_file() and beside.stat().st_size > _CONFIG_BYTES:
             raise ValueError(f"it has more than {_CONFIG_BYTES:,} bytes")
         settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else own.get("config")

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "analyze": "show how energies and gates move while a model denoises, and what each expert does",
     "export": "write an adapter as a plain LoRA, for tools without fera",
     "import": "turn a checkpoint of the released FeRA code into an adapter",
+    "push": "upload an adapter and its card to the Hugging Face Hub",
     "report": "write one HTML file about a training run",
     "evaluate": "measure adapters on real pictures: held-out loss, style, concepts, distances",
     "compare": "train methods side by side on styles and seeds, and say what their differences are worth",

@@ -173,15 +173,16 @@ def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequ
 
 
 @contextmanager
-def trace(target: Target) -> Iterator[list[Routing]]:
+def trace(target: Target, *, to_cpu: bool = True) -> Iterator[list[Routing]]:
     """Record how every forward inside the block is routed.
 
     Args:
         target: a diffusers pipeline, a denoiser or a PeftModel that holds a FeRA adapter.
+        to_cpu: move what is recorded to the CPU. False leaves it on the denoiser's device, so that no forward waits.
 
     Yields:
         A list that grows by one `Routing` a forward and adapter: `.adapter`, `.timestep`, `.indicator` (B, K),
-        `.gates` (B, E), on the CPU, and `.component`, which of the pipeline's denoisers it was. With guidance in one
+        `.gates` (B, E), and `.component`, which of the pipeline's denoisers it was. With guidance in one
         doubled call, B is twice the number of images.
 
     Raises:
@@ -197,7 +198,7 @@ def trace(target: Target) -> Iterator[list[Routing]]:
         raise FeraError("nothing to trace: there is no FeRA adapter here; load one with fera.load_adapter")
     routings: list[Routing] = []
     for gate, name in gates:
-        gate.start_trace(routings, name)
+        gate.start_trace(routings, name, to_cpu=to_cpu)
     try:
         yield routings
     finally:

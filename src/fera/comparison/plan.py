@@ -15,6 +15,7 @@ from fera.training.settings import parse_config
 _OF_THE_MACHINE = (
     *("output_dir", "data.train_data_dir", "data.validation_data_dir", "data.cache_dir"),
     *("train.logging_steps", "train.checkpointing_steps", "train.checkpoints_total_limit"),
+    *("train.report_to", "train.logging_dir", "train.tracker_project_name"),
 )
 
 
@@ -114,7 +115,7 @@ def configure(study: Study, run: Run, output: Path, data: Path, learning_rate: f
             "cache_dir": output / CACHE,
         },
         "adapter": study.adapter | method.adapter,
-        "train": {"checkpoints_total_limit": 1} | study.train | method.train | rate,
+        "train": {"checkpoints_total_limit": 1, "report_to": "none"} | study.train | method.train | rate,
         "validation": {"loss_samples": study.validation_samples},
     }
     return parse_config(settings, f"study {study.name}, method {run.method}")

@@ -162,15 +162,20 @@ def _grid(run: Run, problems: list[str]) -> Picture | None:
         return None
 
 
+def _has_prompt(image: object) -> bool:
+    return isinstance(image, dict) and isinstance(image.get("prompt"), str)
+
+
 def _samples(run: Run, problems: list[str]) -> tuple[list[tuple[int, Picture]], int]:
     """Pictures drawn along the way; of very many the first, the last, and some spread between."""
     paths = run.samples
     if len(paths) > _MOST_SAMPLES:
         paths = [paths[index * (len(paths) - 1) // (_MOST_SAMPLES - 1)] for index in range(_MOST_SAMPLES)]
-    told = read_json(run.folder.samples / "settings.json", problems).get("prompts") if paths else None
-    prompts = ", ".join(map(str, told)) if isinstance(told, list) else "the validation prompts"
     samples = []
     for path in paths:
+        told = read_json(path.with_suffix(".json"), problems).get("images")
+        drawn = [image["prompt"] for image in told if _has_prompt(image)] if isinstance(told, list) else []
+        prompts = ", ".join(drawn) or "the validation prompts"
         digits = path.stem.removeprefix("step-")
         try:
             step = int(digits)

@@ -90,8 +90,8 @@ class RoutedAdapter:
         load_adapter(pipe, folder)
 
     def routings(self, denoiser: nn.Module) -> Any:
-        """Record the gates."""
-        return trace(denoiser)
+        """Record the gates, on the denoiser's device: a training step does not wait for them."""
+        return trace(denoiser, to_cpu=False)
 
 
 @dataclass(frozen=True)

@@ -388,6 +388,24 @@ class OptimizationConfig(_Section):
     )
     checkpointing_steps: int = Field(default=500, ge=1, description="Steps between checkpoints.")
     checkpoints_total_limit: int = Field(default=2, ge=1, description="Checkpoints to keep; older ones are removed.")
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "all", "none"]] | None = Field(
+        default=None,
+        description="Trackers that show the run ([tracking.md](tracking.md)): one or several, all that are installed, "
+        "or none; TensorBoard where it is installed when unset.",
+    )
+    logging_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of TensorBoard's files, each run in a folder of its own name; output_dir/logs when unset.",
+    )
+    tracker_project_name: str = Field(
+        default="fera", min_length=1, description="Project that the run belongs to in wandb and trackio."
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> "OptimizationConfig":
@@ -398,6 +416,8 @@ class OptimizationConfig(_Section):
             raise ValueError("train.ema_decay is set, but train.use_ema is off: set both or neither")
         if self.snr_gamma is not None and self.debiased_estimation_loss:
             raise ValueError("train.snr_gamma and train.debiased_estimation_loss both weight the loss by SNR; keep one")
+        if self.report_to is not None and "none" in self.report_to and len(set(self.report_to)) > 1:
+            raise ValueError('train.report_to has "none" and others; keep one')
         return self
 
 
@@ -439,6 +459,20 @@ class TrainConfig(_Section):
     )
     output_dir: Path = Field(strict=False, description="Folder of the run: adapter, log, samples, checkpoints.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
+    push_to_hub: bool = Field(
+        default=False,
+        description="Upload the finished adapter and its card to the Hugging Face Hub ([tracking.md](tracking.md)); "
+        "log in by `hf auth login` or HF_TOKEN.",
+    )
+    hub_model_id: str | None = Field(
+        default=None, min_length=1, description="Repository to upload to; the name of output_dir when unset."
+    )
+    hub_private: bool = Field(default=False, description="Make a new repository private.")
+    license: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.+_-]*$",
+        description='License of the adapter, for its card, as the Hub names it, such as "openrail++".',
+    )
     data: DataConfig
     adapter: AdapterConfig = AdapterConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()

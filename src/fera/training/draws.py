@@ -67,13 +67,18 @@ def draw(
     one = batch.latents[:1]
     noise = torch.cat([draw_noise(one, settings.noise_offset, generator) for generator in generators])
     timesteps = torch.cat([draw_timesteps(process, settings, 1, generator) for generator in generators])
+
+    def moved(tensor: Tensor) -> Tensor:
+        # CUDA takes what it needs of pageable memory before it returns, and need not be waited for.
+        return tensor.to(device, non_blocking=device.type == "cuda")
+
     return Draw(
-        latents=batch.latents.to(device),
-        noise=noise.to(device),
-        timesteps=timesteps.to(device),
-        conditions={name: value.to(device) for name, value in batch.conditions.items()},
+        latents=moved(batch.latents),
+        noise=moved(noise),
+        timesteps=moved(timesteps),
+        conditions={name: moved(value) for name, value in batch.conditions.items()},
         names=batch.names,
         captions=batch.captions,
-        mask=batch.mask.to(device) if batch.mask is not None else None,
-        weights=batch.weights.to(device) if batch.weights is not None else None,
+        mask=moved(batch.mask) if batch.mask is not None else None,
+        weights=moved(batch.weights) if batch.weights is not None else None,
     )

@@ -8,13 +8,16 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.tracking import GeneralTracker
 
 from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.training.calibrating import with_kappa
-from fera.training.config import OptimizationConfig, TrainConfig
+from fera.training.card import write_card
+from fera.training.config import TrainConfig
 from fera.training.failures import failures_explained
+from fera.training.hub import claim_repo, push_adapter
 from fera.training.lock import run_lock
 from fera.training.reporting import Reporter
 from fera.training.resuming import check_allow, check_changes
@@ -23,6 +26,7 @@ from fera.training.setup import prepare
 from fera.training.signals import StopRequest, stop_request
 from fera.training.state import RunFolder
 from fera.training.summary import Summary
+from fera.training.tracking import Trackers, chosen_trackers, open_trackers
 from fera.training.trainer import Trainer
 
 
@@ -56,8 +60,7 @@ def train(
     began = time.monotonic()
     check_allow(allow, resume=resume)
     run = RunFolder(config.output_dir)
-    accelerator = _accelerator(config.train)
-    is_main = accelerator.is_main_process
+    is_main = PartialState().is_main_process
     reporter = Reporter(run.log, is_main=is_main, quiet=quiet)
     lock = run_lock(run.path, reporter.say) if is_main else nullcontext()
     with reporter, failures_explained(config, run.kept), lock:
@@ -65,23 +68,35 @@ def train(
         if checkpoint is not None and config.adapter.kappa == "auto":
             config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
         changed = check_changes(checkpoint, config, allow) if checkpoint is not None else []
+        resumed = RunFolder.step_of(checkpoint) if checkpoint is not None else None
+        accelerator = _accelerator(config, open_trackers(config, chosen_trackers(config.train.report_to), resumed))
+        repo = None
+        if config.push_to_hub and is_main:
+            repo = claim_repo(config.hub_model_id or config.output_dir.resolve().name, private=config.hub_private)
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
             setup = prepare(config, accelerator.device, reporter)
         if setup.bands is not None:
             config = with_kappa(config, setup.bands.kappa)
         trainer = Trainer(config, run, accelerator, setup, reporter)
+        logged = run.last_logged() if checkpoint is not None else -1
         if checkpoint is not None:
             trainer.restore(checkpoint, changed, allow)
         if is_main:
             run.begin(to_toml(config), resume=checkpoint is not None)
+            reporter.track(Trackers.start(accelerator, config, resumed=checkpoint is not None, logged=logged))
             if setup.calibration is not None:
                 chosen = setup.calibration.chosen
                 reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
         accelerator.wait_for_everyone()
         with stop_request() as stop:
             _run(trainer, config, run, reporter, stop)
-        return trainer.finish(time.monotonic() - began)
+        summary = trainer.finish(time.monotonic() - began)
+        if is_main:
+            write_card(config, summary, run.adapter, run.samples)
+            if repo is not None:
+                reporter.say(f"uploaded: {_push(run, repo)}")
+        return summary
 
 
 def _run(trainer: Trainer, config: TrainConfig, run: RunFolder, reporter: Reporter, stop: StopRequest) -> None:
@@ -118,11 +133,14 @@ def _validate(trainer: Trainer, config: TrainConfig) -> None:
     )
 
 
-def _accelerator(settings: OptimizationConfig) -> Accelerator:
+def _accelerator(config: TrainConfig, trackers: list[GeneralTracker]) -> Accelerator:
+    settings = config.train
     try:
         accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            log_with=trackers or None,
+            project_dir=config.output_dir,
         )
     except ValueError as error:  # a precision that the device does not have, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
@@ -133,6 +151,13 @@ def _accelerator(settings: OptimizationConfig) -> Accelerator:
             "its gradients: use bf16 or no"
         )
     return accelerator
+
+
+def _push(run: RunFolder, repo: str) -> str:
+    try:
+        return push_adapter(run.adapter, repo)[0]
+    except FeraError as error:
+        raise FeraError(f"{error}. The run is finished; push it by: fera push {run.path} {repo}") from error
 
 
 def _is_due(step: int, cadence: int) -> bool:

@@ -10,7 +10,7 @@ Two noise processes cover the prediction types:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +46,12 @@ class NoiseProcess:
     num_train_timesteps: int
     alphas_cumprod: Tensor | None = None
     shift: float = 1.0
+
+    def to(self, device: torch.device) -> "NoiseProcess":
+        """The same with its tensors on a device, where no step has to move them."""
+        if self.alphas_cumprod is None:
+            return self
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
     @property
     def is_flow(self) -> bool:

@@ -1,18 +1,21 @@
-"""What a run tells a person: a progress bar, messages, and log.jsonl."""
+"""What a run tells a person: a progress bar, messages, log.jsonl, and trackers."""
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from fera.files import os_errors
 from fera.router import COLLAPSE, gate_entropy
+from fera.training.tracking import Trackers
 
 # Seconds between lines where there is no terminal to draw a bar on.
 _QUIET_SECONDS = 30.0
@@ -20,49 +23,75 @@ _QUIET_SECONDS = 30.0
 
 @dataclass
 class Metrics:
-    """Sums over the samples of one or more steps.
+    """What the samples of one or more steps came to, where it was computed: counting waits for no device.
 
     Args:
-        samples: how many.
-        losses: sum of their denoising losses.
-        consistencies: sum of the consistency losses, each times its samples; None where it is off.
-        gates: sum of their gates, shape (E,); a scalar where nothing is routed.
-        entropies: sum of the entropies of their gates, each in [0, 1].
+        losses: denoising losses, each of shape (B,).
+        consistencies: consistency loss of the forward that a sample was in, each of shape (B,); empty where it is off.
+        gates: each of shape (B, E); empty where nothing is routed.
+        shares: of the noisy latents' energy by band, each of shape (B, K); empty where nothing is routed.
     """
 
-    samples: int = 0
-    losses: float = 0.0
-    consistencies: float | None = None
-    gates: Tensor = field(default_factory=lambda: torch.zeros(()))
-    entropies: float = 0.0
+    losses: list[Tensor] = field(default_factory=list)
+    consistencies: list[Tensor] = field(default_factory=list)
+    gates: list[Tensor] = field(default_factory=list)
+    shares: list[Tensor] = field(default_factory=list)
 
-    def add(self, losses: Tensor, consistency: Tensor | None, gates: Tensor | None) -> None:
+    @property
+    def samples(self) -> int:
+        """How many."""
+        return sum(len(losses) for losses in self.losses)
+
+    def add(self, losses: Tensor, consistency: Tensor | None, gates: Tensor | None, shares: Tensor | None) -> None:
         """Count a batch.
 
         Args:
             losses: shape (B,).
             consistency: scalar or None.
             gates: shape (B, E), or None where nothing is routed.
+            shares: shape (B, K), or None where nothing is routed.
         """
-        self.samples += len(losses)
-        self.losses += float(losses.detach().sum())
+        _append(self.losses, losses)
         if consistency is not None:
-            self.consistencies = (self.consistencies or 0.0) + float(consistency.detach()) * len(losses)
-        if gates is not None:
-            self.gates = self.gates + gates.sum(dim=0)
-            self.entropies += float(gate_entropy(gates).sum())
+            _append(self.consistencies, consistency.expand(len(losses)))
+        if gates is not None and shares is not None:
+            _append(self.gates, gates)
+            _append(self.shares, shares)
 
     def averages(self) -> dict[str, Any]:
         """Averages over the samples, as they are logged; nothing where there were none."""
-        if not self.samples:  # all steps were skipped
+        if not self.losses:  # all steps were skipped
             return {}
-        averages: dict[str, Any] = {"loss": _rounded(self.losses / self.samples)}
-        if self.consistencies is not None:
-            averages["consistency"] = _rounded(self.consistencies / self.samples)
-        if self.gates.ndim:
-            averages["gate_entropy"] = _rounded(self.entropies / self.samples)
-            averages["gates"] = [_rounded(gate / self.samples) for gate in self.gates.tolist()]
+        averages: dict[str, Any] = {"loss": _mean(_all(self.losses))}
+        if self.consistencies:
+            averages["consistency"] = _mean(_all(self.consistencies))
+        if self.gates:
+            gates = _all(self.gates)
+            averages["gate_entropy"] = _mean(gate_entropy(gates))
+            averages["gates"] = [_mean(expert) for expert in gates.T]
         return averages
+
+    def distributions(self) -> dict[str, Tensor]:
+        """Values of each sample that trackers show as histograms: "gates" (N, E) and "bands" (N, K), on the CPU."""
+        return {"gates": _all(self.gates), "bands": _all(self.shares)} if self.gates else {}
+
+
+# From so many forwards on they are held as one tensor: on a GPU each takes half a kilobyte at least.
+_APART = 256
+
+
+def _append(parts: list[Tensor], part: Tensor) -> None:
+    parts.append(part.detach())
+    if len(parts) == _APART:
+        parts[:] = [torch.cat([held.to(part.device) for held in parts])]  # restored ones are on the CPU
+
+
+def _all(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.cpu() for part in parts]).double()
+
+
+def _mean(values: Tensor) -> float:
+    return _rounded(float(values.mean()))
 
 
 def collapse(averages: dict[str, Any]) -> str | None:
@@ -82,7 +111,7 @@ def collapse(averages: dict[str, Any]) -> str | None:
 
 
 class Reporter:
-    """Console and log of a run; silent on all processes but the main one.
+    """Console, log and trackers of a run; silent on all processes but the main one.
 
     Args:
         log: path of log.jsonl.
@@ -94,6 +123,7 @@ class Reporter:
         self._log = log
         self._quiet = quiet
         self._is_main = is_main
+        self._trackers: Trackers | None = None
         self._console = Console(stderr=True, quiet=not is_main, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -113,6 +143,12 @@ class Reporter:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
+        if self._trackers is not None:
+            self._trackers.finish()
+
+    def track(self, trackers: Trackers) -> None:
+        """Send to trackers too, from now on, what is written; they are finished with the reporter."""
+        self._trackers = trackers
 
     def say(self, message: str) -> None:
         """Print a line."""
@@ -134,11 +170,23 @@ class Reporter:
     def _print(self, message: str) -> None:
         self._console.print(message, markup=False, soft_wrap=True)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a line to log.jsonl."""
+    def write(self, record: dict[str, Any], distributions: Mapping[str, Tensor] | None = None) -> None:
+        """Append a line to log.jsonl, and send it to the trackers.
+
+        Args:
+            record: the line; has a "step".
+            distributions: what the trackers get besides, as `Metrics.distributions` gives it.
+        """
         if self._is_main:
             with os_errors(self._log), self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        if self._trackers is not None:
+            self._trackers.log(record, distributions or {})
+
+    def show(self, step: int, prompts: Sequence[str], images: Sequence[Image.Image]) -> None:
+        """Send pictures to the trackers, one a prompt."""
+        if self._trackers is not None:
+            self._trackers.show(step, prompts, images)
 
 
 def in_words(averages: dict[str, Any], samples_per_second: float) -> str:

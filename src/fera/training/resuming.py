@@ -28,6 +28,12 @@ FREE = (
     "train.checkpoints_total_limit",
     "train.gradient_checkpointing",
     "train.max_skipped_steps",
+    "train.report_to",
+    "train.logging_dir",
+    "train.tracker_project_name",
+    "push_to_hub",
+    "hub_",
+    "license",
 )
 # These say what the weights and the optimizer's state in a checkpoint are. The optimizer's arguments are meant, too.
 NEVER = ("adapter.", "text_encoder.", "tokens.", "train.optimizer", "train.use_ema", "train.ema_decay")

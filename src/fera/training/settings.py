@@ -55,6 +55,8 @@ class Key:
         if get_origin(self.type) is Literal:
             return "one of " + ", ".join(str(choice) for choice in get_args(self.type))
         words = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
+        if get_origin(self.type) is list and get_origin(get_args(self.type)[0]) is Literal:
+            return "list of " + ", ".join(str(choice) for choice in get_args(get_args(self.type)[0]))
         parts = [words.get(self.type, "list of texts"), *_limits(self.field.metadata)]
         for member in self._members:
             if get_origin(member) is Annotated:
@@ -136,6 +138,22 @@ def to_toml(config: TrainConfig) -> str:
         elif value is not None:
             top.append(f"{name} = {_toml_value(value)}")
     return "\n\n".join(["\n".join(top), *sections]) + "\n"
+
+
+def shareable_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings by dotted name that may leave the machine: those that are set, without paths.
+
+    A base that lies in a folder here is left out, whatever that folder is called.
+    """
+    shared: dict[str, Any] = {}
+    for key in keys():
+        value: Any = config
+        for part in key.name.split("."):
+            value = getattr(value, part)
+        is_private = isinstance(value, Path) or key.name == "base" and Path(value).exists()
+        if value is not None and not is_private:
+            shared[key.name] = value
+    return shared
 
 
 def to_markdown() -> str:

@@ -117,7 +117,7 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
         adapter=adapter,
         family=sources.family,
         dtype=sources.dtype,
-        process=sources.process,
+        process=sources.process.to(device),
         bands=_bands(adapter),
         calibration=calibration,
         training=training,

@@ -1,5 +1,6 @@
 """The run's folder: what lies where, and whether a run may start or go on in it."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from fera.errors import FeraError
 from fera.files import replace_file, replace_text, sync
 from fera.training.checkpoints import Checkpoints
 from fera.training.config import TrainConfig
+
+# Step of a line of the log that a crash cut off.
+_HALF_WRITTEN = 2**62
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
+    def logs(self) -> Path:
+        """Folder of TensorBoard's files, unless the configuration names another."""
+        return self.path / "logs"
+
+    @property
     def samples(self) -> Path:
         """Folder of pictures drawn along the way."""
         return self.path / "samples"
@@ -46,6 +55,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """Step that a checkpoint was saved after."""
+        return int(checkpoint.name.removeprefix("step-"))
 
     @property
     def summary(self) -> Path:
@@ -118,6 +132,13 @@ class RunFolder:
         except OSError as error:
             raise FeraError(f"cannot write to output_dir {self.path}: {error.strerror}") from error
 
+    def last_logged(self) -> int:
+        """The last step in the log; -1 where there is none."""
+        if not self.log.exists():
+            return -1
+        steps = [_step_of(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        return max((step for step in steps if step < _HALF_WRITTEN), default=-1)
+
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole."""
         return Checkpoints(self.checkpoints).newest()
@@ -182,4 +203,11 @@ class RunFolder:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _entries(self) -> tuple[Path, ...]:
-        return (self.config, self.log, self.samples, self.adapter, self.checkpoints, self.summary)
+        return (self.config, self.log, self.logs, self.samples, self.adapter, self.checkpoints, self.summary)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return _HALF_WRITTEN

@@ -33,6 +33,7 @@ from fera.training.skipping import Fault, Skips, is_overflow
 from fera.training.state import RunFolder
 from fera.training.summary import Summary, summarize
 from fera.training.validation import draw_samples, held_out_loss
+from fera.tuner import Routing
 
 
 class Trainer:
@@ -140,7 +141,7 @@ class Trainer:
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
             conditions = setup.conditions(batch.captions, batch.conditions)
             losses = self._losses(batch.latents, batch.noise, batch.timesteps, conditions, batch.mask)
-        self._count(losses, routings[-1].gates if routings else None, batch.names)
+        self._count(losses, routings[-1] if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
             weights = weights * batch.weights
@@ -184,19 +185,22 @@ class Trainer:
                 if parameter.grad is not None:
                     parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
 
-    def _count(self, losses: Losses, gates: Tensor | None, names: list[str]) -> None:
+    def _count(self, losses: Losses, routing: Routing | None, names: list[str]) -> None:
         """Add a forward to what is logged, over all processes, unless a loss is not finite."""
         denoising, consistency = losses.denoising.detach(), losses.consistency
+        gates, shares = (routing.gates, routing.indicator) if routing is not None else (None, None)
         self._names += names
         if self._accelerator.num_processes > 1:
             # As objects: batches of different buckets differ in length.
-            gates = torch.cat(gather_object([gates])) if gates is not None else None
+            if gates is not None and shares is not None:
+                gates = torch.cat(gather_object([gates.cpu()]))
+                shares = torch.cat(gather_object([shares.cpu()]))
             denoising = torch.cat(gather_object([denoising.cpu()]))
             if consistency is not None:
                 consistency = self._accelerator.reduce(consistency.detach(), "mean")
         finite = torch.isfinite(denoising)
         if finite.all() and (consistency is None or torch.isfinite(consistency)):
-            self._metrics.add(denoising, consistency, gates)
+            self._metrics.add(denoising, consistency, gates, shares)
             return
         everyone = self._of_all_processes(names)
         faulty = [name for name, ok in zip(everyone, finite, strict=True) if not ok] or everyone
@@ -231,7 +235,8 @@ class Trainer:
                 record[f"{group['name']}_lr"] = rate if trains else 0.0
             if (factor := self._optimizer.param_groups[0].get("d")) is not None:
                 record["d"] = float(f"{factor:.6g}")  # Prodigy's estimate, which multiplies the rate
-            self._reporter.write({**record, "samples_per_second": round(speed, 3)})
+            record["samples_per_second"] = round(speed, 3)
+            self._reporter.write(record, self._metrics.distributions())
             self._words = in_words(averages, speed)
             if (line := collapse(averages)) and not self._collapse_was_said:
                 self._collapse_was_said = True
@@ -257,9 +262,10 @@ class Trainer:
                     self._reporter.write({"step": self.step, "held_out_loss": float(f"{value:.6g}")})
                     self._reporter.say(f"step {self.step}: held-out loss {value:.4f}")
             if pictures and settings.prompts:
-                with self._accelerator.autocast():
-                    path = draw_samples(self._setup, settings, self._run.samples, self.step, self._accelerator.device)
+                device = self._accelerator.device
+                path, images = draw_samples(self._setup, self._config, self._run.samples, self.step, device)
                 self._reporter.say(f"step {self.step}: drew {path}")
+                self._reporter.show(self.step, settings.prompts, images)
         self._accelerator.wait_for_everyone()
 
     @property

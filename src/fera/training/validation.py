@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fera.files import replace_file, replace_text
 from fera.training.buckets import Size
 from fera.training.cache import EncodedSet
-from fera.training.config import ValidationConfig
+from fera.training.config import TrainConfig, ValidationConfig
 from fera.training.objective import denoising_losses, spread_timesteps
 from fera.training.setup import Setup
+from fera.tuner import FrequencyGate
 
 
 @torch.no_grad()
@@ -63,24 +65,27 @@ def held_out_loss(
     return total / count
 
 
-def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: int, device: torch.device) -> Path:
-    """Draw the validation prompts with the code that users generate with.
+def draw_samples(
+    setup: Setup, config: TrainConfig, folder: Path, step: int, device: torch.device
+) -> tuple[Path, list[Image.Image]]:
+    """Draw the validation prompts as `fera generate` does with the adapter as it is at this step: the same pictures.
 
     Args:
         setup: of the run; the pipeline still has its encoders.
-        settings: prompts, seed, steps, guidance.
-        folder: gets `step-000100.png`, and the settings as `settings.json`.
+        config: of the run: prompts, seed, steps, guidance, precision.
+        folder: gets `step-000100.png`, and how it was drawn as `step-000100.json`.
         step: optimizer steps taken.
         device: where to draw.
 
     Returns:
-        The picture's path.
+        Path of the grid, and the pictures in it, one a prompt.
     """
     from fera.generation import generate
     from fera.generation.grids import prompt_grid
 
+    settings = config.validation
     folder.mkdir(parents=True, exist_ok=True)
-    with evaluating(setup.denoiser), _evaluating_text(setup):
+    with evaluating(setup.denoiser), _evaluating_text(setup), _as_loaded(setup):
         setup.pipe.to(device)
         images = generate(
             setup.pipe,
@@ -103,8 +108,46 @@ def draw_samples(setup: Setup, settings: ValidationConfig, folder: Path, step: i
     path = folder / f"step-{step:06d}.png"
     grid = prompt_grid({f"step {step}": images}, settings.prompts)
     replace_file(path, lambda file: grid.save(file, format="PNG"))
-    replace_text(folder / "settings.json", json.dumps(settings.model_dump(), indent=2))
-    return path
+    record = json.dumps(_how_drawn(setup, config, step), indent=2, ensure_ascii=False)
+    replace_text(path.with_suffix(".json"), record + "\n")
+    return path, images
+
+
+def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
+    """What `fera generate` has to be told to draw the same, under the names that its own record has."""
+    import fera
+
+    settings = config.validation
+    return {
+        "fera": fera.__version__,
+        "base": config.base,
+        "step": step,
+        "negative_prompt": settings.negative_prompt,
+        "steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "height": setup.resolution,
+        "width": setup.resolution,
+        "precision": {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(setup.dtype, "fp32"),
+        "images": [{"prompt": prompt, "seed": settings.seed + i} for i, prompt in enumerate(settings.prompts)],
+    }
+
+
+@contextmanager
+def _as_loaded(setup: Setup) -> Iterator[None]:
+    """Round what trains in float32 to the precision that it has once loaded: the base's, but for the router's."""
+    modules = list(setup.denoiser.modules())
+    routers = {id(held) for module in modules if isinstance(module, FrequencyGate) for held in module.parameters()}
+    rounded = [held for held in setup.denoiser.parameters() if held.requires_grad and id(held) not in routers]
+    if setup.text is not None:
+        rounded += setup.text.parameters
+    trained = [(parameter, parameter.data) for parameter in rounded]
+    try:
+        for parameter, exact in trained:
+            parameter.data = exact.to(setup.dtype)
+        yield
+    finally:
+        for parameter, exact in trained:
+            parameter.data = exact
 
 
 @contextmanager

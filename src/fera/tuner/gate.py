@@ -8,7 +8,7 @@ also when the forward failed.
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,9 +33,9 @@ class Routing:
 
     Args:
         adapter: its name.
-        timestep: as the denoiser got it, on the CPU; shape () or (B,), or None where it got none.
-        indicator: shape (B, K), float32, on the CPU.
-        gates: shape (B, E), float32, on the CPU.
+        timestep: as the denoiser got it; shape () or (B,), or None where it got none.
+        indicator: shape (B, K), float32.
+        gates: shape (B, E), float32.
         component: name of the denoiser in its pipeline; "denoiser" where one was traced without a pipeline.
     """
 
@@ -44,6 +44,26 @@ class Routing:
     indicator: Tensor
     gates: Tensor
     component: str = "denoiser"
+
+    def to_cpu(self) -> "Routing":
+        """The same on the CPU."""
+        timestep = self.timestep.cpu() if self.timestep is not None else None
+        return replace(self, timestep=timestep, indicator=self.indicator.cpu(), gates=self.gates.cpu())
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """Where routings go.
+
+    Args:
+        routings: the list that grows.
+        component: name of the denoiser.
+        to_cpu: move their tensors to the CPU, which waits for the device.
+    """
+
+    routings: list[Routing]
+    component: str
+    to_cpu: bool
 
 
 class _PerThread(threading.local):
@@ -84,7 +104,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         self._reader = CallReader(denoiser)
-        self._traces: list[tuple[list[Routing], str]] = []
+        self._traces: list[_Trace] = []
         self._thread = _PerThread()
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
         self._compiled_gates: Gates | None = None
@@ -128,13 +148,13 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         finally:
             self._set_gates(previous)
 
-    def start_trace(self, routings: list[Routing], component: str) -> None:
+    def start_trace(self, routings: list[Routing], component: str, *, to_cpu: bool = True) -> None:
         """Append one entry a forward and adapter to a list from now on, under a name for the denoiser."""
-        self._traces = [*self._traces, (routings, component)]
+        self._traces = [*self._traces, _Trace(routings, component, to_cpu)]
 
     def stop_trace(self, routings: list[Routing]) -> None:
         """Leave a list alone again."""
-        self._traces = [trace for trace in self._traces if trace[0] is not routings]
+        self._traces = [trace for trace in self._traces if trace.routings is not routings]
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """An adapter's weight scales its experts, not its gate."""
@@ -174,12 +194,13 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def _record(self, adapter: str, timestep: Any, indicator: Tensor, gate: Tensor) -> None:
         if timestep is not None:
-            timestep = torch.as_tensor(timestep).detach().cpu()
+            timestep = torch.as_tensor(timestep).detach()
             if timestep.ndim > 1:  # one a token, 0 on those that are given
                 timestep = timestep.flatten(1).amax(dim=1)
-        indicator, gate = indicator.detach().float().cpu(), gate.detach().float().cpu()
-        for routings, component in self._traces:
-            routings.append(Routing(adapter, timestep, indicator, gate, component))
+        routing = Routing(adapter, timestep, indicator.detach().float(), gate.detach().float())
+        for trace in self._traces:
+            own = routing.to_cpu() if trace.to_cpu else routing
+            trace.routings.append(replace(own, component=trace.component))
 
     def _carry_through_checkpoints(self, denoiser: nn.Module) -> None:
         # Blocks run again in the backward pass, when other forwards may have come and gone: their gates travel with
