@@ -17,8 +17,8 @@ check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/dev.done  ## timings side by side
-	$(BIN)/python -m benchmarks
+bench: .venv/dev.done  ## measures side by side: see docs/performance.md; BENCH="step --rounds 5" chooses
+	$(BIN)/python -m benchmarks $(BENCH)
 
 docs: .venv/dev.done  ## write the generated pages
 	$(BIN)/fera config --markdown > docs/configuration.md

@@ -33,5 +33,5 @@ def races(small: bool) -> Iterator[Race]:
                 "released form": training_step(with_released(base), batch),
             },
             [Comparison("fera", LORA, 1.00), Comparison("fera", "released form", 0.65)],
-            rounds=24,
+            rounds=20,
         )
