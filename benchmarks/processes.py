@@ -20,7 +20,7 @@ from fera.training.settings import to_toml
 
 def races(small: bool) -> Iterator[Race]:
     """The emoji base; every process has a whole batch of its own."""
-    size, steps, line = (1, 2, 1) if small else (8, 40, 5)
+    size, steps, line = (1, 2, 1) if small else (8, 30, 5)
     with style_folder(small) as folder:
         yield Race(
             f"fera train per core, emoji base, batch {size} a process",
@@ -45,6 +45,9 @@ def _launch(folder: Path, count: int, batch_size: int, steps: int, logging_steps
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        samples = json.loads((config.output_dir / "summary.json").read_text(encoding="utf-8"))["samples"]
+        if samples != steps * batch_size * count:
+            raise RuntimeError(f"{count} processes saw {samples} samples: they have not found each other")
         lines = (config.output_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()
         speeds = [record["samples_per_second"] for record in map(json.loads, lines) if "samples_per_second" in record]
         return statistics.median(speeds[1:]) / count

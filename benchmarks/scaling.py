@@ -51,5 +51,12 @@ def races(small: bool) -> Iterator[Race]:
             f"{size.tokens} tokens, {LAYERS} layers of width {size.width}",
             contestants,
             [Comparison("fera", "PEFT LoRA", 1.05)],
-            rounds=8 if size.batch * size.tokens > 32_768 else 20,
+            rounds=_rounds(size),
+            warm_up=1,
         )
+
+
+def _rounds(size: Size) -> int:
+    """Fewer where one takes seconds, more where it takes a millisecond."""
+    rows = size.batch * size.tokens
+    return 6 if rows > 32_768 else 10 if rows > 8192 else 20 if rows > 512 else 60

@@ -140,10 +140,9 @@ def test_what_was_there_before_does_not_count():
 def test_contestants_train_as_many_ranks_on_the_same_layers():
     base = make_unet().requires_grad_(False)
     lora, fera, released = with_lora(base), with_fera(base), with_released(base)
-    adapted = [
-        {name for name, module in unet.named_modules() if isinstance(module, LoraLayer)} for unet in (lora, fera)
-    ]
-    assert adapted[0] == adapted[1] != set()
+
+    def adapted(unet):
+        return {name for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
 
     def ranks(unet, *down):
         return sum(p.shape[0] for name, p in unet.named_parameters() if any(word in name for word in down))
