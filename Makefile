@@ -17,8 +17,8 @@ check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/dev.done  ## measures side by side: see docs/performance.md; BENCH="step --rounds 5" chooses
-	$(BIN)/python -m benchmarks $(BENCH)
+bench: .venv/dev.done  ## measures side by side: see docs/performance.md
+	$(BIN)/python -m benchmarks
 
 docs: .venv/dev.done  ## write the generated pages
 	$(BIN)/fera config --markdown > docs/configuration.md
