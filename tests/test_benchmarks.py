@@ -25,8 +25,8 @@ from benchmarks.released import StackedExperts
 from benchmarks.report import Finding, markdown
 from fera import FeraConfig, register_denoiser
 
-# What loads the emoji base or builds whole runs: many seconds each.
-HEAVY = {"step", "consistency", "generation", "memory", "run", "processes", "share"}
+# What trains whole denoisers: many seconds each.
+HEAVY = {"step", "consistency", "memory", "run", "processes"}
 
 
 class Ticks:
