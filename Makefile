@@ -17,7 +17,7 @@ check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/dev.done  ## timings side by side
+bench: .venv/dev.done  ## measures side by side: see docs/performance.md
 	$(BIN)/python -m benchmarks
 
 docs: .venv/dev.done  ## write the generated pages

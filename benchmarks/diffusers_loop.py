@@ -1,0 +1,116 @@
+"""Training the way that diffusers' text-to-image LoRA script works, for the emoji base.
+
+What makes it that way: PEFT's LoRA through `add_adapter`, accelerate, a DataLoader that opens and prepares pictures,
+and the autoencoder and the text encoder run at every step. What favours it here: captions are tokenized once, and there
+is no tracker. The objective is the base's, flow matching at logit-normal noise levels.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
+from peft import LoraConfig
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.contestants import TARGETS, WIDE
+from fera.demo import base_path
+from fera.training.config import OptimizationConfig
+
+
+class Pictures(Dataset):
+    """Pictures of an imagefolder and their captions as tokens.
+
+    Args:
+        folder: with `metadata.jsonl`.
+        tokenizer: of the base.
+        resolution: side of the square in pixels.
+    """
+
+    def __init__(self, folder: Path, tokenizer, resolution: int) -> None:
+        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        self._paths = [folder / row["file_name"] for row in rows]
+        length = tokenizer.model_max_length
+        texts = [row["text"] for row in rows]
+        tokens = tokenizer(texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt")
+        self._tokens = tokens.input_ids
+        self._resolution = resolution
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        """Pixels in [-1, 1], shape (3, H, W), and tokens, shape (L,)."""
+        with Image.open(self._paths[row]) as file:
+            image = ImageOps.fit(file.convert("RGB"), (self._resolution, self._resolution), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)
+        return pixels / 127.5 - 1, self._tokens[row]
+
+
+class DiffusersLoop:
+    """A run of that kind, held between two steps.
+
+    Args:
+        folder: imagefolder of training pictures.
+        batch_size: pictures a step.
+    """
+
+    def __init__(self, folder: Path, batch_size: int) -> None:
+        settings = OptimizationConfig()
+        pipe = StableDiffusionPipeline.from_pretrained(base_path())
+        self._vae, self._text_encoder = pipe.vae.requires_grad_(False), pipe.text_encoder.requires_grad_(False)
+        unet = pipe.unet.requires_grad_(False).train()
+        unet.add_adapter(LoraConfig(r=WIDE, lora_alpha=WIDE, init_lora_weights="gaussian", target_modules=TARGETS))
+        self._trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self._trained,
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.adam_weight_decay,
+            eps=settings.adam_epsilon,
+        )
+        pictures = Pictures(folder, pipe.tokenizer, resolution=self._vae.config.sample_size)
+        loader = DataLoader(pictures, batch_size, shuffle=True, drop_last=True)
+        schedule = get_scheduler(settings.lr_scheduler, optimizer, num_warmup_steps=settings.lr_warmup_steps)
+        self._accelerator = Accelerator(cpu=True)
+        self._unet, self._optimizer, self._loader, self._schedule = self._accelerator.prepare(
+            unet, optimizer, loader, schedule
+        )
+        self._max_grad_norm = settings.max_grad_norm
+        self._batches = self._endless()
+        self.loss = float("nan")
+
+    def advance(self) -> None:
+        """One optimizer step."""
+        pixels, tokens = next(self._batches)
+        with self._accelerator.accumulate(self._unet):
+            with torch.no_grad():
+                latents = self._vae.encode(pixels).latent_dist.sample() * self._vae.config.scaling_factor
+                text = self._text_encoder(tokens, return_dict=False)[0]
+            noise = torch.randn_like(latents)
+            sigma = compute_density_for_timestep_sampling("logit_normal", len(latents), 0.0, 1.0, 1.29)
+            level = sigma.view(-1, 1, 1, 1)
+            noisy = (1 - level) * latents + level * noise
+            prediction = self._unet(noisy, sigma * 1000, text, return_dict=False)[0]
+            loss = F.mse_loss(prediction.float(), (noise - latents).float())
+            self.loss = self._accelerator.gather(loss.detach().repeat(len(latents))).mean().item()
+            self._accelerator.backward(loss)
+            if self._accelerator.sync_gradients:
+                self._accelerator.clip_grad_norm_(self._trained, self._max_grad_norm)
+            self._optimizer.step()
+            self._schedule.step()
+            self._optimizer.zero_grad()
+
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of epoch after epoch."""
+        while True:
+            yield from self._loader

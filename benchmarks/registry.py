@@ -1,0 +1,27 @@
+"""All benchmarks by name."""
+
+from collections.abc import Callable, Iterator
+
+from benchmarks import consistency, generation, indicator, layer, memory, processes, run, scaling, share, step
+from benchmarks.race import Race
+
+# Takes whether sizes shall be small, to see that all of it runs; builds each race when its turn comes.
+Builder = Callable[[bool], Iterator[Race]]
+
+BENCHMARKS: dict[str, Builder] = {
+    "indicator": indicator.races,
+    "layer": layer.races,
+    "scaling": scaling.races,
+    "step": step.races,
+    "consistency": consistency.races,
+    "generation": generation.races,
+    "memory": memory.races,
+    "run": run.races,
+    "processes": processes.races,
+    "share": share.races,
+}
+
+# Many minutes on two cores: run when asked for by name.
+APART = ("share",)
+
+DEFAULT = [name for name in BENCHMARKS if name not in APART]

@@ -1,0 +1,37 @@
+"""A training step of a UNet with adapters on its attention; no consistency loss."""
+
+from collections.abc import Iterator
+
+from benchmarks.contestants import (
+    EXPERTS,
+    LORA,
+    RANK,
+    batch_for,
+    emoji_unet,
+    small_sdxl,
+    training_step,
+    with_fera,
+    with_lora,
+    with_released,
+)
+from benchmarks.race import Comparison, Race
+
+
+def races(small: bool) -> Iterator[Race]:
+    """The emoji base, and a small UNet of SDXL's shape."""
+    cases = [
+        ("emoji base", emoji_unet(), 1 if small else 8, 16),
+        ("small SDXL", small_sdxl(1 if small else 10), 1 if small else 2, 77),
+    ]
+    for name, base, size, tokens in cases:
+        batch = batch_for(base, size, tokens)
+        yield Race(
+            f"training step, {name}, batch {size}, r={RANK}, E={EXPERTS}",
+            {
+                "fera": training_step(with_fera(base), batch),
+                LORA: training_step(with_lora(base), batch),
+                "released form": training_step(with_released(base), batch),
+            },
+            [Comparison("fera", LORA, 1.00), Comparison("fera", "released form", 0.65)],
+            rounds=20,
+        )

@@ -1,0 +1,67 @@
+"""`fera train` on the emoji base, held between two steps."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from benchmarks.contestants import EXPERTS, RANK
+from fera.demo import base_path, unpack_style
+from fera.training.config import TrainConfig
+from fera.training.reporting import Reporter
+from fera.training.setup import prepare
+from fera.training.state import RunFolder
+from fera.training.trainer import Trainer
+
+STYLE = "twemoji"
+
+
+@contextmanager
+def style_folder(small: bool = False) -> Iterator[Path]:
+    """A temporary folder with a style's pictures in `train/`; of a small one the few of the validation split."""
+    with TemporaryDirectory() as folder:
+        unpack_style(STYLE, folder)
+        if small:
+            Path(folder, "train").rename(Path(folder, "large"))
+            Path(folder, "validation").rename(Path(folder, "train"))
+        yield Path(folder)
+
+
+def run_config(folder: Path, name: str, batch_size: int, **train: Any) -> TrainConfig:
+    """A run of `fera train` on the emoji base as its defaults have it.
+
+    Args:
+        folder: as `style_folder` gives it; what is encoded is kept there too.
+        name: of the run's own folder in it.
+        batch_size: pictures a step and process.
+        **train: other keys of the section `train`; unknown ones are refused.
+    """
+    return TrainConfig.model_validate(
+        {
+            "base": str(base_path()),
+            "output_dir": folder / name,
+            "data": {"train_data_dir": folder / "train", "cache_dir": folder / "cache"},
+            "adapter": {"r": RANK, "num_experts": EXPERTS},
+            "train": {"batch_size": batch_size} | train,
+        }
+    )
+
+
+def trainer(folder: Path, name: str, batch_size: int, train: Mapping[str, Any]) -> Trainer:
+    """A run after its start-up: `advance()` is one step of it, drawing, loss, checks and optimizer included.
+
+    Args:
+        folder: as for `run_config`.
+        name: as for `run_config`.
+        batch_size: pictures a step.
+        train: other keys of the section `train`.
+    """
+    config = run_config(folder, name, batch_size, **{"steps": 1_000_000} | dict(train))
+    run = RunFolder(config.output_dir)
+    reporter = Reporter(run.log, is_main=False, quiet=True)  # its bar would be drawn into the tables
+    setup = prepare(config, torch.device("cpu"), reporter)
+    return Trainer(config, run, Accelerator(cpu=True), setup, reporter)

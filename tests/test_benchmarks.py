@@ -1,0 +1,234 @@
+"""The benchmarks: their arithmetic, their meters, and that each of them runs."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_unet
+from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import __main__ as command
+from benchmarks.allocations import peak_allocated
+from benchmarks.contestants import EXPERTS, RANK, batch_for, training_step, with_fera, with_lora, with_released
+from benchmarks.layer import LinearLayers
+from benchmarks.meters import PEAK_BYTES, REPORTED_SPEED, SECONDS, speed
+from benchmarks.race import Comparison, Race, Result, run
+from benchmarks.registry import APART, BENCHMARKS, DEFAULT
+from benchmarks.released import StackedExperts
+from benchmarks.report import Finding, markdown
+from fera import FeraConfig, register_denoiser
+
+# What trains whole denoisers: many seconds each.
+HEAVY = {"step", "consistency", "memory", "run", "processes"}
+
+
+class Ticks:
+    """A clock that only work moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def work(self, *seconds):
+        """Work that takes these times, one a call, over and over."""
+        calls = iter(seconds * 100)
+
+        def take():
+            self.now += next(calls)
+
+        return take
+
+
+def test_contestants_take_turns():
+    turns = []
+    race = Race("", {name: lambda name=name: turns.append(name) or 1 for name in "abc"}, [], 3, 0, REPORTED_SPEED)
+    run(race)
+    assert "".join(turns) == "abcbcacab"
+
+
+def test_warm_up_is_not_counted():
+    clock = Ticks()
+    race = Race("", {"a": clock.work(9, 9, 1, 2)}, [], rounds=2, warm_up=2)
+    assert run(race, clock=clock)["a"].values == [1, 2]
+
+
+def test_ratio_is_of_the_same_round():
+    # The machine slows down tenfold: medians of times by themselves would say 2 / 10.
+    mine, theirs = Result([2, 2, 20]), Result([1, 10, 10])
+    assert mine.ratios_to(theirs).values == [2, 0.2, 2]
+    assert mine.ratios_to(theirs).median == 2
+
+
+def test_spread_is_the_middle_eight_tenths():
+    assert Result([float(i) for i in range(11)]).spread == (1, 9)
+    assert Result([3.0]).spread == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "ratio", "reached"),
+    [
+        (Comparison("a", "b", at_most=1.05), 1.05, True),
+        (Comparison("a", "b", at_most=1.05), 1.0501, False),
+        (Comparison("a", "b", at_least=1.5), 1.5, True),
+        (Comparison("a", "b", at_least=1.5), 1.49, False),
+        (Comparison("a", "b"), 7.0, None),
+    ],
+)
+def test_goals(comparison, ratio, reached):
+    assert comparison.is_reached(ratio) is reached
+
+
+def test_short_work_is_repeated_and_averaged():
+    clock = Ticks()
+    assert math.isclose(SECONDS.measure(clock.work(0.001, 0.003), clock), 0.002)
+    assert clock.now >= 0.02
+
+
+def test_speed_counts_samples():
+    clock = Ticks()
+    assert speed(32).measure(clock.work(4.0), clock) == 8
+
+
+def test_peak_of_blocks_that_come_and_go():
+    kept = []
+
+    def work():
+        first = torch.empty(1000)
+        second = torch.empty(500)
+        del first
+        kept.append(torch.empty(400))
+        del second
+
+    assert peak_allocated(work) == 4 * (1000 + 500)
+    assert PEAK_BYTES.measure(work, None) == 6000
+
+
+def test_peak_of_what_autograd_keeps():
+    x = torch.ones(1000, requires_grad=True)
+
+    def work():
+        # exp keeps its output, and its gradient is made while that is there: y, the slope of y and that of x.
+        y = x.exp()
+        y.backward(slope)
+
+    slope = torch.ones(1000)
+    assert 2 * 4000 <= peak_allocated(work) <= 3 * 4000
+    x.grad = None
+    with torch.no_grad():
+        assert peak_allocated(lambda: x.exp()) == 4000
+
+
+def test_what_was_there_before_does_not_count():
+    there = [torch.empty(1_000_000)]
+
+    def work():
+        there.clear()
+        torch.empty(10)
+
+    assert peak_allocated(work) == 40
+
+
+def test_contestants_train_as_many_ranks_on_the_same_layers():
+    base = make_unet().requires_grad_(False)
+    lora, fera, released = with_lora(base), with_fera(base), with_released(base)
+
+    def adapted(unet):
+        return {name for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
+
+    def ranks(unet, *down):
+        return sum(p.shape[0] for name, p in unet.named_parameters() if any(word in name for word in down))
+
+    assert adapted(lora) == adapted(fera) != set()
+    assert ranks(lora, "lora_A") == ranks(fera, "lora_A") == ranks(released, ".down.0", ".down.1", ".down.2")
+    assert ranks(lora, "lora_A") == EXPERTS * RANK * len(adapted(lora))
+
+
+@pytest.mark.parametrize("build", [with_lora, with_fera, with_released])
+def test_training_step_moves_the_adapter_alone(build):
+    base = make_unet().requires_grad_(False)
+    unet = build(base)
+    before = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
+    step = training_step(unet, batch_for(base, 2, tokens=4))
+    step()
+    step()
+    moved = {name for name, parameter in unet.named_parameters() if not torch.equal(parameter, before[name])}
+    trained = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    assert moved == trained != set()
+
+
+def test_released_form_equals_routed_experts():
+    """The same weights and the same gate give the same output: contestants do the same work."""
+    register_denoiser(LinearLayers, latent="sample")
+    torch.manual_seed(0)
+    layers = LinearLayers(8, 1)
+    released = StackedExperts(layers.layers[0], 3, 2, alpha=6)
+    for up in released.up:
+        nn.init.normal_(up.weight)
+    inject_adapter_in_model(FeraConfig(r=2, num_experts=3, target_modules=["0"]), layers)
+    fera = layers.layers[0]
+    fera.lora_A["default"].weight.data = torch.cat([down.weight for down in released.down]).detach()
+    fera.lora_B["default"].weight.data = torch.cat([up.weight for up in released.up], dim=1).detach()
+    released.gate = torch.rand(2, 3).softmax(dim=1)
+    x = torch.randn(2, 5, 8)
+    with layers.fera.using({"default": released.gate}):
+        assert torch.allclose(fera(x), released(x), atol=1e-5)
+
+
+def test_default_leaves_out_what_takes_long():
+    assert set(DEFAULT) | set(APART) == set(BENCHMARKS)
+    assert not set(DEFAULT) & set(APART)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in BENCHMARKS]
+)
+def test_every_benchmark_runs(name):
+    races = 0
+    for race in BENCHMARKS[name](True):
+        finding = Finding(name, race, run(race, rounds=1))
+        assert all(value > 0 for result in finding.results.values() for value in result.values)
+        assert finding.rows()
+        races += 1
+    assert races
+
+
+def test_command_writes_values_and_ratios(tmp_path, capsys):
+    options = [
+        "--small",
+        "--rounds",
+        "2",
+        "--json",
+        str(tmp_path / "a" / "b.json"),
+        "--markdown",
+        str(tmp_path / "b.md"),
+    ]
+    command.main(["indicator", *options])
+    assert "convolutions" in capsys.readouterr().out
+    found = json.loads((tmp_path / "a" / "b.json").read_text())
+    (race,) = found["races"]
+    (comparison,) = race["comparisons"]
+    ratios = [a / b for a, b in zip(race["values"]["fera"], race["values"]["convolutions"], strict=True)]
+    assert math.isclose(comparison["ratio"], sum(ratios) / 2)
+    assert (tmp_path / "b.md").read_text().count("\n") == 3
+
+
+def test_unknown_benchmark_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["indicators"])
+    assert stopped.value.code == 2
+    assert "indicators" in capsys.readouterr().err
+
+
+def test_markdown_has_ratios_and_no_times():
+    race = Race("work", {}, [Comparison("a", "b", at_most=0.5)], 2)
+    text = markdown([Finding("x", race, {"a": Result([1.0, 1.0]), "b": Result([3.0, 3.0])})])
+    assert text.splitlines()[-1] == "| work | a | b | 0.333 | 0.333 .. 0.333 | <= 0.5 | reached |"
