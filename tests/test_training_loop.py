@@ -120,6 +120,20 @@ def test_consistency_costs_a_forward_only_when_on(configure, monkeypatch, weight
     assert calls == ([False, True] * 2 if weight else [True] * 2)
 
 
+def test_consistency_over_a_part_gives_the_base_that_part(configure, monkeypatch):
+    sizes = []
+    forward = UNet2DConditionModel.forward
+
+    def noting(self, sample, timestep, encoder_hidden_states, return_dict=True):
+        if not torch.is_grad_enabled():
+            sizes.append((len(sample), len(encoder_hidden_states)))
+        return forward(self, sample, timestep, encoder_hidden_states, return_dict=return_dict)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", noting)
+    train(configure(train={"steps": 3, "batch_size": 4, "consistency_weight": 0.1, "consistency_fraction": 0.5}))
+    assert sizes == [(2, 2)] * 3
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch, schedule):
     """With everything random switched on, stopped between two lines of the log."""

@@ -348,6 +348,12 @@ class OptimizationConfig(_Section):
         ge=0,
         description="Weight of the frequency-energy consistency loss; 0 saves its forward of the base.",
     )
+    consistency_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Part of each batch that the consistency loss is taken over; less saves forwards of the base.",
+    )
     caption_dropout: float = Field(
         default=0.0,
         ge=0,

@@ -93,7 +93,11 @@ def estimate(
     encode_seconds = _timed(lambda: encode_pictures(pipe.vae, pixels), device)
     caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
     forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
-    forwards = _FORWARDS_A_STEP + (settings.consistency_weight > 0) + settings.gradient_checkpointing
+    forwards = (
+        _FORWARDS_A_STEP
+        + (settings.consistency_fraction if settings.consistency_weight > 0 else 0)
+        + settings.gradient_checkpointing
+    )
     step_seconds = forward_seconds * forwards * settings.gradient_accumulation_steps * settings.batch_size / batch
     if config.trains_text:
         step_seconds += caption_seconds * _FORWARDS_A_STEP * settings.gradient_accumulation_steps * settings.batch_size

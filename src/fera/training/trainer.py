@@ -19,13 +19,13 @@ from fera.fingerprint import fingerprint
 from fera.training.averages import average_of
 from fera.training.checkpoints import read_state
 from fera.training.config import TrainConfig
-from fera.training.draws import draw
+from fera.training.draws import Draw, draw
 from fera.training.families import Conditions
 from fera.training.objective import Losses, denoising_losses, loss_weights
 from fera.training.optimizers import build_optimizer
 from fera.training.order import order_of
 from fera.training.parameters import adapter_off
-from fera.training.randomness import mixed_seed
+from fera.training.randomness import mixed_seed, part_of
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
 from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
 from fera.training.setup import Setup
@@ -140,42 +140,39 @@ class Trainer:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
             conditions = setup.conditions(batch.captions, batch.conditions)
-            losses = self._losses(batch.latents, batch.noise, batch.timesteps, conditions, batch.mask)
+            losses = self._losses(forward, batch, conditions)
         self._count(losses, routings[-1] if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
             weights = weights * batch.weights
         loss = (losses.denoising * weights).mean()
         if losses.consistency is not None:
-            loss = loss + settings.consistency_weight * losses.consistency
+            # Scaled so that its mean over many steps is that of the loss over whole batches.
+            share = losses.consistency_samples / (settings.consistency_fraction * len(batch.latents))
+            loss = loss + settings.consistency_weight * share * losses.consistency
         return loss
 
-    def _losses(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        timesteps: Tensor,
-        conditions: Conditions,
-        mask: Tensor | None,
-    ) -> Losses:
-        setup = self._setup
+    def _losses(self, forward: int, batch: Draw, conditions: Conditions) -> Losses:
+        setup, settings = self._setup, self._config.train
         adapted = setup.predictor(self._model, conditions)
-        base = setup.predictor(setup.denoiser, conditions)
+        wants_base = settings.consistency_weight > 0
+        part = part_of(settings.consistency_fraction, len(batch.latents), self._config.seed, forward)
+        base = setup.predictor(setup.denoiser, {name: value[:part] for name, value in conditions.items()})
 
         def without_adapter(noisy: Tensor, at: Tensor) -> Tensor:
             with torch.no_grad(), adapter_off(setup.denoiser):
                 return base(noisy, at)
 
-        wants_base = self._config.train.consistency_weight > 0
         return denoising_losses(
             setup.process,
-            latents,
-            noise,
-            timesteps,
+            batch.latents,
+            batch.noise,
+            batch.timesteps,
             adapted,
             without_adapter if wants_base else None,
             setup.bands if wants_base else None,
-            mask,
+            batch.mask,
+            part,
         )
 
     def _share_text_gradients(self) -> None:
@@ -196,8 +193,11 @@ class Trainer:
                 gates = torch.cat(gather_object([gates.cpu()]))
                 shares = torch.cat(gather_object([shares.cpu()]))
             denoising = torch.cat(gather_object([denoising.cpu()]))
-            if consistency is not None:
-                consistency = self._accelerator.reduce(consistency.detach(), "mean")
+            if self._config.train.consistency_weight > 0:
+                # A process may have had too small a batch to take it over a part.
+                own = consistency.detach().cpu() if consistency is not None else None
+                known = [one for one in gather_object([own]) if one is not None]
+                consistency = torch.stack(known).mean() if known else None
         finite = torch.isfinite(denoising)
         if finite.all() and (consistency is None or torch.isfinite(consistency)):
             self._metrics.add(denoising, consistency, gates, shares)
