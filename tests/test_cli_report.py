@@ -6,6 +6,7 @@ import pytest
 from report_cases import check_rules, write_run
 
 from fera.cli import main
+from fera.training.manifest import write_manifest
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def test_a_checkpoint_serves_where_the_run_is_not_finished(run):
     checkpoint.mkdir(parents=True)
     (checkpoint / "state.pt").write_bytes(b"")
     shutil.move(run / "adapter", checkpoint / "adapter")
+    write_manifest(checkpoint, {"format_version": 2, "step": 20})
     (run / "summary.json").unlink()
     assert main(["report", str(run), "--draw"]) == 0
     text = check_rules((run / "report.html").read_text(encoding="utf-8")).text

@@ -246,7 +246,7 @@ def test_layers_join_sequential_offloading_and_leave_it(tmp_path):
     routed = [p for name, p in pipe.unet.named_parameters() if ".lora_" in name or "fera.router." in name]
     assert routed and all(parameter.is_meta for parameter in routed), "their weights are with the hooks"
     pipe.remove_all_hooks()
-    assert torch.equal(draw(pipe), expected)
+    torch.testing.assert_close(draw(pipe), expected, rtol=1e-4, atol=1e-5)
     pipe.enable_sequential_cpu_offload(device="cpu")
     fera.unload(pipe)
     assert all(parameter.is_meta for parameter in pipe.unet.parameters())

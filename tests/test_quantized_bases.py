@@ -155,9 +155,18 @@ def test_a_quantized_layer_that_cannot_be_gated_is_named(monkeypatch):
     monkeypatch.setattr(
         lora_model, "dispatch_awq", lambda target, name, config, **kwargs: AwqLoraLinear(target, name, config)
     )
+
+    class QuantizedLinear(nn.Linear):
+        pass
+
     unet = make_unet()
+    for module in unet.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = QuantizedLinear
     before, inputs = predict(unet, UNET.inputs(1)), UNET.inputs(1)
-    with pytest.raises(FeraError, match="attn1.to_. is a Linear, whose LoRA layer .*cannot be routed; leave it out"):
+    with pytest.raises(
+        FeraError, match="attn1.to_. is a QuantizedLinear, whose LoRA layer .*cannot be routed; leave it out"
+    ):
         get_peft_model(unet, config())
     assert torch.equal(predict(unet, inputs), before)
 

@@ -90,7 +90,7 @@ def test_full_disk_elsewhere(configure, command, method, step, expected, section
         config.output_dir.mkdir()
         real = Reporter.write
         padded = {"padding": "x" * 200}  # a few lines reach the limit
-        Reporter.write = lambda self, record: real(self, record | padded)  # type: ignore[method-assign]
+        Reporter.write = lambda self, record, *more: real(self, record | padded, *more)  # type: ignore[method-assign]
     try:
         code, message = command(config, (method, step))
     finally:

@@ -87,6 +87,8 @@ def summary_of(**facts):
         "samples": 12,
         "training_pictures": 4,
         "skipped_pictures": 0,
+        "skipped_steps": 0,
+        "average": None,
         "parameters": 25_091,
         "kappa": 1 / 128,
         "seconds": 1.0,

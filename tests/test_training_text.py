@@ -134,6 +134,7 @@ def test_a_token_alone_learns(configure, image_folder):
     summary = train(config)
     assert summary.held_out_loss_after < summary.held_out_loss_before
     assert sorted(path.name for path in (config.output_dir / "adapter").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "learned_embeds.safetensors",
@@ -309,6 +310,7 @@ def test_without_it_a_run_is_as_before(tiny_sd_dir, image_folder, tmp_path):
     config = run_config(tiny_sd_dir, image_folder, tmp_path / "plain", train={"steps": 1})
     train(config)
     assert sorted(path.name for path in (config.output_dir / "adapter").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]

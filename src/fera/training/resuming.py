@@ -32,7 +32,8 @@ FREE = (
     "train.logging_dir",
     "train.tracker_project_name",
     "push_to_hub",
-    "hub_",
+    "hub_model_id",
+    "hub_private",
     "license",
 )
 # These say what the weights and the optimizer's state in a checkpoint are. The optimizer's arguments are meant, too.
