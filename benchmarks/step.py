@@ -20,10 +20,10 @@ from benchmarks.race import Comparison, Race
 def races(small: bool) -> Iterator[Race]:
     """The emoji base, and a small UNet of SDXL's shape."""
     cases = [
-        ("emoji base", emoji_unet(), 1 if small else 8, 16),
-        ("small SDXL", small_sdxl(1 if small else 10), 1 if small else 2, 77),
+        ("emoji base", emoji_unet(), 1 if small else 8, 16, 24),
+        ("small SDXL", small_sdxl(1 if small else 10), 1 if small else 2, 77, 12),
     ]
-    for name, base, size, tokens in cases:
+    for name, base, size, tokens, rounds in cases:
         batch = batch_for(base, size, tokens)
         yield Race(
             f"training step, {name}, batch {size}, r={RANK}, E={EXPERTS}",
@@ -33,5 +33,5 @@ def races(small: bool) -> Iterator[Race]:
                 "released form": training_step(with_released(base), batch),
             },
             [Comparison("fera", LORA, 1.00), Comparison("fera", "released form", 0.65)],
-            rounds=20,
+            rounds=rounds,
         )
