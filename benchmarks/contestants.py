@@ -15,7 +15,7 @@ from fera import SoftFrequencyRouter
 from fera.demo import base_path
 from fera.training.adapters import adapter_of
 from fera.training.config import AdapterConfig, OptimizationConfig
-from fera.training.parameters import build_optimizer
+from fera.training.optimizers import build_optimizer
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 EXPERTS, RANK = 3, 4
