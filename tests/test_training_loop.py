@@ -120,18 +120,34 @@ def test_consistency_costs_a_forward_only_when_on(configure, monkeypatch, weight
     assert calls == ([False, True] * 2 if weight else [True] * 2)
 
 
-def test_consistency_over_a_part_gives_the_base_that_part(configure, monkeypatch):
-    sizes = []
+def test_consistency_on_some_batches_costs_their_forwards(configure, monkeypatch):
+    calls = []
     forward = UNet2DConditionModel.forward
 
     def noting(self, sample, timestep, encoder_hidden_states, return_dict=True):
-        if not torch.is_grad_enabled():
-            sizes.append((len(sample), len(encoder_hidden_states)))
+        calls.append(torch.is_grad_enabled())
         return forward(self, sample, timestep, encoder_hidden_states, return_dict=return_dict)
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", noting)
-    train(configure(train={"steps": 3, "batch_size": 4, "consistency_weight": 0.1, "consistency_fraction": 0.5}))
-    assert sizes == [(2, 2)] * 3
+    settings = {"steps": 4, "logging_steps": 1, "consistency_weight": 0.1, "consistency_fraction": 0.5}
+    config = configure(train=settings)
+    train(config)
+    assert calls == [True, False, True, True, False, True]
+    lines = map(json.loads, (config.output_dir / "log.jsonl").read_text().splitlines())
+    assert ["consistency" in line for line in lines if "loss" in line] == [False, True, False, True]
+
+
+def test_consistency_on_some_batches_weighs_as_much(configure, monkeypatch):
+    """Two steps, the second of which has it: as with all of the weight on every batch, and none on the first."""
+    monkeypatch.setattr("fera.training.trainer.is_chosen", lambda fraction, number: number == 1)
+    weights = {}
+    for weight, fraction in ((0.1, 0.5), (0.2, 1.0)):
+        config = configure(
+            f"{weight}", train={"steps": 2, "consistency_weight": weight, "consistency_fraction": fraction}
+        )
+        train(config)
+        weights[weight] = weights_of(config)
+    assert all(torch.equal(weights[0.1][name], weights[0.2][name]) for name in weights[0.1])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

@@ -23,7 +23,7 @@ from fera.training.objective import (
     noise_process,
     spread_timesteps,
 )
-from fera.training.randomness import part_of
+from fera.training.randomness import is_chosen
 
 SETTINGS = OptimizationConfig()
 FLOW = NoiseProcess("flow_prediction", 1000)
@@ -222,29 +222,9 @@ def test_consistency_off_never_runs_the_base():
     assert denoising_losses(FLOW, clean, noise, steps, lambda noisy, at: noisy).consistency is None
 
 
-@pytest.mark.parametrize("part", [0, 2, 5])
-def test_consistency_over_a_part_is_that_of_the_part(part):
-    clean, noise, bands, seen = latents(0).float(), latents(1).float(), FrequencyBands(3), []
-    steps = torch.full((5,), 500.0)
-
-    def base(noisy, at):
-        seen.append((len(noisy), len(at)))
-        return noisy * 0.5
-
-    losses = denoising_losses(FLOW, clean, noise, steps, lambda noisy, at: noisy * 0.7, base, bands, part=part)
-    assert len(losses.denoising) == 5
-    if part == 0:
-        assert losses.consistency is None and not seen
-        return
-    noisy, target = FLOW.add_noise(clean, noise, steps)[:part], FLOW.target(clean, noise, steps)[:part]
-    assert seen == [(part, part)] and losses.consistency_samples == part
-    wanted = frequency_energy_consistency(noisy * 0.5, noisy * 0.7, target, bands)
-    torch.testing.assert_close(losses.consistency, wanted)
-
-
-@pytest.mark.parametrize(("fraction", "count"), [(0.25, 1), (0.3, 8), (1.0, 3), (0.01, 4)])
-def test_a_part_of_the_batches_is_the_fraction_on_average(fraction, count):
-    parts = [part_of(fraction, count, 7, forward) for forward in range(4000)]
-    assert set(parts) <= {int(fraction * count), int(fraction * count) + 1}
-    assert max(parts) <= count
-    assert sum(parts) / len(parts) == pytest.approx(fraction * count, abs=0.03)
+@pytest.mark.parametrize("fraction", [1.0, 0.5, 0.25, 0.3, 0.01])
+def test_a_fraction_is_chosen_evenly(fraction):
+    chosen = [number for number in range(1000) if is_chosen(fraction, number)]
+    assert len(chosen) == pytest.approx(1000 * fraction, abs=1)
+    gaps = {after - before for before, after in zip(chosen, chosen[1:], strict=False)}
+    assert max(gaps) - min(gaps) <= 1 and min(gaps) == int(1 / fraction)

@@ -352,7 +352,8 @@ class OptimizationConfig(_Section):
         default=1.0,
         gt=0,
         le=1,
-        description="Part of each batch that the consistency loss is taken over; less saves forwards of the base.",
+        description="Share of the batches that have the consistency loss, weighted up by as much; on the others its "
+        "forward of the base is saved.",
     )
     caption_dropout: float = Field(
         default=0.0,

@@ -207,12 +207,10 @@ class Losses:
     Args:
         denoising: mean squared error of each sample, unweighted, shape (B,), float32.
         consistency: frequency-energy consistency, scalar; None where it is off.
-        consistency_samples: how many samples it is the mean over.
     """
 
     denoising: Tensor
     consistency: Tensor | None
-    consistency_samples: int = 0
 
 
 def denoising_losses(
@@ -224,7 +222,6 @@ def denoising_losses(
     base: Callable[[Tensor, Tensor], Tensor] | None = None,
     bands: FrequencyBands | None = None,
     mask: Tensor | None = None,
-    part: int | None = None,
 ) -> Losses:
     """Losses of one batch.
 
@@ -238,14 +235,11 @@ def denoising_losses(
         bands: for the consistency loss.
         mask: where in the latents losses count, shape (B, 1, H, W), in [0, 1]; everywhere when left out. A sample's
             loss is the mean weighted by it, so that a sample counts the same whatever the area of its mask.
-        part: take the consistency loss over so many samples, the first ones, which are all that `base` is given; over
-            all when left out.
     """
     noisy = process.add_noise(latents, noise, timesteps)
     target = process.target(latents, noise, timesteps).float()
     # The base goes first: what a forward leaves behind for the backward pass is then the adapted one's.
-    few = slice(part)
-    reference = base(noisy[few], timesteps[few]).float() if base is not None and part != 0 else None
+    reference = base(noisy, timesteps).float() if base is not None else None
     prediction = adapted(noisy, timesteps).float()
     if mask is None:
         denoising = (prediction - target).square().mean(dim=(1, 2, 3))
@@ -253,8 +247,7 @@ def denoising_losses(
         area = (mask.sum(dim=(1, 2, 3)) * latents.shape[1]).clamp(min=torch.finfo(torch.float32).tiny)
         denoising = ((prediction - target).square() * mask).sum(dim=(1, 2, 3)) / area
         prediction, target = prediction * mask, target * mask
-        reference = reference * mask[few] if reference is not None else None
+        reference = reference * mask if reference is not None else None
     if reference is None or bands is None:
         return Losses(denoising, None)
-    consistency = frequency_energy_consistency(reference, prediction[few], target[few], bands)
-    return Losses(denoising, consistency, len(reference))
+    return Losses(denoising, frequency_energy_consistency(reference, prediction, target, bands))

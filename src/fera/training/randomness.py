@@ -12,20 +12,14 @@ def mixed_seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def part_of(fraction: float, count: int, seed: int, forward: int) -> int:
-    """How many of some samples to take so that it is a given fraction of them on average.
+def is_chosen(fraction: float, number: int) -> bool:
+    """Whether a number is among those that are chosen: a given fraction of all, as evenly spread as can be.
 
     Args:
         fraction: in (0, 1].
-        count: of the samples.
-        seed: of the run.
-        forward: number of the forward, counted over the whole run.
-
-    Returns:
-        The number below or above `fraction * count`, at random; the number itself where it is whole.
+        number: counted from 0.
     """
-    generator = torch.Generator().manual_seed(mixed_seed(seed, 3, forward))
-    return int(fraction * count + float(torch.rand((), generator=generator, dtype=torch.float64)))
+    return int((number + 1) * fraction) > int(number * fraction)
 
 
 def rows_at(start: int, count: int, size: int, seed: int) -> list[int]:

@@ -25,7 +25,7 @@ from fera.training.objective import Losses, denoising_losses, loss_weights
 from fera.training.optimizers import build_optimizer
 from fera.training.order import order_of
 from fera.training.parameters import adapter_off
-from fera.training.randomness import mixed_seed, part_of
+from fera.training.randomness import is_chosen, mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
 from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
 from fera.training.setup import Setup
@@ -147,17 +147,15 @@ class Trainer:
             weights = weights * batch.weights
         loss = (losses.denoising * weights).mean()
         if losses.consistency is not None:
-            # Scaled so that its mean over many steps is that of the loss over whole batches.
-            share = losses.consistency_samples / (settings.consistency_fraction * len(batch.latents))
-            loss = loss + settings.consistency_weight * share * losses.consistency
+            # Scaled so that its mean over many batches is that of the loss over all of them.
+            loss = loss + settings.consistency_weight / settings.consistency_fraction * losses.consistency
         return loss
 
     def _losses(self, forward: int, batch: Draw, conditions: Conditions) -> Losses:
         setup, settings = self._setup, self._config.train
         adapted = setup.predictor(self._model, conditions)
-        wants_base = settings.consistency_weight > 0
-        part = part_of(settings.consistency_fraction, len(batch.latents), self._config.seed, forward)
-        base = setup.predictor(setup.denoiser, {name: value[:part] for name, value in conditions.items()})
+        base = setup.predictor(setup.denoiser, conditions)
+        wants_base = settings.consistency_weight > 0 and is_chosen(settings.consistency_fraction, forward)
 
         def without_adapter(noisy: Tensor, at: Tensor) -> Tensor:
             with torch.no_grad(), adapter_off(setup.denoiser):
@@ -172,7 +170,6 @@ class Trainer:
             without_adapter if wants_base else None,
             setup.bands if wants_base else None,
             batch.mask,
-            part,
         )
 
     def _share_text_gradients(self) -> None:
@@ -193,11 +190,8 @@ class Trainer:
                 gates = torch.cat(gather_object([gates.cpu()]))
                 shares = torch.cat(gather_object([shares.cpu()]))
             denoising = torch.cat(gather_object([denoising.cpu()]))
-            if self._config.train.consistency_weight > 0:
-                # A process may have had too small a batch to take it over a part.
-                own = consistency.detach().cpu() if consistency is not None else None
-                known = [one for one in gather_object([own]) if one is not None]
-                consistency = torch.stack(known).mean() if known else None
+            if consistency is not None:
+                consistency = self._accelerator.reduce(consistency.detach(), "mean")
         finite = torch.isfinite(denoising)
         if finite.all() and (consistency is None or torch.isfinite(consistency)):
             self._metrics.add(denoising, consistency, gates, shares)
