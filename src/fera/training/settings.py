@@ -22,6 +22,7 @@ else:
 
 
 _CONFIG_BYTES = 2**20
+_PATHS_OR_IDS = ("base", "data.dataset_name")
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,21 @@ def to_toml(config: TrainConfig) -> str:
 def shareable_settings(config: TrainConfig) -> dict[str, Any]:
     """Settings by dotted name that may leave the machine: those that are set, without paths.
 
-    A base that lies in a folder here is left out, whatever that folder is called.
+    A base or dataset that lies in a folder here is left out, whatever that folder is called.
     """
     shared: dict[str, Any] = {}
     for key in keys():
         value: Any = config
         for part in key.name.split("."):
             value = getattr(value, part)
-        is_private = isinstance(value, Path) or key.name == "base" and Path(value).exists()
+        is_private = isinstance(value, Path) or key.name in _PATHS_OR_IDS and value is not None and _is_local(value)
         if value is not None and not is_private:
             shared[key.name] = value
     return shared
+
+
+def _is_local(path_or_id: str) -> bool:
+    return Path(path_or_id).is_absolute() or Path(path_or_id).exists()
 
 
 def to_markdown() -> str:
