@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from fera.errors import FeraError
 from fera.training.config import TrainConfig
+from fera.training.foreign_keys import word_for
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -263,6 +264,8 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) 
 
 
 def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    if word := word_for(name):
+        return f"; {word}"
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not near:
         # The right key in the wrong section, or with its section left out.
