@@ -107,7 +107,10 @@ def test_tall_wide_and_square_pictures_train_together(configure, monkeypatch, ca
     monkeypatch.setattr(
         Trainer,
         "_losses",
-        lambda self, latents, *others: (shapes.append(tuple(latents.shape)), losses(self, latents, *others))[1],
+        lambda self, forward, batch, *others: (
+            shapes.append(tuple(batch.latents.shape)),
+            losses(self, forward, batch, *others),
+        )[1],
     )
     config = configure("run", train={"steps": 10, "consistency_weight": 0.1})
     summary = train(config)

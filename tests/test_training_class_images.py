@@ -1,14 +1,19 @@
 """Class pictures beside the subject's: drawn where missing, mixed evenly, weighted."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from training_cases import log_of, run_config
 
-from fera import FeraError
+from fera import FeraError, generation
+from fera.bases import load_base
 from fera.cli import main
 from fera.training import to_toml, train
-from fera.training.class_images import mixed
+from fera.training.class_images import mixed, prepare_class_images
 from fera.training.examples import Example
 from fera.training.trainer import Trainer
 
@@ -52,9 +57,9 @@ def test_missing_ones_are_drawn_and_half_of_what_is_seen(configure, tmp_path, mo
     weights = []
     losses = Trainer._losses
 
-    def spy(self, latents, *others):
-        found = losses(self, latents, *others)
-        weights.append(len(latents))
+    def spy(self, forward, batch, conditions):
+        found = losses(self, forward, batch, conditions)
+        weights.append(len(batch.latents))
         return found
 
     monkeypatch.setattr(Trainer, "_losses", spy)
@@ -68,6 +73,55 @@ def test_missing_ones_are_drawn_and_half_of_what_is_seen(configure, tmp_path, mo
     drawn[-1].unlink()
     train(configure("again"))
     assert {p: p.stat().st_mtime_ns for p in drawn[:-1]} == {p: before[p] for p in drawn[:-1]} and drawn[-1].exists()
+
+
+def test_what_an_interruption_left_is_not_drawn_again(configure, tmp_path, tiny_sd_dir, monkeypatch):
+    folder = tmp_path / "class"
+    told = []
+
+    class Silent:
+        def say(self, text):
+            pass
+
+        def advance(self, what, done, total):
+            told.append((what, done, total))
+
+    def prepare(count=7):
+        config = configure(data={"num_class_images": count})
+        pipe = load_base(str(tiny_sd_dir), revision=None, variant=None, dtype=torch.float32)
+        prepare_class_images(pipe, config, 16, torch.device("cpu"), Silent())
+        return {picture.name: picture.stat().st_mtime_ns for picture in folder.iterdir()}
+
+    save = generation.save_image
+
+    def stop(image, path, metadata):
+        if "00002" in path.name:
+            path.write_bytes(b"half a pict")
+            raise KeyboardInterrupt
+        save(image, path, metadata)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(generation, "save_image", stop)
+        prepare()
+    first = {picture.name: picture.stat().st_mtime_ns for picture in folder.iterdir()}
+    assert sorted(first) == ["class-00000.png", "class-00001.png"] and told == []
+    second = prepare()
+    assert len(second) == 7 and first.items() <= second.items()
+    assert told == [("class pictures", 4, 5), ("class pictures", 5, 5)]
+    # Pictures removed from the middle come back as they were; no other is touched.
+    before = {name: (folder / name).read_bytes() for name in second}
+    for number in (1, 2, 5):
+        (folder / f"class-{number:05d}.png").unlink()
+    third = prepare()
+    removed = {f"class-{number:05d}.png" for number in (1, 2, 5)}
+    assert third.keys() == second.keys() and {name for name in third if third[name] != second[name]} == removed
+    for name in removed:
+        pixels = [np.asarray(Image.open(source)).astype(int) for source in (io.BytesIO(before[name]), folder / name)]
+        assert abs(pixels[0] - pixels[1]).max() <= 1  # up to rounding of another batch
+    # Pictures of the user's count too.
+    for number in (0, 3):
+        (folder / f"class-{number:05d}.png").rename(folder / f"own-{number}.png")
+    assert len(prepare(8)) == 8
 
 
 def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch):

@@ -1,9 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from fera import FeraConfig, FeraError
+from fera.cli import main
 from fera.training import AdapterConfig, DataConfig, OptimizationConfig, TrainConfig, load_config, to_toml
+from fera.training.foreign_keys import _WORDS
 from fera.training.settings import keys, to_markdown
 
 MINIMAL = 'base = "b"\noutput_dir = "out"\n[data]\ntrain_data_dir = "pictures"\n'
@@ -73,7 +76,7 @@ def test_resolved_toml_reads_back_equal(tmp_path):
         ("[train]\nstepz = 3\n", "'train.steps'"),
         ("[trian]\nsteps = 3\n", "'train'"),
         ("[train]\nnum_experts = 3\n", "'adapter.num_experts'"),
-        ("[train]\nmax_train_steps = 3\n", None),
+        ("[train]\nquite_another_thing = 3\n", None),
     ],
 )
 def test_unknown_key_names_the_nearest(tmp_path, text, nearest):
@@ -85,6 +88,60 @@ def test_unknown_key_names_the_nearest(tmp_path, text, nearest):
 
 def test_unknown_key_at_the_top_may_lack_its_section(tmp_path):
     assert "did you mean 'train.steps'?" in error(tmp_path, "steps = 3\n" + MINIMAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("instance_data_dir", "did you mean 'data.train_data_dir'?"),
+        ("pretrained_model_name_or_path", "did you mean 'base'?"),
+        ("max_train_steps", "did you mean 'train.steps'?"),
+        ("train_batch_size", "did you mean 'train.batch_size'?"),
+        ("rank", "did you mean 'adapter.r'?"),
+        ("report_to", "did you mean 'train.report_to'?"),
+        ("dataset_name", "did you mean 'data.dataset_name'?"),
+        ("validation_prompt", "did you mean 'validation.prompts'?"),
+        ("use_8bit_adam", 'set train.optimizer = "adamw8bit"'),
+        ("resume_from_checkpoint", "--resume goes on from the last checkpoint"),
+        ("with_prior_preservation", "data.class_data_dir turns prior preservation on"),
+        ("network_dim", "did you mean 'adapter.r'?"),
+        ("network_alpha", "did you mean 'adapter.lora_alpha'?"),
+        ("unet_lr", "did you mean 'train.learning_rate'?"),
+        ("text_encoder_lr", "did you mean 'text_encoder.learning_rate'?"),
+        ("train_data_dir", "did you mean 'data.train_data_dir'?"),
+        ("reg_data_dir", "did you mean 'data.class_data_dir'?"),
+        ("enable_bucket", "did you mean 'data.enable_bucket'?"),
+        ("min_snr_gamma", "did you mean 'train.snr_gamma'?"),
+        ("max_train_epochs", "train.steps counts optimizer steps"),
+    ],
+)
+def test_words_of_other_trainers(tmp_path, capsys, name, word):
+    assert word in error(tmp_path, f"{name} = 3\n" + MINIMAL)
+    assert word in error(tmp_path, MINIMAL + f"[train]\n{name} = 3\n") or name == "report_to"
+    assert main(["train", f"--{name}", "3"]) == 2
+    told = capsys.readouterr().err
+    assert re.sub(r"'(.*)'", r"--\1", word) in told and f"unknown option --{name}" in told
+
+
+def test_several_words_of_other_trainers_are_told_at_once(capsys):
+    flags = ["--instance-data-dir=x", "--rank", "8", "--output_dirr", "y"]
+    assert main(["train", *flags]) == 2
+    told = capsys.readouterr().err
+    for word in ("--data.train_data_dir", "--adapter.r?", "--output_dir?"):
+        assert f"did you mean {word}" in told
+    assert main(["generate", "--rank", "8"]) == 2
+    assert "adapter.r" not in capsys.readouterr().err
+
+
+def test_words_of_other_trainers_lead_to_keys():
+    known = {key.name for key in keys()}
+    own = {name.rpartition(".")[2] for name in known}
+    for name, word in _WORDS.items():
+        assert name not in own, f"{name} is a key of fera's"
+        if " " not in word:
+            assert word in known, name
+        for mentioned in re.findall(r"\b(?:data|train|adapter|validation|text_encoder|tokens)\.\w+", word):
+            assert mentioned in known, name
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,21 @@ def _describe_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> st
     name = unknown[0].split("=")[0]
     if not name.startswith("-"):
         return f"unexpected argument {unknown[0]!r}\nSee: {parser.prog} --help"
-    near = difflib.get_close_matches(name, list(_options(parser)), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown option {name}{hint}\nSee: {parser.prog} --help"
+    # All at once: who comes from another trainer brings several.
+    names = dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("-"))
+    options = list(_options(parser))
+    lines = [f"unknown option {name}{_nearest(name, options)}" for name in names]
+    return "\n".join([*lines, f"See: {parser.prog} --help"])
+
+
+def _nearest(name: str, options: list[str]) -> str:
+    if "--data.train_data_dir" in options:  # of a training configuration
+        from fera.training.foreign_keys import word_for
+
+        if word := word_for(name.lstrip("-"), as_flag=True):
+            return f"; {word}"
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fera.commands.train import add_key_flags, key_flags
 
 if TYPE_CHECKING:
-    from fera.training.examine import DataReport
+    from fera.training.examine import DataReport, PictureReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,25 +17,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     about = "show how pictures would be trained on, what it would cost, and what is wrong with them"
     check = actions.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False)
-    check.usage = "%(prog)s FOLDER|CONFIG.toml [--json] [--without-base] [--KEY VALUE ...]"
-    check.add_argument("target", type=Path, metavar="FOLDER|CONFIG.toml", help="pictures, or a training configuration")
-    check.add_argument("--json", action="store_true", help="print JSON, with the size that each picture is brought to")
+    check.usage = "%(prog)s [FOLDER|CONFIG.toml] [--list] [--json] [--without-base] [--KEY VALUE ...]"
+    check.add_argument(
+        "target",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER|CONFIG.toml",
+        help="pictures, or a training configuration; left out with --data.dataset_name",
+    )
+    check.add_argument(
+        "--list",
+        action="store_true",
+        help="print each picture: its size, what it is brought to, the part that is seen, caption and mask",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON, with what --list shows")
     check.add_argument("--without-base", action="store_true", help="do not load the base of a configuration: quicker")
     add_key_flags(check)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check a data folder; 2 where training would refuse it."""
+    """Check training pictures; 2 where training would refuse them."""
     from fera.commands.quiet import quiet_libraries
     from fera.training.settings import load_config
 
     flags = key_flags(arguments)
-    is_config = arguments.target.suffix == ".toml"
+    target = arguments.target
+    is_config = target is not None and target.suffix == ".toml"
     with_base = not arguments.without_base and (is_config or "base" in flags)
     if not is_config:
         # What a check without a base or a run does not look at still has to be there.
-        flags = {"base": "none", "output_dir": "runs/check", "data.train_data_dir": str(arguments.target)} | flags
-    config = load_config(arguments.target if is_config else None, flags)
+        folder = {} if target is None else {"data.train_data_dir": str(target)}
+        flags = {"base": "none", "output_dir": "runs/check"} | folder | flags
+    config = load_config(target if is_config else None, flags)
 
     quiet_libraries()
     import torch
@@ -49,11 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
     else:
-        _show(report, with_base=with_base)
+        _show(report, with_base=with_base, with_list=arguments.list)
     return 2 if report.problems else 0
 
 
-def _show(report: "DataReport", *, with_base: bool) -> None:
+def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -67,6 +80,8 @@ def _show(report: "DataReport", *, with_base: bool) -> None:
         _table(console, f"estimates on {report.estimates.device}", _costs(report))
     elif not with_base:
         console.print("without a base, nothing is said about its tokens, memory and time: give --base")
+    if with_list:
+        _lines(console, "pictures:", list(map(_picture, report.listing)))
     _lines(console, "left alone:", report.notes)
     _lines(console, "equal files:", [" = ".join(names[:6]) for names in report.duplicates[:20]])
     _lines(console, "bad pictures:", report.bad[:50])
@@ -96,6 +111,22 @@ def _counts(report: "DataReport") -> dict[str, str]:
         names = summary(report.long_captions)
         rows["captions cut"] = f"{len(report.long_captions)} beyond {report.token_limit} tokens{names}"
     return rows
+
+
+def _picture(picture: "PictureReport") -> str:
+    parts = [f"{picture.name}: {_size(picture.size)}"]
+    if picture.bucket and picture.crop:
+        left, top, width, height = (f"{value:.4g}" for value in picture.crop)
+        is_cropped = picture.crop[2:] != picture.size
+        seen = f", {width} x {height} of it from {left}, {top}" if is_cropped else ""
+        parts.append(f" to {_size(picture.bucket)}{seen}")
+    if picture.held_out:
+        parts.append(", held out")
+    elif picture.repeats > 1:
+        parts.append(f", {picture.repeats} times an epoch")
+    if picture.mask:
+        parts.append(f", mask {picture.mask}")
+    return "".join([*parts, f": {picture.caption or '(no caption)'}"])
 
 
 def _costs(report: "DataReport") -> dict[str, str]:

@@ -66,6 +66,8 @@ def _keep_first(folder: Path, count: int, study: Study) -> None:
     examples = find_examples(folder, config)
     if len(examples) < count:
         raise FeraError(f"training_pictures is {count}, but {folder.parent.name} has {len(examples)}: lower it")
+    if any(not example.image.is_relative_to(folder) for example in examples):
+        raise FeraError(f"training_pictures needs a style of picture files, and {folder.parent.name} is no such folder")
     ranked = sorted(examples, key=lambda example: hashlib.sha256(example.image.name.encode()).digest())[:count]
     rows = [
         {config.image_column: os.path.relpath(example.image, folder), config.caption_column: example.caption}

@@ -148,7 +148,8 @@ def _is_demo(folder: Path) -> bool:
         config = load_config(folder / "config.toml")
     except FeraError:
         return False
-    return config.base == EMOJI and config.data.train_data_dir.is_relative_to(config.output_dir / "data")
+    pictures = config.data.train_data_dir
+    return config.base == EMOJI and pictures is not None and pictures.is_relative_to(config.output_dir / "data")
 
 
 def _real_pictures(folder: Path) -> list[Image.Image | None]:

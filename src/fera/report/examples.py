@@ -7,6 +7,7 @@ from pathlib import Path
 from fera.errors import FeraError
 from fera.training.config import DataConfig, TrainConfig
 from fera.training.data import Example, find_examples, hold_out
+from fera.training.layouts import check_captions, scan_training
 
 SHOWN = 8
 
@@ -41,7 +42,7 @@ def read_pictures(config: TrainConfig, run: Path, problems: list[str]) -> Pictur
         problems: gets a line for each folder that is not as it was.
     """
     data = config.data
-    training = _find(_at_run(data.train_data_dir, config.output_dir, run), data, problems)
+    training = _training(config, run, problems)
     if data.validation_data_dir is not None:
         return Pictures(training, _find(_at_run(data.validation_data_dir, config.output_dir, run), data, problems))
     try:
@@ -63,6 +64,17 @@ def _at_run(folder: Path, output_dir: Path, run: Path) -> Path:
     if not folder.exists() and folder.is_relative_to(output_dir):
         return run / folder.relative_to(output_dir)
     return folder
+
+
+def _training(config: TrainConfig, run: Path, problems: list[str]) -> list[Example]:
+    data = config.data
+    if data.train_data_dir is not None:
+        return _find(_at_run(data.train_data_dir, config.output_dir, run), data, problems)
+    try:
+        return check_captions(scan_training(data), data.source, data).examples
+    except FeraError as error:
+        problems.append(f"pictures: {error}")
+        return []
 
 
 def _find(folder: Path, data: DataConfig, problems: list[str]) -> list[Example]:

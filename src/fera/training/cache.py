@@ -298,7 +298,7 @@ def _pixels(picture: _Missing) -> Tensor:
     try:
         pixels = to_tensor(load_image(picture.example.image), picture.size, picture.offset)
     except (ValueError, OSError) as error:
-        raise FeraError(f"{picture.example.image} {error}; it was readable a moment ago") from error
+        raise FeraError(f"{picture.example.origin} {error}; it was readable a moment ago") from error
     return pixels.flip(-1) if picture.mirrored else pixels
 
 
@@ -306,7 +306,7 @@ def _mask_of(example: Example) -> Any:
     try:
         return load_mask(example)
     except (ValueError, OSError) as error:
-        raise FeraError(f"{example.image} {error}; it was usable a moment ago") from error
+        raise FeraError(f"{example.origin} {error}; it was usable a moment ago") from error
 
 
 def free_encoders(pipe: Any, family: Family, kept: Sequence[str] = ()) -> None:

@@ -4,14 +4,16 @@ As in DreamBooth (Ruiz et al., arXiv 2208.12242, section 3.2), prior preservatio
 pictures; the loss on them has a weight of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fera.errors import FeraError
+from fera.files import replace_file
 from fera.training.config import DataConfig, TrainConfig
 from fera.training.data import check_images
 from fera.training.examples import Example
@@ -44,13 +46,13 @@ def prepare_class_images(
     folder = config.data.class_data_dir
     if folder is None:
         return [], []
-    if folder.resolve() == config.data.train_data_dir.resolve():
+    if config.data.train_data_dir is not None and folder.resolve() == config.data.train_data_dir.resolve():
         raise FeraError(f"data.class_data_dir is the training folder, {folder}; class pictures need one of their own")
-    missing = config.data.num_class_images - count_class_images(folder)
-    if missing > 0:
-        reporter.say(f"drawing {missing} class pictures into {folder}: {config.data.class_prompt}")
+    if numbers := _missing(config):
+        reporter.say(f"drawing {len(numbers)} class pictures into {folder}: {config.data.class_prompt}")
         try:
-            _draw(pipe, config, folder, missing, resolution, device, reporter)
+            folder.mkdir(parents=True, exist_ok=True)
+            _draw(pipe, config, folder, numbers, resolution, device, reporter)
         except OSError as error:
             raise FeraError(f"cannot write to data.class_data_dir {folder}: {error.strerror or error}") from error
     settings = class_settings(config.data)
@@ -77,35 +79,59 @@ def mixed(examples: Sequence[Example], class_examples: Sequence[Example]) -> lis
     return [pictures[index % len(pictures)] for pictures in (examples, class_examples) for index in range(count)]
 
 
+def _missing(config: TrainConfig) -> list[int]:
+    """Numbers of the pictures to draw: those that have no file yet, as many as it takes."""
+    folder, wanted = config.data.class_data_dir, config.data.num_class_images
+    assert folder is not None
+    free = [number for number in range(wanted) if not (folder / _file_name(number)).exists()]
+    return free[: max(0, wanted - count_class_images(folder))]
+
+
+def _file_name(number: int) -> str:
+    return f"class-{number:05d}.png"
+
+
 def _draw(
     pipe: Any,
     config: TrainConfig,
     folder: Path,
-    missing: int,
+    numbers: Sequence[int],
     resolution: int,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
+    """Draw pictures, each from the seed of its number: it is the same one whenever it is drawn."""
     from fera.generation import generate, save_image
 
-    folder.mkdir(parents=True, exist_ok=True)
     prompt = str(config.data.class_prompt)
     settings = config.validation
     pipe.to(device)
-    first = config.data.num_class_images - missing
-    for start in range(first, config.data.num_class_images, _BATCH):
-        count = min(_BATCH, config.data.num_class_images - start)
+    done = 0
+    for first, count in _batches(numbers):
         images = generate(
             pipe,
             [prompt] * count,
-            seed=config.seed + start,
+            seed=config.seed + first,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             height=resolution,
             width=resolution,
             batch_size=count,
         )
-        for index, image in enumerate(images, start=start):
-            save_image(image, folder / f"class-{index:05d}.png", {"prompt": prompt, "seed": config.seed + index})
-        reporter.advance("class pictures", start + count - first, missing)
+        for number, image in enumerate(images, start=first):
+            about = {"prompt": prompt, "seed": config.seed + number}
+            # Whole or not at all: what an interruption leaves counts as drawn.
+            replace_file(folder / _file_name(number), partial(save_image, image, metadata=about))
+        done += count
+        reporter.advance("class pictures", done, len(numbers))
     pipe.to("cpu")
+
+
+def _batches(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive numbers: the first of each, and how many."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        is_full = end - start == _BATCH
+        if end == len(numbers) or is_full or numbers[end] != numbers[end - 1] + 1:
+            yield numbers[start], end - start
+            start = end

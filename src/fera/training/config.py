@@ -28,7 +28,23 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Pictures and their captions; [data.md](data.md) shows the layouts that a folder can have."""
 
-    train_data_dir: Path = Field(strict=False, description="Folder of training pictures and captions.")
+    train_data_dir: Path | None = Field(
+        default=None, strict=False, description="Folder of training pictures and captions; this or dataset_name."
+    )
+    dataset_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Dataset of the Hugging Face Hub, or a local path that `datasets.load_dataset` reads, to train on "
+        "instead of a folder.",
+    )
+    dataset_config_name: str | None = Field(
+        default=None, min_length=1, description="Configuration of the dataset, where it has several."
+    )
+    dataset_split: str = Field(
+        default="train",
+        min_length=1,
+        description='Split of the dataset or of a folder of parquet files, or a part of one, such as "train[:100]".',
+    )
     validation_data_dir: Path | None = Field(
         default=None,
         strict=False,
@@ -41,9 +57,14 @@ class DataConfig(_Section):
         description="Share of the training pictures to hold out when validation_data_dir is unset.",
     )
     image_column: str = Field(
-        default="file_name", min_length=1, description="Column of metadata.* with the picture's path."
+        default="file_name",
+        min_length=1,
+        description="Column of metadata.* with the picture's path, or of a dataset with the picture, where file_name "
+        "also stands for image.",
     )
-    caption_column: str = Field(default="text", min_length=1, description="Column of metadata.* with the caption.")
+    caption_column: str = Field(
+        default="text", min_length=1, description="Column of metadata.* or of a dataset with the caption."
+    )
     caption_lines: Literal["join", "first"] = Field(
         default="join",
         description="What to take of a caption of several lines: all, joined by spaces, or the first.",
@@ -126,8 +147,23 @@ class DataConfig(_Section):
         description="Folder of encoded pictures and captions; output_dir/cache when unset.",
     )
 
+    @property
+    def source(self) -> Path | str:
+        """Where training pictures come from: a folder, or the name of a dataset."""
+        source = self.train_data_dir if self.dataset_name is None else self.dataset_name
+        assert source is not None
+        return source
+
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
+        if self.train_data_dir is None and self.dataset_name is None:
+            raise ValueError(
+                "missing key data.train_data_dir: set it, or data.dataset_name, in the TOML file or by a flag"
+            )
+        if self.train_data_dir is not None and self.dataset_name is not None:
+            raise ValueError("data.train_data_dir and data.dataset_name are both set; keep one")
+        if self.dataset_config_name is not None and self.dataset_name is None:
+            raise ValueError("data.dataset_config_name is set, but data.dataset_name is not: set both or neither")
         if self.bucket_reso_steps is not None and not self.enable_bucket:
             raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
         if self.alpha_mask and self.mask_path is not None:
@@ -480,7 +516,8 @@ class TrainConfig(_Section):
         pattern=r"^[a-z0-9][a-z0-9.+_-]*$",
         description='License of the adapter, for its card, as the Hub names it, such as "openrail++".',
     )
-    data: DataConfig
+    # Without a table [data] too, it is the table's own check that says what is missing.
+    data: DataConfig = Field(default={}, validate_default=True)
     adapter: AdapterConfig = AdapterConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     tokens: TokensConfig = TokensConfig()

@@ -65,11 +65,12 @@ def hold_out(examples: Sequence[Example], fraction: float) -> tuple[list[Example
     """
     if fraction == 0:
         return list(examples), []
-    if len(examples) < 2:
+    # A picture that comes twice, with other captions, is on one side only.
+    names = {example.image: example.name for example in reversed(examples)}
+    if len(names) < 2:
         raise FeraError("data.validation_fraction needs two pictures at least: to train on, and to hold out")
-    count = min(max(1, round(fraction * len(examples))), len(examples) - 1)
-    ranked = sorted(examples, key=lambda example: hashlib.sha256(example.name.encode()).digest())
-    held = {example.image for example in ranked[:count]}
+    count = min(max(1, round(fraction * len(names))), len(names) - 1)
+    held = set(sorted(names, key=lambda image: hashlib.sha256(names[image].encode()).digest())[:count])
     return (
         [example for example in examples if example.image not in held],
         [example for example in examples if example.image in held],
@@ -89,6 +90,6 @@ def _check(example: Example) -> Example | str:
         size = load_image(example.image).size
         return check_mask(replace(example, digest=file_digest(example.image), size=size))
     except FileNotFoundError as error:  # the picture, or its mask
-        return f"{error.filename or example.image} does not exist"
+        return f"{error.filename or example.origin} does not exist"
     except (ValueError, OSError) as error:
-        return f"{example.image} {error}"
+        return f"{example.origin} {error}"

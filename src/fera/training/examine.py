@@ -12,17 +12,43 @@ from fera.bases import load_base
 from fera.errors import FeraError
 from fera.pipelines import denoisers
 from fera.quantization import quantize
-from fera.training.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
+from fera.training.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets, nearest_bucket
 from fera.training.class_images import class_settings, count_class_images
 from fera.training.config import TrainConfig
-from fera.training.data import hold_out, sift_images
+from fera.training.data import crop_offset, hold_out, sift_images
 from fera.training.estimates import Estimates, estimate
 from fera.training.examples import Example, repeat, some_of
 from fera.training.families import family_of
-from fera.training.layouts import check_captions, find_examples, scan
+from fera.training.images import crop_box
+from fera.training.layouts import check_captions, find_examples, scan_training
 from fera.training.masks import add_masks
 from fera.training.sources import training_sizes
 from fera.training.text import check_text_training
+
+
+@dataclass(frozen=True)
+class PictureReport:
+    """What becomes of one picture.
+
+    Args:
+        name: of the picture.
+        size: its width and height, upright.
+        repeats: how often an epoch sees it.
+        bucket: width and height that it is brought to; None where no size is known.
+        crop: left, top, width and height of the part of it that is seen; None where no size is known.
+        caption: as trained on.
+        mask: file of its mask; None where all of it counts.
+        held_out: whether only the held-out loss sees it.
+    """
+
+    name: str
+    size: Size
+    repeats: int
+    bucket: Size | None
+    crop: tuple[float, float, float, float] | None
+    caption: str
+    mask: str | None
+    held_out: bool
 
 
 @dataclass
@@ -30,8 +56,8 @@ class DataReport:
     """How a folder would be trained on.
 
     Args:
-        folder: of the training pictures.
-        layout: "flat", "imagefolder" or "repeats".
+        folder: of the training pictures, or the name of the dataset.
+        layout: "flat", "imagefolder", "repeats", "parquet" or "dataset".
         pictures: usable ones, held out or not.
         rows: training pictures in an epoch, repeats counted.
         held_out: pictures held out.
@@ -40,6 +66,7 @@ class DataReport:
         smallest: width and height of the picture with the fewest pixels.
         largest: of that with the most.
         sizes: width and height that each picture is brought to, by its name; empty where no size is known.
+        listing: each usable picture, those to train on first.
         buckets: a line about each size.
         enlarged: pictures smaller than their size.
         cropped: pictures longer than any bucket.
@@ -64,6 +91,7 @@ class DataReport:
     smallest: Size | None = None
     largest: Size | None = None
     sizes: dict[str, Size] = field(default_factory=dict)
+    listing: list[PictureReport] = field(default_factory=list)
     buckets: list[str] = field(default_factory=list)
     enlarged: list[str] = field(default_factory=list)
     cropped: list[str] = field(default_factory=list)
@@ -89,10 +117,11 @@ def examine(config: TrainConfig, device: torch.device, *, with_base: bool) -> Da
     Returns:
         The report; nothing was written.
     """
-    report = DataReport(str(config.data.train_data_dir))
+    report = DataReport(str(config.data.source))
     training, held_out = _look_at_pictures(report, config)
     _look_at_class(report, config)
     examples = training + held_out
+    buckets: list[Size] = []
     if with_base:
         with _noting(report):
             pipe = load_base(config.base, revision=config.revision, variant=config.variant)
@@ -107,10 +136,28 @@ def examine(config: TrainConfig, device: torch.device, *, with_base: bool) -> Da
     elif config.data.resolution is not None:
         side = config.data.resolution
         step = config.data.bucket_reso_steps or max(1, side // 8 // 8) * 8
-        _look_at_sizes(
-            report, training, bucket_sizes(side, step) if config.data.enable_bucket else [(side, side)], config
-        )
+        buckets = bucket_sizes(side, step) if config.data.enable_bucket else [(side, side)]
+        _look_at_sizes(report, training, buckets, config)
+    report.listing = [
+        *(_picture_report(example, buckets, config, held_out=False) for example in training),
+        *(_picture_report(example, buckets, config, held_out=True) for example in held_out),
+    ]
     return report
+
+
+def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConfig, *, held_out: bool) -> PictureReport:
+    bucket = nearest_bucket(example.size, buckets) if buckets else None
+    offset = crop_offset(example, center_crop=config.data.center_crop, seed=config.seed)
+    return PictureReport(
+        name=example.name,
+        size=example.size,
+        repeats=example.repeats,
+        bucket=bucket,
+        crop=None if bucket is None else crop_box(example.size, bucket, offset),
+        caption=example.caption,
+        mask=None if example.mask is None else str(example.mask),
+        held_out=held_out,
+    )
 
 
 class _noting:
@@ -132,14 +179,14 @@ class _noting:
 def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Example], list[Example]]:
     data = config.data
     with _noting(report):
-        found = scan(data.train_data_dir, data)
+        found = scan_training(data)
         report.layout, report.notes = found.layout, found.notes
         with _noting(report):
-            check_captions(found, data.train_data_dir, data)
+            check_captions(found, data.source, data)
         examples = found.examples
         with _noting(report):
             examples = add_masks(examples, data)
-        examples = _usable(report, examples, data.train_data_dir, skip_bad=data.skip_bad)
+        examples = _usable(report, examples, data.source, skip_bad=data.skip_bad)
         _describe(report, examples)
         held_out: list[Example] = []
         with _noting(report):
@@ -155,11 +202,11 @@ def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Exa
     return [], []
 
 
-def _usable(report: DataReport, examples: Sequence[Example], folder: Path, *, skip_bad: bool) -> list[Example]:
+def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, *, skip_bad: bool) -> list[Example]:
     good, bad = sift_images(examples)
     report.bad += bad
     if bad and not (skip_bad and good):
-        report.problems.append(f"{len(bad)} of {len(examples)} pictures in {folder} cannot be used")
+        report.problems.append(f"{len(bad)} of {len(examples)} pictures in {source} cannot be used")
     return good
 
 

@@ -19,6 +19,7 @@ class Example:
         weight: of its loss.
         mask: where its loss counts: a greyscale picture, the picture itself for its opacity, or None for all of it.
         mask_digest: SHA-256 of the mask's file, once it has been read.
+        origin: where a person finds the picture, if that is not `image`: a row of a dataset.
     """
 
     image: Path
@@ -30,10 +31,13 @@ class Example:
     weight: float = 1.0
     mask: Path | None = None
     mask_digest: str = ""
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.image.name)
+        if not self.origin:
+            object.__setattr__(self, "origin", str(self.image))
 
 
 def repeat(examples: Sequence[Example]) -> list[Example]:

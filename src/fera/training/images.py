@@ -86,6 +86,22 @@ def to_weights(mask: Image.Image, size: tuple[int, int], latent_size: tuple[int,
     return _covering(mask, size, latent_size, offset, Image.Resampling.BOX)[None] / 255
 
 
+def crop_box(picture: tuple[int, int], size: tuple[int, int], offset: float = 0.5) -> tuple[float, float, float, float]:
+    """The largest part of a picture that has the aspect of a size.
+
+    Args:
+        picture: its width and height in pixels.
+        size: width and height that it is brought to.
+        offset: where to crop along the side that sticks out, 0 (left or top) to 1.
+
+    Returns:
+        Left, top, width and height in pixels of the picture.
+    """
+    scale = max(wanted / side for wanted, side in zip(size, picture, strict=True))
+    width, height = (min(side, wanted / scale) for wanted, side in zip(size, picture, strict=True))
+    return (picture[0] - width) * offset, (picture[1] - height) * offset, width, height
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, read piece by piece."""
     digest = hashlib.sha256()
@@ -99,10 +115,8 @@ def _covering(
     image: Image.Image, shape: tuple[int, int], size: tuple[int, int], offset: float, filter_: Image.Resampling
 ) -> Tensor:
     """The part of an image with the aspect of `shape`, scaled to `size`; shape (H, W) or (H, W, channels)."""
-    scale = max(wanted / side for wanted, side in zip(shape, image.size, strict=True))
     # Scaled from this box at once: a long, thin picture would become huge if it were scaled first.
-    width, height = (min(side, wanted / scale) for wanted, side in zip(shape, image.size, strict=True))
-    left, top = (image.width - width) * offset, (image.height - height) * offset
+    left, top, width, height = crop_box(image.size, shape, offset)
     if (width, height) != size:
         image = image.resize(size, filter_, box=(left, top, left + width, top + height))
     elif image.size != size:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from fera.errors import FeraError
 from fera.training.config import TrainConfig
+from fera.training.foreign_keys import word_for
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +23,7 @@ else:
 
 
 _CONFIG_BYTES = 2**20
+_PATHS_OR_IDS = ("base", "data.dataset_name")
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,21 @@ def to_toml(config: TrainConfig) -> str:
 def shareable_settings(config: TrainConfig) -> dict[str, Any]:
     """Settings by dotted name that may leave the machine: those that are set, without paths.
 
-    A base that lies in a folder here is left out, whatever that folder is called.
+    A base or dataset that lies in a folder here is left out, whatever that folder is called.
     """
     shared: dict[str, Any] = {}
     for key in keys():
         value: Any = config
         for part in key.name.split("."):
             value = getattr(value, part)
-        is_private = isinstance(value, Path) or key.name == "base" and Path(value).exists()
+        is_private = isinstance(value, Path) or key.name in _PATHS_OR_IDS and value is not None and _is_local(value)
         if value is not None and not is_private:
             shared[key.name] = value
     return shared
+
+
+def _is_local(path_or_id: str) -> bool:
+    return Path(path_or_id).is_absolute() or Path(path_or_id).exists()
 
 
 def to_markdown() -> str:
@@ -258,6 +264,8 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) 
 
 
 def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    if word := word_for(name):
+        return f"; {word}"
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not near:
         # The right key in the wrong section, or with its section left out.

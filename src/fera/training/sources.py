@@ -18,7 +18,7 @@ from fera.training.config import TrainConfig
 from fera.training.data import check_images, hold_out
 from fera.training.examples import Example, repeat, some_of
 from fera.training.families import Family, family_of, native_resolution, size_multiple
-from fera.training.layouts import check_captions, find_examples, scan
+from fera.training.layouts import check_captions, find_examples, scan_training
 from fera.training.masks import add_masks
 from fera.training.objective import NoiseProcess, noise_process
 from fera.training.reporting import Reporter
@@ -133,7 +133,7 @@ def encode(
 
 def _read_data(config: TrainConfig, reporter: Reporter) -> tuple[list[Example], list[Example], list[str]]:
     data = config.data
-    found = check_captions(scan(data.train_data_dir, data), data.train_data_dir, data)
+    found = check_captions(scan_training(data), data.source, data)
     examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad)
     if data.validation_data_dir is not None:
         held_out, also_skipped = check_images(find_examples(data.validation_data_dir, data), skip_bad=data.skip_bad)
@@ -146,7 +146,7 @@ def _read_data(config: TrainConfig, reporter: Reporter) -> tuple[list[Example], 
         reporter.say(note)
     rows = len(repeat(examples))
     repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
-    reporter.say(f"{len(examples)} training pictures{repeats} from {data.train_data_dir}, {len(held_out)} held out:")
+    reporter.say(f"{len(examples)} training pictures{repeats} from {data.source}, {len(held_out)} held out:")
     for example in examples[:3]:
         reporter.say(f"  {example.name}: {example.caption or '(no caption)'}")
     return examples, held_out, skipped
@@ -186,12 +186,12 @@ def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainCon
         reporter.say(f"{len(lines)} buckets (width x height):")
         for line in lines:
             reporter.say(f"  {line}")
-        if long := [example.image.name for example in examples if max(example.size) > MAX_ASPECT * min(example.size)]:
+        if long := [example.name for example in examples if max(example.size) > MAX_ASPECT * min(example.size)]:
             reporter.say(
                 f"{len(long)} pictures are longer than 1:{MAX_ASPECT:g} and are cropped to it: {some_of(long)}"
             )
     small = [
-        example.image.name
+        example.name
         for example, size in zip(examples, sizes, strict=True)
         if example.size[0] < size[0] or example.size[1] < size[1]
     ]
@@ -203,6 +203,6 @@ def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainCon
 def _report_long(examples: list[Example], tokenizer: Any, reporter: Reporter) -> None:
     limit = tokenizer.model_max_length
     tokens = tokenizer([example.caption for example in examples], truncation=False).input_ids
-    long = [example.image.name for example, ids in zip(examples, tokens, strict=True) if len(ids) > limit]
+    long = [example.name for example, ids in zip(examples, tokens, strict=True) if len(ids) > limit]
     if long:
         reporter.say(f"{len(long)} captions exceed the {limit} tokens of the text encoder and are cut: {some_of(long)}")

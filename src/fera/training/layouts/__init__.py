@@ -9,6 +9,7 @@ from fera.errors import FeraError
 from fera.training.captions import with_trigger
 from fera.training.config import DataConfig
 from fera.training.examples import Example, some_of
+from fera.training.layouts.dataset import parquet_files, read_dataset, read_parquet
 from fera.training.layouts.files import IMAGE_SUFFIXES, METADATA_NAMES, check_inside, images_below, images_in
 from fera.training.layouts.flat import read_flat
 from fera.training.layouts.imagefolder import read_imagefolder
@@ -20,7 +21,7 @@ class Found:
     """What lies in a data folder.
 
     Args:
-        layout: "flat", "imagefolder" or "repeats".
+        layout: "flat", "imagefolder", "repeats", "parquet" or "dataset".
         examples: at least one; pictures may lack a caption.
         captions_from: where captions come from, in words.
         notes: a line about whatever is left alone.
@@ -43,7 +44,7 @@ def find_examples(folder: Path, config: DataConfig) -> list[Example]:
     With a `metadata.jsonl` or `metadata.csv` the folder is a Hugging Face imagefolder: the rows give order and
     captions. With folders named `10_words` in it, it is kohya's: their pictures are seen ten times an epoch. Otherwise
     pictures lie in the folder itself, in the order of their names, each caption in a file beside its picture, of the
-    same name but for `.txt` or `.caption`.
+    same name but for `.txt` or `.caption`. A folder of parquet files and no pictures is a dataset: rows hold both.
 
     Args:
         folder: the folder.
@@ -71,19 +72,32 @@ def scan(folder: Path, config: DataConfig) -> Found:
     if not found.examples:
         raise FeraError(
             f"no pictures in {folder}. Expected {', '.join(sorted(IMAGE_SUFFIXES))} files with a caption file beside "
-            f"each, {' or '.join(METADATA_NAMES)}, or folders named like '10_words'; found {_inventory(folder)}"
+            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', or .parquet files; found "
+            f"{_inventory(folder)}"
         )
-    for example in found.examples:
-        check_inside(example.image, folder, follow_symlinks=config.follow_symlinks)
-    return replace(found, examples=[_captioned(example, config) for example in found.examples])
+    if found.layout != "parquet":  # its pictures lie in a folder of fera's
+        for example in found.examples:
+            check_inside(example.image, folder, follow_symlinks=config.follow_symlinks)
+    return _captioned_all(found, config)
 
 
-def check_captions(found: Found, folder: Path, config: DataConfig) -> Found:
+def scan_training(config: DataConfig) -> Found:
+    """As `scan`, of what a run trains on: a folder, or a dataset by its name."""
+    if config.dataset_name is None:
+        assert config.train_data_dir is not None
+        return scan(config.train_data_dir, config)
+    examples = read_dataset(config.dataset_name, config)
+    if not examples:
+        raise FeraError(f"data.dataset_name {config.dataset_name!r}, split {config.dataset_split!r}, has no rows")
+    return _captioned_all(Found("dataset", examples, f"text in column {config.caption_column!r}", []), config)
+
+
+def check_captions(found: Found, source: Path | str, config: DataConfig) -> Found:
     """Refuse pictures without a caption, unless they are asked for."""
     without = found.without_caption
     if without and not config.allow_missing_captions:
         raise FeraError(
-            f"{len(without)} of {len(found.examples)} pictures in {folder} have no caption (no {found.captions_from}): "
+            f"{len(without)} of {len(found.examples)} pictures in {source} have no caption (no {found.captions_from}): "
             f"{some_of(without)}. Add captions, or set data.instance_prompt for one that they share, or "
             "data.allow_missing_captions to train on the empty caption"
         )
@@ -99,7 +113,11 @@ def _read(folder: Path, config: DataConfig) -> Found:
         return Found("imagefolder", read_imagefolder(folder, metadata, config), captions, [])
     inner = repeat_folders(folder)
     if not any(images_in(path) for path, _, _ in inner):
-        return Found("flat", read_flat(folder, config), beside, _left_alone(folder, ()))
+        flat = read_flat(folder, config)
+        if not flat and (files := parquet_files(folder)):
+            captions = f"text in column {config.caption_column!r}"
+            return Found("parquet", read_parquet(files, folder, config), captions, _left_alone(folder, ()))
+        return Found("flat", flat, beside, _left_alone(folder, ()))
     if loose := [path.name for path in images_in(folder)]:
         raise FeraError(
             f"{folder} holds pictures ({some_of(loose)}) beside folders with repeats ({inner[0][0].name}): move them "
@@ -107,6 +125,10 @@ def _read(folder: Path, config: DataConfig) -> Found:
         )
     notes = _left_alone(folder, [path for path, _, _ in inner])
     return Found("repeats", read_repeats(folder, config), beside, notes)
+
+
+def _captioned_all(found: Found, config: DataConfig) -> Found:
+    return replace(found, examples=[_captioned(example, config) for example in found.examples])
 
 
 def _captioned(example: Example, config: DataConfig) -> Example:
