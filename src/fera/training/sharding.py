@@ -155,9 +155,9 @@ def local(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Have whole tensors in the place of the weights that train, to be read or written; no forward meanwhile.
+    """Have whole tensors in the place of the weights that train, to be saved; no forward meanwhile.
 
-    All processes enter together. What is written is kept; all processes must write the same.
+    All processes enter together.
 
     Args:
         model: sharded or not.
@@ -165,23 +165,32 @@ def gathered(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # the last forward may have left whole weights, which are not those that train
-    held = [
+    held: list[tuple[nn.Module, str, Any]] = [
         (module, name, parameter)
         for module in model.modules()
         for name, parameter in module._parameters.items()
         if isinstance(parameter, DTensor) and parameter.requires_grad
     ]
     for module, name, parameter in held:
-        module._parameters[name] = nn.Parameter(parameter.detach().full_tensor().clone())
+        module._parameters[name] = nn.Parameter(parameter.detach().full_tensor())
     try:
         yield
     finally:
         for module, name, parameter in held:
-            written = module._parameters[name]
             module._parameters[name] = parameter
-            assert written is not None  # for the type checker
-            with torch.no_grad():
-                parameter.to_local().copy_(_sharded_like(parameter, written.detach()).to_local())
+
+
+def sharded_like(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors as a model's parameters are, for its `load_state_dict`: sharded where they are.
+
+    Args:
+        model: sharded or not.
+        tensors: the same in all processes.
+    """
+    parameter = next((one for one in model.parameters() if isinstance(one, DTensor)), None)
+    if parameter is None:
+        return tensors
+    return {name: _shard(tensor.to(parameter.device), parameter) for name, tensor in tensors.items()}
 
 
 def whole_state(state: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +212,7 @@ def state_for(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, 
 
     def fit(value: Any, parameter: Tensor) -> Any:
         if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
-            return _sharded_like(parameter, value.to(parameter.device, parameter.dtype))
+            return _shard(value.to(parameter.device, parameter.dtype), parameter)
         return value
 
     entries = {
@@ -213,8 +222,8 @@ def state_for(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, 
     return {**state, "state": entries}
 
 
-def _sharded_like(parameter: DTensor, value: Tensor) -> DTensor:
-    # No process sends: all have the whole.
+def _shard(value: Tensor, parameter: DTensor) -> DTensor:
+    # No process sends: all have the whole. FSDP2 shards all parameters alike.
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 

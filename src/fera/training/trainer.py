@@ -335,8 +335,7 @@ class Trainer:
         state = read_state(checkpoint)
         setup = self._setup
         is_other_data = check_base_and_data(checkpoint, state, self._base, setup.data_digest, allow)
-        with gathered(setup.denoiser):
-            setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
+        setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
         if setup.text is not None:
             setup.text.restore(checkpoint / "adapter")
         try:
