@@ -186,14 +186,15 @@ sys.exit(main(["train", sys.argv[1]]))
 
 
 @pytest.mark.slow
-def test_processes_skip_together(configure, tmp_path):
+@pytest.mark.parametrize("layout", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}], ids=["ddp", "fsdp2"])
+def test_processes_skip_together(configure, tmp_path, layout):
     import subprocess
 
     config = configure(steps=3)
     (tmp_path / "run.toml").write_text(to_toml(config))
     (tmp_path / "spoiled.py").write_text(SPOILED)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | layout
     command = [*launch, str(tmp_path / "spoiled.py"), str(tmp_path / "run.toml")]
     subprocess.run(command, check=True, env=environment)
     assert log_of(config, "skipped") == ["loss"] and len(log_of(config, "pictures")[0]) == 1

@@ -45,7 +45,15 @@ def check_fingerprint(model: nn.Module, expected: dict[str, Any]) -> None:
     Raises:
         FeraError: another architecture, or other weights.
     """
-    found = fingerprint(model)
+    check_same_base(fingerprint(model), expected)
+
+
+def check_same_base(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Hold the fingerprint of a base against the one that an adapter carries.
+
+    Raises:
+        FeraError: another architecture, or other weights.
+    """
     advice = "Load the adapter into the base it was trained on (`fera inspect` names it)"
     if found["class"] != expected["class"]:
         raise FeraError(

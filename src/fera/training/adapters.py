@@ -22,6 +22,7 @@ from fera.files import os_errors, sync
 from fera.pipelines import load_adapter, save_adapter, trace
 from fera.training.config import AdapterConfig
 from fera.training.plain import add_plain, plain_config, read_plain, write_plain
+from fera.training.sharding import sharded_like
 from fera.tuner import FeraConfig, Routing
 
 ADAPTER_NAME = "default"
@@ -83,7 +84,7 @@ class RoutedAdapter:
 
     def restore(self, denoiser: nn.Module, folder: Path) -> None:
         """Read its weights."""
-        set_peft_model_state_dict(denoiser, open_adapter(folder).tensors(), ADAPTER_NAME)
+        set_peft_model_state_dict(denoiser, sharded_like(denoiser, open_adapter(folder).tensors()), ADAPTER_NAME)
 
     def load(self, pipe: Any, folder: Path) -> None:
         """Put it into a pipeline."""

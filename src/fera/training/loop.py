@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
 from fera.checkpoint import open_adapter
@@ -23,6 +23,7 @@ from fera.training.reporting import Reporter
 from fera.training.resuming import check_allow, check_changes
 from fera.training.settings import to_toml
 from fera.training.setup import prepare
+from fera.training.sharding import arrange, check_launch, find_processes, is_sharded
 from fera.training.signals import StopRequest, stop_request
 from fera.training.state import RunFolder
 from fera.training.summary import Summary
@@ -59,8 +60,9 @@ def train(
     """
     began = time.monotonic()
     check_allow(allow, resume=resume)
+    check_launch(config)
     run = RunFolder(config.output_dir)
-    is_main = PartialState().is_main_process
+    is_main = find_processes().is_main_process
     reporter = Reporter(run.log, is_main=is_main, quiet=quiet)
     lock = run_lock(run.path, reporter.say) if is_main else nullcontext()
     with reporter, failures_explained(config, run.kept), lock:
@@ -75,7 +77,7 @@ def train(
             repo = claim_repo(config.hub_model_id or config.output_dir.resolve().name, private=config.hub_private)
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
-            setup = prepare(config, accelerator.device, reporter)
+            setup = prepare(config, accelerator.device, reporter, on_cpu=is_sharded(accelerator))
         if setup.bands is not None:
             config = with_kappa(config, setup.bands.kappa)
         trainer = Trainer(config, run, accelerator, setup, reporter)
@@ -144,6 +146,7 @@ def _accelerator(config: TrainConfig, trackers: list[GeneralTracker]) -> Acceler
         )
     except ValueError as error:  # a precision that the device does not have, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
+    arrange(accelerator)
     if settings.mixed_precision == "fp16" and accelerator.scaler is None:
         # On a CPU accelerate goes on without, and small gradients become 0.
         raise FeraError(

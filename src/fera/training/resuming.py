@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fera.errors import FeraError
-from fera.fingerprint import check_fingerprint
+from fera.fingerprint import check_same_base
 from fera.training.checkpoints import read_config
 from fera.training.config import TrainConfig
 from fera.training.settings import keys
@@ -127,14 +126,14 @@ def check_changes(checkpoint: Path, config: TrainConfig, allow: Sequence[str]) -
 
 
 def check_base_and_data(
-    checkpoint: Path, state: Mapping[str, Any], denoiser: nn.Module, data_digest: str, allow: Sequence[str]
+    checkpoint: Path, state: Mapping[str, Any], base: dict[str, Any], data_digest: str, allow: Sequence[str]
 ) -> bool:
     """Compare a run's base and data with those of a checkpoint.
 
     Args:
         checkpoint: its folder.
         state: what it holds.
-        denoiser: of this run, its weights those of the base.
+        base: fingerprint of this run's.
         data_digest: of this run's pictures and captions.
         allow: as for `check_changes`; "data" allows other pictures and captions.
 
@@ -145,7 +144,7 @@ def check_base_and_data(
         CannotResume: the base is another one, or the data is and may not be.
     """
     try:
-        check_fingerprint(denoiser, state["base"])
+        check_same_base(base, state["base"])
     except FeraError as error:
         raise CannotResume(
             f"cannot resume {checkpoint}: its base has other weights than this one, and nothing allows that. Set the "

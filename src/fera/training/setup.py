@@ -31,7 +31,7 @@ class Setup:
 
     Args:
         pipe: the pipeline; without its encoders where no pictures are drawn along the way.
-        denoiser: its denoiser, on the device, holding the adapter.
+        denoiser: its denoiser, on the device unless it is to be sharded, holding the adapter.
         adapter: what trains in it.
         family: of the pipeline.
         dtype: of the denoiser's frozen weights.
@@ -81,13 +81,14 @@ class Setup:
         return predict
 
 
-def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Setup:
+def prepare(config: TrainConfig, device: torch.device, reporter: Reporter, *, on_cpu: bool = False) -> Setup:
     """Load, check and encode. What costs little and often fails comes first.
 
     Args:
         config: of the run.
         device: where to encode and train.
         reporter: hears what was found.
+        on_cpu: leave the denoiser on the CPU, for it is to be sharded and may be too large for the device.
 
     Raises:
         FeraError: something in the configuration, the data or the base cannot work.
@@ -113,7 +114,7 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter) -> Se
         sources.pipe.vae.to(sources.dtype)  # as it will be when pictures are drawn with the finished adapter
     return Setup(
         pipe=sources.pipe,
-        denoiser=sources.denoiser.to(device),
+        denoiser=sources.denoiser if on_cpu else sources.denoiser.to(device),
         adapter=adapter,
         family=sources.family,
         dtype=sources.dtype,

@@ -29,6 +29,7 @@ from fera.training.randomness import is_chosen, mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
 from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
 from fera.training.setup import Setup
+from fera.training.sharding import gathered, is_sharded, local, shard, state_for, whole, whole_state
 from fera.training.skipping import Fault, Skips, is_overflow
 from fera.training.state import RunFolder
 from fera.training.summary import Summary, summarize
@@ -59,7 +60,6 @@ class Trainer:
         self._reporter = reporter
         self._text_groups = self._text_groups_of(config)
         optimizer = build_optimizer(config.train, setup.denoiser, self._text_groups)
-        self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._lr_scheduler = get_scheduler(
             config.train.lr_scheduler,
             optimizer,
@@ -71,7 +71,8 @@ class Trainer:
         setup.denoiser.train()
         if setup.text is not None:
             setup.text.train()
-        self._model, self._optimizer = accelerator.prepare(setup.denoiser, optimizer)
+        self._model, self._optimizer = shard(accelerator, setup.denoiser, optimizer)
+        self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
         self._skips = Skips()
@@ -122,7 +123,7 @@ class Trainer:
         scale = scaler.get_scale() if scaler is not None else None
         norm = self._accelerator.clip_grad_norm_(self._trained, self._config.train.max_grad_norm)
         # Of all processes together, so that they agree.
-        if norm is not None and not torch.isfinite(norm) and self._fault is None and not is_overflow(scale):
+        if norm is not None and not torch.isfinite(whole(norm)) and self._fault is None and not is_overflow(scale):
             self._fault = Fault("gradient", self._of_all_processes(self._names))
         if self._fault is not None:
             self._optimizer.zero_grad()
@@ -247,11 +248,12 @@ class Trainer:
                 self._validate(pictures=pictures, loss=loss)
 
     def _validate(self, *, pictures: bool, loss: bool) -> None:
-        if self._accelerator.is_main_process:
+        is_main = self._accelerator.is_main_process
+        if is_main or is_sharded(self._accelerator):
             settings = self._config.validation
             if loss:
                 value = held_out_loss(self._setup, settings, self._config.train.batch_size, self._accelerator.autocast)
-                if value is not None:
+                if value is not None and is_main:
                     self._held_out[self.step] = value
                     self._reporter.write({"step": self.step, "held_out_loss": float(f"{value:.6g}")})
                     self._reporter.say(f"step {self.step}: held-out loss {value:.4f}")
@@ -273,13 +275,19 @@ class Trainer:
         Raises:
             FeraError: it cannot be written, or the weights are not finite.
         """
+        self._check_weights()
+        optimizer = whole_state(self._optimizer.state_dict())
+        with gathered(self._setup.denoiser):
+            self._write_checkpoint(optimizer)
+        self._accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, optimizer: dict[str, Any]) -> None:
         if self._accelerator.is_main_process:
-            self._check_weights()
             scaler = self._accelerator.scaler
             state = {
                 "data": self._setup.data_digest,
                 "base": self._base,
-                "optimizer": self._optimizer.state_dict(),
+                "optimizer": optimizer,
                 "lr_scheduler": self._lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "average": self._average.state_dict(),
@@ -294,11 +302,11 @@ class Trainer:
             keep = self._config.train.checkpoints_total_limit if self.is_sound else None
             with self._average.applied():
                 self._run.save_checkpoint(self.step, self._config, state, self._save_adapter, keep=keep)
-        self._accelerator.wait_for_everyone()
 
     @property
     def _has_finite_weights(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self._trained)
+        is_finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self._trained)
+        return not self.agree(not is_finite)
 
     def _check_weights(self) -> None:
         if not self._has_finite_weights:
@@ -320,12 +328,12 @@ class Trainer:
         """
         state = read_state(checkpoint)
         setup = self._setup
-        is_other_data = check_base_and_data(checkpoint, state, setup.denoiser, setup.data_digest, allow)
+        is_other_data = check_base_and_data(checkpoint, state, self._base, setup.data_digest, allow)
         setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
         if setup.text is not None:
             setup.text.restore(checkpoint / "adapter")
         try:
-            self._optimizer.load_state_dict(state["optimizer"])
+            self._optimizer.load_state_dict(state_for(state["optimizer"], self._trained))
             self._average.load_state_dict(state["average"])
         except (ValueError, KeyError) as error:
             raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
@@ -380,19 +388,23 @@ class Trainer:
             skipped_steps=self._skips.total,
             average=self._average.name,
         )
+        self._check_weights()
+        with gathered(self._setup.denoiser):
+            self._write_adapter(summary)
+        self._accelerator.wait_for_everyone()
+        if self._skips.total:
+            self._reporter.say(f"{self._skips.total} of {self.step} steps were skipped; log.jsonl names their pictures")
+        self._reporter.say(f"adapter: {self._run.adapter}; {self._setup.adapter.loading}")
+        return summary
+
+    def _write_adapter(self, summary: Summary) -> None:
         if self._accelerator.is_main_process:
-            self._check_weights()
             try:
                 with self._average.applied():
                     self._save_adapter(self._run.adapter)
             except FeraError as error:  # a full disk, for one
                 raise FeraError(f"{error}. {self._run.kept()}") from error
             replace_text(self._run.summary, json.dumps(asdict(summary), indent=2) + "\n")
-        self._accelerator.wait_for_everyone()
-        if self._skips.total:
-            self._reporter.say(f"{self._skips.total} of {self.step} steps were skipped; log.jsonl names their pictures")
-        self._reporter.say(f"adapter: {self._run.adapter}; {self._setup.adapter.loading}")
-        return summary
 
     def agree(self, flag: bool) -> bool:
         """Whether any process raises its flag: all of them must leave the loop at one step."""
