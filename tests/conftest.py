@@ -221,6 +221,14 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def only_own_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes that a test registers are known in that test alone."""
+    from fera.denoisers import known, registry
+
+    monkeypatch.setattr(registry, "_DENOISERS", known())
+
+
+@pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
     """accelerate remembers the precision of the first run of a process; every test starts without that."""
     yield

@@ -25,7 +25,9 @@ class OneLayer(nn.Module):
         return self.to_q(sample)
 
 
-register_denoiser(OneLayer, latent="sample")
+@pytest.fixture(autouse=True)
+def known(only_own_denoisers):
+    register_denoiser(OneLayer, latent="sample")
 
 
 def make(width=24, out=40, bias=True, dtype=torch.float32, **settings):
