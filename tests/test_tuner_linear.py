@@ -167,6 +167,15 @@ def _add_plain(model):
     model.to_q.set_adapter(["default", "plain"])
 
 
+class Quantized(torch.Tensor):
+    """As torchao's: the weight of an ordinary nn.Linear."""
+
+
+def _quantize(model):
+    base = model.to_q.base_layer
+    base.weight = nn.Parameter(base.weight.detach().as_subclass(Quantized), requires_grad=False)
+
+
 def _drop_out(model):
     model.to_q.lora_dropout["default"] = nn.Dropout(0.5)
     model.train()
@@ -177,7 +186,7 @@ def _widen_adapter(model):
     model.to_q.lora_B.double()
 
 
-@pytest.mark.parametrize("change", [_disable, _watch, _replace_call, _add_plain, _drop_out, _widen_adapter])
+@pytest.mark.parametrize("change", [_disable, _watch, _replace_call, _add_plain, _quantize, _drop_out, _widen_adapter])
 def test_what_a_short_cut_does_not_know_is_left_to_peft(ways, change):
     model, gate = make(), gates(4, equal=True)
     change(model)

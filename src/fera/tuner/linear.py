@@ -76,7 +76,8 @@ def _weight(module: nn.Module, x: Tensor) -> Tensor | None:
     if type(module) is not nn.Linear or watched or "forward" in own:  # accelerate's hooks replace the forward
         return None
     weight = own["_parameters"]["weight"]
-    return weight if weight.dtype == x.dtype else None
+    # Quantized and sharded weights are tensors of classes of their own, which know few operators.
+    return weight if type(weight) is nn.Parameter and weight.dtype == x.dtype else None
 
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:

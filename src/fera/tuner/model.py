@@ -133,7 +133,9 @@ class FeraModel(LoraModel):
 
     @staticmethod
     def _create_new_module(lora_config: FeraConfig, adapter_name: str, target: nn.Module, **kwargs: Any) -> nn.Module:
-        if type(target) is nn.Linear and not lora_config.fan_in_fan_out:
+        # A weight of another class is quantized, and PEFT may have a layer for that.
+        is_plain = type(target) is nn.Linear and type(target.weight) is nn.Parameter
+        if is_plain and not lora_config.fan_in_fan_out:
             return RoutedLinear(target, adapter_name, config=lora_config, **kwargs)
         return LoraModel._create_new_module(lora_config, adapter_name, target, **kwargs)
 
