@@ -103,7 +103,7 @@ def _absent_parts(index: dict[str, Any]) -> dict[str, None]:
 
 
 def _arrange(pipe: Any) -> None:
-    """Lay convolutions out channels last, which CPUs and GPUs compute fastest; values stay what they are."""
+    """Lay convolutions out channels last, which CPUs compute faster; values stay what they are."""
     if torch.backends.mps.is_available():  # where PyTorch's convolutions want them contiguous
         return
     parts: list[Any] = [part for part in pipe.components.values() if isinstance(part, nn.Module)]

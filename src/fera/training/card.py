@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 
 from fera.bases import EMOJI
 from fera.checkpoint import AdapterFile
+from fera.files import replace_file, replace_text
 from fera.training.config import TrainConfig
 from fera.training.settings import keys, shareable_settings
 from fera.training.summary import Summary
@@ -58,8 +59,8 @@ def write_card(config: TrainConfig, summary: Summary, adapter: Path, samples: Pa
     """
     drawn = sorted(samples.glob("step-*.png"))
     if drawn:
-        shutil.copyfile(drawn[-1], adapter / SAMPLES)
-    (adapter / CARD).write_text(run_card(config, summary, has_samples=bool(drawn)), encoding="utf-8")
+        replace_file(adapter / SAMPLES, lambda file: shutil.copyfile(drawn[-1], file))
+    replace_text(adapter / CARD, run_card(config, summary, has_samples=bool(drawn)))
 
 
 def run_card(config: TrainConfig, summary: Summary, *, has_samples: bool = False) -> str:
