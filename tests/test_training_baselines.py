@@ -119,7 +119,7 @@ def test_loraplus_reaches_a_plain_lora_and_nothing_else(tiny_sd_dir, image_folde
         ({"adapter.r": "8"}, "adapter.plain is a baseline without routed experts: leave adapter.r out"),
         ({"adapter.full": "true"}, "adapter.full is a baseline without routed experts: leave adapter.plain out"),
         ({"train.consistency_weight": "0.1"}, "set train.consistency_weight = 0"),
-        ({"train.router_learning_rate": "0.1"}, "leave train.router_learning_rate out"),
+        ({"train.router_lr_ratio": "0.1"}, "leave train.router_lr_ratio out"),
     ],
 )
 def test_settings_that_would_be_ignored_are_errors(tmp_path, keys, message):

@@ -246,8 +246,8 @@ def test_gradient_checkpointing_changes_nothing(configure):
 
 
 def test_router_rate_of_zero_leaves_the_router(configure):
-    frozen, trained = configure("frozen", train={"router_learning_rate": 0.0}), configure("trained")
-    short = configure("short", train={"steps": 1, "router_learning_rate": 0.0})
+    frozen, trained = configure("frozen", train={"router_lr_ratio": 0.0}), configure("trained")
+    short = configure("short", train={"steps": 1, "router_lr_ratio": 0.0})
     for config in (frozen, trained, short):
         train(config)
     routers = [

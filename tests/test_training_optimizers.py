@@ -87,7 +87,7 @@ def test_resumed_run_equals_an_uninterrupted_one(name, workshop, tmp_path):
 
 
 def test_each_kind_has_its_rate(name):
-    settings = {"learning_rate": 1e-3, "loraplus_lr_ratio": 4.0, "router_learning_rate": 5e-4} | OPTIMIZERS[name]
+    settings = {"learning_rate": 1e-3, "loraplus_lr_ratio": 4.0, "router_lr_ratio": 0.5} | OPTIMIZERS[name]
     if name == "prodigy":
         settings = OPTIMIZERS[name]  # one rate for all
     settings = OptimizationConfig(optimizer=name, **settings)
@@ -179,7 +179,7 @@ def test_schedule_free_keeps_its_average(workshop, tmp_path):
         ({"optimizer": "torch.optim.AdamW", "adam_epsilon": 1e-6}, "adam_epsilon does not apply"),
         ({"optimizer": "prodigy"}, "Prodigy finds the rate itself.*train.learning_rate = 1.0"),
         ({"optimizer": "prodigy", "learning_rate": 1.0, "loraplus_lr_ratio": 4.0}, "loraplus_lr_ratio"),
-        ({"optimizer": "prodigyopt.Prodigy", "learning_rate": 1.0, "router_learning_rate": 0.0}, "router_learn"),
+        ({"optimizer": "prodigyopt.Prodigy", "learning_rate": 1.0, "router_lr_ratio": 0.0}, "router_lr_ratio"),
         ({"ema_decay": 0.5}, "train.use_ema is off"),
     ],
 )

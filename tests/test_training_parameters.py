@@ -23,20 +23,27 @@ def rates(model, optimizer) -> dict[str, float]:
     return {name: by_parameter[id(parameter)] for name, parameter in trained}
 
 
-@pytest.mark.parametrize("router", [None, 3e-5])
+@pytest.mark.parametrize("router", [None, 0.3])
 def test_each_kind_has_its_rate(model, router):
-    settings = OptimizationConfig(learning_rate=1e-4, loraplus_lr_ratio=16.0, router_learning_rate=router)
+    settings = OptimizationConfig(learning_rate=1e-4, loraplus_lr_ratio=16.0, router_lr_ratio=router)
     for name, rate in rates(model, build_optimizer(settings, model)).items():
         if "lora_A" in name:
             assert rate == 1e-4
         elif "lora_B" in name:
             assert rate == pytest.approx(1.6e-3)
         else:
-            assert ".fera." in name and rate == (router or 1e-4)
+            assert ".fera." in name and rate == pytest.approx(1e-4 * (router or 0.1))
 
 
-def test_default_is_one_rate(model):
-    assert set(rates(model, build_optimizer(OptimizationConfig(learning_rate=1e-4), model)).values()) == {1e-4}
+def test_experts_have_one_rate_by_default(model):
+    found = rates(model, build_optimizer(OptimizationConfig(learning_rate=1e-4), model))
+    assert {rate for name, rate in found.items() if ".fera." not in name} == {1e-4}
+
+
+def test_prodigy_has_one_rate_for_all(model):
+    pytest.importorskip("prodigyopt")
+    settings = OptimizationConfig(optimizer="prodigy", learning_rate=1.0)
+    assert set(rates(model, build_optimizer(settings, model)).values()) == {1.0}
 
 
 def test_first_step_of_b_is_longer_by_the_ratio(model):

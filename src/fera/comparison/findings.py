@@ -82,6 +82,7 @@ def overview(study: Study, findings: Sequence[Finding]) -> Table:
         first, interval = finding.runs[0], finding.overall
         router = f" + {first.router_parameters:,}" if first.router_parameters else ""
         loss = _mean([fmean(run.samples.losses) for run in finding.runs if run.samples])
+        chosen_by = _mean([run.validation_loss for run in finding.runs if run.validation_loss is not None])
         rates = sorted({run.settings["train.learning_rate"] for run in finding.runs})
         if interval is None:
             verdict = ["reference", "", ""]
@@ -89,10 +90,11 @@ def overview(study: Study, findings: Sequence[Finding]) -> Table:
             verdict = [_interval(interval), f"{interval.wins} of {interval.runs}", _verdict(interval)]
         sizes = f"{first.parameters:,}{router}"
         rows.append(
-            [finding.label, sizes, ", ".join(f"{rate:g}" for rate in rates), str(len(finding.runs)), loss, *verdict]
+            [finding.label, sizes, ", ".join(f"{rate:g}" for rate in rates), str(len(finding.runs)), chosen_by, loss, *verdict]
         )
     title = f"Loss on test names, against {study.label(study.reference_method)}"
-    heads = ["method", "parameters", "learning rate", "runs", "loss", "difference x 1000, 95 %", "lower in", "so"]
+    heads = ["method", "parameters", "learning rate", "runs", "validation loss", "loss", "difference x 1000, 95 %"]
+    heads += ["lower in", "so"]
     return Table(title, heads, rows)
 
 

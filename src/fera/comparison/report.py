@@ -70,7 +70,7 @@ def _rich(study: Study, findings: Sequence[Finding]) -> RichTable:
     content = overview(study, findings)
     table = RichTable(title=content.title, title_justify="left")
     for index, head in enumerate(content.columns):
-        table.add_column(head, justify="left" if index in (0, 7) else "right", overflow="fold")
+        table.add_column(head, justify="left" if index in (0, len(content.columns) - 1) else "right", overflow="fold")
     for row in content.rows:
         table.add_row(*row)
     return table

@@ -143,7 +143,7 @@ def _logged_notices(log: Log) -> list[Notice]:
             Notice(
                 "bad",
                 f"The router has collapsed: expert {gates.index(max(gates)) + 1} holds {max(gates):.2f} of the gate at "
-                "the end of training. The other experts are dead weight. Try a lower train.router_learning_rate or a "
+                "the end of training. The other experts are dead weight. Try a lower train.router_lr_ratio or a "
                 "higher adapter.temperature.",
             )
         ]

@@ -350,8 +350,11 @@ class OptimizationConfig(_Section):
         default=None, description="Further arguments of the optimizer: { momentum = 0.9 }."
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate; 1.0 for prodigy.")
-    router_learning_rate: float | None = Field(
-        default=None, ge=0, description="Peak learning rate of the router; learning_rate when unset."
+    router_lr_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        description="Learning rate of the router over learning_rate; 0 keeps it as it starts. Unset: 0.1, and 1 with "
+        "prodigy, which has one rate for all.",
     )
     loraplus_lr_ratio: float = Field(
         default=1.0,
@@ -547,8 +550,8 @@ class TrainConfig(_Section):
         if not self.adapter.is_routed:
             if self.train.consistency_weight > 0:
                 raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")
-            if self.train.router_learning_rate is not None:
-                raise ValueError("a baseline has no router: leave train.router_learning_rate out")
+            if self.train.router_lr_ratio is not None:
+                raise ValueError("a baseline has no router: leave train.router_lr_ratio out")
             if self.trains_text:
                 raise ValueError("a baseline is the denoiser's alone: leave text_encoder and tokens out")
         return self

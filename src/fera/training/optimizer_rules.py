@@ -19,6 +19,9 @@ OPTIMIZERS = {
 ADAM_LIKE = frozenset({"adamw", "adamw8bit", "prodigy", "adamw_schedulefree"})
 ADAM_SETTINGS = ("adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon")
 
+# A router at the experts' rate soon leaves the partition that it starts as: docs/evidence.md.
+_ROUTER_LR_RATIO = 0.1
+
 # Prodigy multiplies its estimate of the rate by the learning rate; AdamW's would make it stand still.
 _LOWEST_PRODIGY_RATE = 0.1
 
@@ -53,6 +56,13 @@ def check_optimizer_settings(settings: "OptimizationConfig") -> None:
         _check_prodigy(settings)
 
 
+def router_lr_ratio(settings: "OptimizationConfig") -> float:
+    """Learning rate of the router over that of the experts."""
+    if settings.router_lr_ratio is not None:
+        return settings.router_lr_ratio
+    return 1.0 if class_path(settings.optimizer) == OPTIMIZERS["prodigy"] else _ROUTER_LR_RATIO
+
+
 def _check_prodigy(settings: "OptimizationConfig") -> None:
     """Prodigy estimates one learning rate for all parameters."""
     if settings.learning_rate < _LOWEST_PRODIGY_RATE:
@@ -62,9 +72,9 @@ def _check_prodigy(settings: "OptimizationConfig") -> None:
         )
     if settings.loraplus_lr_ratio != 1:
         raise ValueError("Prodigy has one learning rate for all parameters: leave train.loraplus_lr_ratio out")
-    if settings.router_learning_rate not in (None, settings.learning_rate):
+    if settings.router_lr_ratio not in (None, 1):
         # At 0 it would still decay the router's weights.
-        raise ValueError("Prodigy has one learning rate for all parameters: leave train.router_learning_rate out")
+        raise ValueError("Prodigy has one learning rate for all parameters: leave train.router_lr_ratio out")
 
 
 def check_rates_of_text(settings: "OptimizationConfig", rates: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from fera.errors import FeraError
 from fera.training.config import OptimizationConfig
+from fera.training.optimizer_rules import router_lr_ratio
 from fera.tuner import FrequencyGate
 
 
@@ -41,13 +42,12 @@ def parameter_groups(
             f"train.loraplus_lr_ratio is {settings.loraplus_lr_ratio:g}, but the experts of this adapter have no "
             "matrix B; leave it at 1"
         )
-    router_rate = settings.router_learning_rate
     return [
         {"params": [parameter for name, parameter in experts if not _is_b(name)], "lr": settings.learning_rate},
         {"params": in_b, "lr": settings.learning_rate * settings.loraplus_lr_ratio},
         {
             "params": [parameter for _, parameter in trained if id(parameter) in router],
-            "lr": settings.learning_rate if router_rate is None else router_rate,
+            "lr": settings.learning_rate * router_lr_ratio(settings),
         },
         *more,
     ]

@@ -106,7 +106,7 @@ def collapse(averages: dict[str, Any]) -> str | None:
     expert = gates.index(max(gates))
     return (
         f"the router has collapsed: expert {expert + 1} of {len(gates)} holds {gates[expert]:.2f} of the gate, the "
-        'others learn next to nothing. Lower train.router_learning_rate, or set adapter.router_init = "partition"'
+        'others learn next to nothing. Lower train.router_lr_ratio, or set adapter.router_init = "partition"'
     )
 
 
