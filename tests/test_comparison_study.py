@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,11 +230,15 @@ def test_a_damaged_result_is_named(tmp_path):
 
 def test_tables_say_who_is_better_and_what_to_doubt():
     study = make_study()
-    findings = find_differences(study, all_results())
-    rows = {row[0]: row for row in overview(study, findings).rows}
-    assert rows["LoRA"][5] == "reference" and rows["new"][6] == "4 of 4"
+    results = [replace(result, validation_loss=0.5 + result.seed) for result in all_results()]
+    findings = find_differences(study, results)
+    table = overview(study, findings)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    difference = "difference x 1000, 95 %"
+    assert rows["LoRA"][difference] == "reference" and rows["new"]["lower in"] == "4 of 4"
     mean = 1000 * sum((number % 3) * -0.01 for number in range(8)) / 8
-    assert rows["new"][5].startswith(f"{mean:+.2f} [")
+    assert rows["new"][difference].startswith(f"{mean:+.2f} [")
+    assert rows["new"]["validation loss"] == "1.0000"  # seeds 0 and 1
     assert not any("seed" in line for line in remarks(study, findings))
     for table in tables(study, findings):
         assert all(len(row) == len(table.columns) for row in table.rows) and table.to_markdown()

@@ -90,7 +90,15 @@ def overview(study: Study, findings: Sequence[Finding]) -> Table:
             verdict = [_interval(interval), f"{interval.wins} of {interval.runs}", _verdict(interval)]
         sizes = f"{first.parameters:,}{router}"
         rows.append(
-            [finding.label, sizes, ", ".join(f"{rate:g}" for rate in rates), str(len(finding.runs)), chosen_by, loss, *verdict]
+            [
+                finding.label,
+                sizes,
+                ", ".join(f"{rate:g}" for rate in rates),
+                str(len(finding.runs)),
+                chosen_by,
+                loss,
+                *verdict,
+            ]
         )
     title = f"Loss on test names, against {study.label(study.reference_method)}"
     heads = ["method", "parameters", "learning rate", "runs", "validation loss", "loss", "difference x 1000, 95 %"]
