@@ -240,6 +240,9 @@ def test_tables_say_who_is_better_and_what_to_doubt():
     assert rows["new"][difference].startswith(f"{mean:+.2f} [")
     assert rows["new"]["validation loss"] == "1.0000"  # seeds 0 and 1
     assert not any("seed" in line for line in remarks(study, findings))
+    undrawn = find_differences(study, [replace(result, metrics={}) for result in results])
+    titles = {table.title for table in tables(study, findings)}
+    assert [title[:8] for title in titles - {table.title for table in tables(study, undrawn)}] == ["Pictures"]
     for table in tables(study, findings):
         assert all(len(row) == len(table.columns) for row in table.rows) and table.to_markdown()
 

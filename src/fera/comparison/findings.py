@@ -9,6 +9,7 @@ from fera.comparison.results import Result
 from fera.comparison.statistics import Interval, check_paired, compare, losses
 from fera.comparison.study import Study
 
+_NOTHING = "–"
 QUARTER_NAMES = ("most noise", "much noise", "some noise", "least noise")
 
 
@@ -71,7 +72,7 @@ def find_differences(study: Study, results: Sequence[Result]) -> list[Finding]:
 
 def tables(study: Study, findings: Sequence[Finding]) -> list[Table]:
     """All tables of a report."""
-    made = [overview(study, findings), _styles(study, findings), _places(findings), _metrics(findings)]
+    made = [overview(study, findings), _styles(study, findings), _places(findings), *_metrics(findings)]
     return [*made, _costs(findings), *_gates(findings)]
 
 
@@ -181,7 +182,7 @@ def _places(findings: Sequence[Finding]) -> Table:
     return Table("Difference x 1000 by noise and by frequency", heads, rows)
 
 
-def _metrics(findings: Sequence[Finding]) -> Table:
+def _metrics(findings: Sequence[Finding]) -> list[Table]:
     names = {
         "fid": "FID",
         "kid": "KID",
@@ -191,7 +192,10 @@ def _metrics(findings: Sequence[Finding]) -> Table:
         "diversity_between_prompts": "diversity",
     }
     rows = [[finding.label, *(_metric(finding.runs, name) for name in names)] for finding in findings]
-    return Table("Pictures of test names (means over runs, deviation between runs)", ["method", *names.values()], rows)
+    if all(cell == _NOTHING for row in rows for cell in row[1:]):
+        return []
+    heads = ["method", *names.values()]
+    return [Table("Pictures of test names (means over runs, deviation between runs)", heads, rows)]
 
 
 def _costs(findings: Sequence[Finding]) -> Table:
@@ -231,7 +235,7 @@ def _metric(runs: Sequence[Result], name: str) -> str:
     values: list[Any] = [run.metrics.get(name) for run in runs]
     numbers = [fmean(value.values()) if isinstance(value, dict) else value for value in values if value is not None]
     if not numbers:
-        return "–"
+        return _NOTHING
     mean = fmean(numbers)
     spread = (sum((number - mean) ** 2 for number in numbers) / max(len(numbers) - 1, 1)) ** 0.5
     return f"{mean:.3g} ± {spread:.2g}" if len(numbers) > 1 else f"{mean:.3g}"
@@ -247,12 +251,12 @@ def _verdict(interval: Interval) -> str:
 
 def _interval(interval: Interval | None) -> str:
     if interval is None:
-        return "–"
+        return _NOTHING
     return f"{1000 * interval.mean:+.2f} [{1000 * interval.low:+.2f}, {1000 * interval.high:+.2f}]"
 
 
 def _mean(values: Sequence[float], form: str = ".4f") -> str:
-    return format(fmean(values), form) if values else "–"
+    return format(fmean(values), form) if values else _NOTHING
 
 
 def _row(cells: Sequence[str]) -> str:
