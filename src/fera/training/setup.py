@@ -67,6 +67,10 @@ class Setup:
         trained = sum(parameter.numel() for parameter in self.denoiser.parameters() if parameter.requires_grad)
         return trained + sum(parameter.numel() for parameter in (self.text.parameters if self.text else ()))
 
+    def text_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """Parameter groups of the text encoders, as a configuration has them; none where nothing trains there."""
+        return self.text.groups(config) if self.text is not None else []
+
     def conditions(self, captions: Sequence[str], cached: Conditions) -> Conditions:
         """What the denoiser is told of captions: what is cached, unless text encoders train."""
         return cached if self.text is None else self.text.encode(captions, cached)
