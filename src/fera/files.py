@@ -1,6 +1,7 @@
-"""Writing files whole."""
+"""Writing files whole, and telling their content apart."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -42,6 +43,19 @@ def replace_text(path: Path, text: str) -> None:
         OSError: it cannot be written.
     """
     replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:
