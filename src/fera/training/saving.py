@@ -1,6 +1,5 @@
 """A run's checkpoints and its finished adapter: what goes into them, and the way back."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fera.errors import FeraError
 from fera.files import replace_text
+from fera.strict_json import to_json
 from fera.training.averages import Average
 from fera.training.checkpoints import read_state
 from fera.training.config import TrainConfig
@@ -105,7 +105,7 @@ class Saver:
                     self._save_adapter(self.run.adapter)
             except FeraError as error:  # a full disk, for one
                 raise FeraError(f"{error}. {self.run.kept()}") from error
-            replace_text(self.run.summary, json.dumps(asdict(summary), indent=2) + "\n")
+            replace_text(self.run.summary, to_json(asdict(summary), indent=2) + "\n")
 
     def _save_adapter(self, folder: Path) -> None:
         self.setup.adapter.save(self.setup.pipe, folder)
