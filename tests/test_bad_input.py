@@ -1,12 +1,15 @@
 """What a user can get wrong in a training run: one clear error, exit code 2, nothing lost."""
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fera.cli import main
 from fera.training.trainer import Trainer
@@ -222,6 +225,26 @@ def test_loss_that_is_not_finite(run, tmp_path, monkeypatch):
     assert str(checkpoint) in message
     monkeypatch.undo()
     assert run("--resume", train__steps=6, train__checkpointing_steps=2)[0] == 0
+
+
+def test_what_is_not_finite_is_null_in_json(tiny_sd_dir, run, tmp_path):
+    """A base whose output is not a number: every step is skipped, and every held-out loss is none."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    base = shutil.copytree(tiny_sd_dir, tmp_path / "broken")
+    path = base / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_out.bias"].fill_(float("nan"))
+    save_file(weights, path, {"format": "pt"})
+    code, message = run(base=str(base), data__validation_fraction=0.25)
+    assert code == 0, message
+    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert {record["held_out_loss"] for record in records if "held_out_loss" in record} == {None}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["held_out_loss_before"] is summary["held_out_loss_after"] is None
 
 
 def test_gradient_that_is_not_finite(run, tmp_path, monkeypatch):

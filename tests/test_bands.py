@@ -7,6 +7,7 @@ import pytest
 import scipy.fft
 import scipy.ndimage
 import torch
+from bands_cases import mode, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -14,17 +15,6 @@ from torch.autograd import gradcheck
 from fera import FeraError, FrequencyBands
 
 SIZES = [(2, 2), (3, 5), (7, 9), (16, 64), (64, 16), (33, 12), (64, 64)]
-
-
-def noise(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def mode(u, v, height, width):
-    """A basis function of the DCT-II with u half waves down and v across: an eigenfunction of every symmetric blur."""
-    down = torch.cos(math.pi * u * (torch.arange(height, dtype=torch.float64) + 0.5) / height)
-    across = torch.cos(math.pi * v * (torch.arange(width, dtype=torch.float64) + 0.5) / width)
-    return (down[:, None] * across)[None, None]
 
 
 def blurred_bands(latent, sigmas):
@@ -150,190 +140,6 @@ def test_agrees_with_a_spatial_blur(finest, tolerance, num_bands, height, width)
     energy = expected.square().sum(dim=(2, 3, 4))
     difference = bands.indicator(latent) - energy / energy.sum(dim=1, keepdim=True)
     assert difference.abs().max() < max(tolerance * 0.04, 1e-11)  # 2e-4 at one pixel
-
-
-# Size, scale and precision
-
-
-def smooth(height, width, modes, seed=0):
-    """The same picture sampled on any grid: a sum of fewer waves than the grid resolves."""
-    weights = noise(modes, modes, seed=seed)
-    return sum(weights[u, v] * mode(u, v, height, width) for u in range(modes) for v in range(modes))
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 96)])
-def test_a_picture_and_its_larger_copy_agree(height, width):
-    bands = FrequencyBands(3)
-    shares = bands.indicator(smooth(height, width, 40))
-    assert shares.min() > 0.01  # or the comparison would say nothing
-    for factor in (2, 3):
-        larger = bands.indicator(smooth(factor * height, factor * width, 40))
-        torch.testing.assert_close(larger, shares, rtol=1e-9, atol=1e-12)
-
-
-def test_a_resized_latent_agrees():
-    bands = FrequencyBands(3, kappa=1 / 32)
-    latent = smooth(64, 64, 24)
-    smaller = torch.nn.functional.interpolate(latent, size=(48, 48), mode="bicubic", antialias=True)
-    torch.testing.assert_close(bands.indicator(smaller), bands.indicator(latent), rtol=0, atol=0.02)
-
-
-def test_below_64_pixels_the_floor_acts_and_sizes_are_not_comparable():
-    assert FrequencyBands(3).sigmas(64, 80) == [0.5, 1.0]
-    assert FrequencyBands(3).sigmas(128, 64) == [0.5, 1.0]
-    assert FrequencyBands(3).sigmas(256, 128) == [1.0, 2.0]
-    for size in (2, 8, 16, 32, 63):
-        assert FrequencyBands(3).sigmas(size, size) == [0.5, 1.0]
-    assert FrequencyBands(4, kappa=1 / 16).sigmas(32, 32) == [2.0, 4.0, 8.0]
-    small, large = smooth(32, 32, 30), smooth(64, 64, 30)
-    floored, free = FrequencyBands(3), FrequencyBands(3, min_sigma=0)
-    assert (floored.indicator(small) - floored.indicator(large)).abs().max() > 0.05
-    torch.testing.assert_close(free.indicator(small), free.indicator(large), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e-25, 1e-10, 7.0, 1e10, 1e25])
-def test_shares_do_not_depend_on_the_scale(scale):
-    latent = noise(2, 4, 16, 16, dtype=torch.float32)
-    bands = FrequencyBands(3)
-    torch.testing.assert_close(bands.indicator(latent * scale), bands.indicator(latent), rtol=1e-5, atol=1e-7)
-
-
-def test_energies_grow_with_the_square_of_the_scale():
-    latent = noise(1, 4, 16, 16)
-    torch.testing.assert_close(
-        FrequencyBands(3).energies(3 * latent), 9 * FrequencyBands(3).energies(latent), rtol=1e-12, atol=0
-    )
-
-
-def test_float32_is_near_float64():
-    latent = noise(4, 4, 64, 64)
-    exact = FrequencyBands(3).indicator(latent)
-    single = FrequencyBands(3).indicator(latent.float())
-    assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("method", ["energies", "indicator", "split"])
-def test_float32_under_autocast(method):
-    latent = noise(2, 4, 16, 16, dtype=torch.float32)
-    plain = getattr(FrequencyBands(3), method)(latent)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (latent[0, 0] @ latent[0, 0]).dtype == torch.bfloat16  # autocast is on
-        under_autocast = getattr(FrequencyBands(3), method)(latent)
-    assert under_autocast.dtype == torch.float32
-    assert torch.equal(under_autocast, plain)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("method", ["energies", "indicator", "split"])
-def test_half_precision_latents_are_computed_in_float32(dtype, method):
-    latent = noise(2, 4, 16, 16, dtype=dtype)
-    result = getattr(FrequencyBands(3), method)(latent)
-    assert result.dtype == torch.float32
-    assert torch.equal(result, getattr(FrequencyBands(3), method)(latent.float()))
-
-
-def test_a_half_precision_latent_near_its_largest_value_does_not_overflow():
-    latent = noise(1, 4, 16, 16).clamp(-1, 1)
-    shares = FrequencyBands(3).indicator((latent * 60000).half())
-    torch.testing.assert_close(shares.double(), FrequencyBands(3).indicator(latent), rtol=0, atol=1e-4)
-
-
-def test_channels_add_up():
-    bands, latent = FrequencyBands(3), noise(2, 5, 8, 12)
-    apart = sum(bands.energies(latent[:, c : c + 1]) for c in range(5))
-    torch.testing.assert_close(bands.energies(latent), apart, rtol=1e-12, atol=0)
-
-
-def test_samples_do_not_see_each_other():
-    bands, latent = FrequencyBands(3), noise(3, 4, 8, 12) * torch.tensor([1.0, 1e-6, 1e6]).view(3, 1, 1, 1)
-    apart = torch.cat([bands.indicator(sample[None]) for sample in latent])
-    torch.testing.assert_close(bands.indicator(latent), apart, rtol=1e-10, atol=0)
-
-
-def test_turning_a_picture_changes_nothing():
-    bands, latent = FrequencyBands(3), noise(1, 2, 8, 12)
-    for turned in (latent.transpose(2, 3), latent.flip(2), latent.flip(3)):
-        torch.testing.assert_close(bands.indicator(turned), bands.indicator(latent), rtol=1e-10, atol=0)
-
-
-def test_a_strided_latent():
-    latent = noise(2, 8, 16, 32)[:, ::2, :, ::2]
-    assert torch.allclose(FrequencyBands(3).indicator(latent), FrequencyBands(3).indicator(latent.contiguous()))
-
-
-# One dimension
-
-LENGTHS = [2, 5, 16, 128, 1024]
-
-
-def wave(u, length):
-    """A basis function of the one-dimensional DCT-II, u half waves long; shape (1, 1, L)."""
-    return torch.cos(math.pi * u * (torch.arange(length, dtype=torch.float64) + 0.5) / length)[None, None]
-
-
-@pytest.mark.parametrize("num_bands", range(2, 7))
-def test_a_sinusoid_in_time_lands_in_its_band(num_bands):
-    length = 256
-    bands = FrequencyBands(num_bands, kappa=1 / 128)
-    peaks = [math.sqrt(math.log(4) / 1.5) / s for s in bands.sigmas(length)[:-1]][::-1]
-    half_waves = [1, *(round(peak * length / math.pi) for peak in peaks), length - 1]
-    for band, u in enumerate(half_waves):
-        shares = bands.indicator(wave(u, length))[0]
-        assert shares.argmax() == band, (band, u, shares)
-
-
-def test_the_scales_follow_the_length():
-    assert FrequencyBands(3).sigmas(1024) == [8.0, 16.0]
-    assert FrequencyBands(3).sigmas(16) == [0.5, 1.0]
-    assert FrequencyBands(3, kappa=1 / 4).sigmas(16) == [4.0, 8.0]
-
-
-@pytest.mark.parametrize("num_bands", range(2, 7))
-@pytest.mark.parametrize("length", LENGTHS)
-def test_bands_in_time_sum_to_the_sound_and_hold_the_energies(num_bands, length):
-    bands, sound = FrequencyBands(num_bands), noise(2, 3, length)
-    parts = bands.split(sound)
-    assert parts.shape == (2, num_bands, 3, length)
-    torch.testing.assert_close(parts.sum(dim=1), sound, rtol=0, atol=1e-12)
-    torch.testing.assert_close(bands.energies(sound), parts.square().sum(dim=(2, 3)), rtol=1e-11, atol=1e-11)
-    transfer = bands.transfer(length, dtype=torch.float64)
-    assert transfer.shape == (num_bands, length) and transfer[0, 0] == 1
-    torch.testing.assert_close(transfer.sum(dim=0), torch.ones(length, dtype=torch.float64), rtol=0, atol=1e-15)
-    torch.testing.assert_close(bands.indicator(sound).sum(dim=1), torch.ones(2, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("length", LENGTHS)
-def test_energies_in_time_equal_the_formula_on_scipys_cosine_transform(length):
-    bands, sound = FrequencyBands(3, kappa=1 / 50), noise(2, 3, length)
-    power = np.square(scipy.fft.dct(sound.numpy(), axis=2, norm="ortho")).sum(axis=1)
-    finest = max(length / 50, 0.5)
-    fine, coarse = (np.exp(-((s * np.pi * np.arange(length) / length) ** 2) / 2) for s in (finest, 2 * finest))
-    expected = np.stack([(power * transfer**2).sum(axis=1) for transfer in (coarse, fine - coarse, 1 - fine)], axis=1)
-    np.testing.assert_allclose(bands.energies(sound).numpy(), expected, rtol=1e-11, atol=1e-11)
-
-
-def test_bands_in_time_agree_with_a_blur():
-    bands, sound = FrequencyBands(3, kappa=1 / 32), noise(2, 3, 96)
-    blurs = [scipy.ndimage.gaussian_filter1d(sound.numpy(), s, mode="reflect", truncate=14) for s in (3.0, 6.0)]
-    expected = np.stack([blurs[1], blurs[0] - blurs[1], sound.numpy() - blurs[0]], axis=1)
-    np.testing.assert_allclose(bands.split(sound).numpy(), expected, atol=1e-11)
-
-
-def test_a_sound_and_its_finer_sampled_copy_agree():
-    weights = noise(300)
-    coarse, fine = (sum(weights[u] * wave(u, length) for u in range(300)) for length in (512, 1024))
-    bands = FrequencyBands(3)
-    shares = bands.indicator(coarse)
-    assert shares.min() > 1e-3
-    torch.testing.assert_close(bands.indicator(fine), shares, rtol=1e-9, atol=1e-12)
-
-
-def test_one_dimension_in_half_precision_is_computed_in_float32():
-    sound = noise(2, 4, 64, dtype=torch.float16)
-    with torch.autocast("cpu", torch.bfloat16):
-        shares = FrequencyBands(3).indicator(sound)
-    assert torch.equal(shares, FrequencyBands(3).indicator(sound.float()))
 
 
 # Gradients

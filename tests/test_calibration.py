@@ -7,8 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from peft import get_peft_model
-from safetensors.torch import load_file
-from training_cases import log_of, run_config
+from training_cases import assert_same_adapter, log_of, power_cut, run_config
 
 import fera
 from fera import FeraConfig, FeraError, FrequencyBands, calibrate_kappa
@@ -18,7 +17,6 @@ from fera.inspection import describe
 from fera.training import load_config, train
 from fera.training.images import load_image, to_tensor
 from fera.training.objective import NoiseProcess, spread_timesteps
-from fera.training.trainer import Trainer
 
 UNNOISED = {"add_noise": lambda latents, noise, timesteps: latents, "timesteps": torch.zeros(1)}
 
@@ -163,22 +161,12 @@ def test_training_chooses_and_keeps_the_number(configure, capsys):
 def test_resumed_run_keeps_its_kappa(configure, monkeypatch):
     straight, stopped = configure("straight"), configure("stopped", train={"checkpointing_steps": 3})
     kappa = train(straight).kappa
-    advance = Trainer.advance
-
-    def stop_after_three(self):
-        if self.step == 4:
-            raise RuntimeError("power cut")
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", stop_after_three)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(stopped)
+    with power_cut(4):
+        train(stopped)
     # Not calibrated again: what the checkpoint holds counts.
     monkeypatch.setattr("fera.training.setup.calibrate", None)
     assert train(stopped, resume=True).kappa == kappa
-    weights = [load_file(run.output_dir / "adapter/adapter_model.safetensors") for run in (straight, stopped)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert_same_adapter(straight, stopped)
 
 
 def test_command_prints_plots_and_writes(tiny_sd_dir, image_folder, tmp_path, capsys):

@@ -98,7 +98,7 @@ def test_run_measures_and_keeps_the_average(workshop, tmp_path):
     with averaged._average.applied():
         for name, value in trained_weights(averaged).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
-    before, after = averaged._held_out.values(), plain._held_out.values()
+    before, after = averaged.progress.held_out.values(), plain.progress.held_out.values()
     assert list(before)[0] == list(after)[0] and list(before)[1] != list(after)[1]
 
     averaged.save_checkpoint()

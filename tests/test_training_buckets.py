@@ -8,13 +8,12 @@ import sys
 from collections import Counter
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from training_cases import MIXED, log_of, mixed_folder, run_config
+from training_cases import MIXED, assert_resumes, log_of, mixed_folder, run_config
 
 import fera
 from fera import FeraError
@@ -145,28 +144,14 @@ def test_sizes_are_cached_apart_and_once(configure):
     assert len(list(config.data.cache_dir.glob("latent-*"))) == 7 + 4
 
 
-def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(configure):
     sections = {
         "data": {"random_flip": True, "validation_fraction": 0.3, "center_crop": False},
         "train": {"gradient_accumulation_steps": 2, "checkpointing_steps": 3, "caption_dropout": 0.5},
     }
     straight, stopped = configure("straight", **sections), configure("stopped", **sections)
-    whole = train(straight)
-    advance = Trainer.advance
-
-    def stop_after_four(self):
-        if self.step == 4:
-            raise RuntimeError("power cut")
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", stop_after_four)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(stopped)
-    resumed = train(stopped, resume=True)
+    whole, resumed = assert_resumes(straight, stopped, 4)
     assert resumed.samples == whole.samples and resumed.held_out_loss_after == whole.held_out_loss_after
-    weights = [load_file(run.output_dir / "adapter/adapter_model.safetensors") for run in (straight, stopped)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_held_out_loss_of_mixed_sizes_does_not_depend_on_the_batch_size(configure):

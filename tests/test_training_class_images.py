@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from training_cases import log_of, run_config
+from training_cases import assert_resumes, log_of, run_config
 
 from fera import FeraError, generation
 from fera.bases import load_base
@@ -124,24 +123,10 @@ def test_what_an_interruption_left_is_not_drawn_again(configure, tmp_path, tiny_
     assert len(prepare(8)) == 8
 
 
-def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(configure):
     data = {"shuffle_caption": True, "trigger_word": "w", "random_flip": True}
     straight, stopped = (configure(name, data, checkpointing_steps=1) for name in ("straight", "stopped"))
-    train(straight)
-    advance = Trainer.advance
-
-    def stop(self):
-        if self.step == 2:
-            raise RuntimeError("power cut")
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", stop)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(stopped)
-    train(stopped, resume=True)
-    one, other = (load_file(run.output_dir / "adapter/adapter_model.safetensors") for run in (straight, stopped))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_resumes(straight, stopped, 2)
 
 
 def test_what_cannot_work(configure, tmp_path, image_folder, capsys):

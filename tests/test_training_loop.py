@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file
+from training_cases import assert_resumes, assert_same_adapter, log_of
 
 import fera
 from fera.bases import load_base
@@ -40,19 +41,8 @@ def configure(tiny_sd_dir, image_folder, tmp_path):
     return make
 
 
-def log_of(config: TrainConfig, key: str) -> list:
-    lines = (config.output_dir / "log.jsonl").read_text().splitlines()
-    return [record[key] for record in map(json.loads, lines) if key in record]
-
-
 def weights_of(config: TrainConfig) -> dict[str, torch.Tensor]:
     return load_file(config.output_dir / WEIGHTS)
-
-
-def assert_same_weights(first: TrainConfig, second: TrainConfig) -> None:
-    one, two = weights_of(first), weights_of(second)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_run_folder_and_log(configure, image_folder):
@@ -151,7 +141,7 @@ def test_consistency_on_some_batches_weighs_as_much(configure, monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch, schedule):
+def test_resumed_run_equals_an_uninterrupted_one(configure, schedule):
     """With everything random switched on, stopped between two lines of the log."""
     sections = {
         "data": {"random_flip": True, "validation_fraction": 0.25},
@@ -165,24 +155,8 @@ def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch, schedul
         },
     }
     straight, stopped = configure("straight", **sections), configure("stopped", **sections)
-    train(straight)
-
-    advance = Trainer.advance
-
-    def stop_after_three(self):
-        if self.step == 4:
-            raise RuntimeError("power cut")
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", stop_after_three)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(stopped)
-    torch.manual_seed(12345)
-    summary = train(stopped, resume=True)
-    assert_same_weights(straight, stopped)
-    for key in ("step", "loss", "consistency", "lr", "gates", "held_out_loss"):
-        assert log_of(straight, key) == log_of(stopped, key), key
+    keys = ("step", "loss", "consistency", "lr", "gates", "held_out_loss")
+    _, summary = assert_resumes(straight, stopped, 4, *keys)
     assert summary.held_out_loss_before is not None
 
 
@@ -191,7 +165,7 @@ def test_run_can_be_prolonged(configure):
     train(straight)
     train(prolonged)
     train(configure("prolonged"), resume=True)
-    assert_same_weights(straight, prolonged)
+    assert_same_adapter(straight, prolonged)
 
 
 def test_accumulation_equals_a_larger_batch(configure):
@@ -226,7 +200,7 @@ def test_interrupt_saves_and_resume_completes(configure, monkeypatch, capsys):
     assert [path.name for path in (stopped.output_dir / "checkpoints").iterdir()] == ["step-000003"]
     assert f"fera train {stopped.output_dir / 'config.toml'} --resume" in capsys.readouterr().err
     train(stopped, resume=True)
-    assert_same_weights(straight, stopped)
+    assert_same_adapter(straight, stopped)
 
 
 def test_trains_outside_the_main_thread(configure):

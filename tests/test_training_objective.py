@@ -16,6 +16,7 @@ from fera import FeraError, FrequencyBands, frequency_energy_consistency
 from fera.training.config import OptimizationConfig
 from fera.training.objective import (
     NoiseProcess,
+    check_loss_weights,
     denoising_losses,
     draw_noise,
     draw_timesteps,
@@ -139,6 +140,27 @@ def test_min_snr_weights(prediction_type):
     divisor = snr if prediction_type == "epsilon" else snr + 1
     torch.testing.assert_close(weights, torch.minimum(snr, torch.full_like(snr, 5.0)) / divisor)
     assert torch.equal(loss_weights(noise_process(scheduler), SETTINGS, steps), torch.ones(4))
+
+
+@pytest.mark.parametrize(("prediction_type", "limit"), [("epsilon", 1.0), ("v_prediction", 0.0)])
+def test_min_snr_weight_at_zero_terminal_snr_is_the_limit(prediction_type, limit):
+    """As SNR goes to 0, min(SNR, gamma) is SNR: SNR / SNR is 1 all the way, SNR / (SNR + 1) goes to 0."""
+    process = noise_process(DDPMScheduler(prediction_type=prediction_type, rescale_betas_zero_snr=True))
+    assert process.alphas_cumprod[-1] == 0 < process.alphas_cumprod[-2]
+    weights = loss_weights(process, OptimizationConfig(snr_gamma=5.0), torch.tensor([998, 999]))
+    assert weights[1] == limit and weights[0] == pytest.approx(limit, abs=1e-4)
+
+
+def test_debiased_estimation_has_no_weight_at_zero_terminal_snr():
+    """1 / sqrt(SNR) has no limit there; 1 / (SNR + 1) goes to 1."""
+    settings, last = OptimizationConfig(debiased_estimation_loss=True), torch.tensor([999])
+    epsilon = noise_process(DDPMScheduler(rescale_betas_zero_snr=True))
+    with pytest.raises(FeraError, match="debiased_estimation_loss.*no signal at its last timestep.*snr_gamma"):
+        check_loss_weights(epsilon, settings)
+    check_loss_weights(epsilon, OptimizationConfig(snr_gamma=5.0))
+    velocity = noise_process(DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
+    check_loss_weights(velocity, settings)
+    assert loss_weights(velocity, settings, last) == 1
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -5,9 +5,7 @@ import signal
 import threading
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from training_cases import log_of, run_config
+from training_cases import assert_same_adapter, log_of, run_config
 
 from fera.cli import main
 from fera.training import TrainConfig, train
@@ -65,8 +63,7 @@ def check_terminated(straight: TrainConfig, stopped: TrainConfig, method: str, a
     assert f"terminated after step {last}" in told
     assert f"fera train {stopped.output_dir / 'config.toml'} --resume" in told
     train(stopped, resume=True)
-    one, two = (load_file(c.output_dir / "adapter" / "adapter_model.safetensors") for c in (straight, stopped))
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert_same_adapter(straight, stopped)
     for key in ("step", "loss", "held_out_loss"):
         assert log_of(straight, key) == log_of(stopped, key), key
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import log_of, run_config
+from training_cases import assert_same_adapter, log_of, power_cut, run_config
 
 from fera import FeraError
 from fera.training import TrainConfig, objective, to_toml, train, trainer
@@ -125,22 +125,12 @@ def test_resumed_between_skipped_steps(configure, monkeypatch):
     settings = {"checkpointing_steps": 1, "max_skipped_steps": 2, "lr_scheduler": "cosine"}
     straight, stopped = configure("straight", **settings), configure("stopped", **settings)
     train(straight)
-    advance = Trainer.advance
     for step in (3, 4):
-
-        def stop(self, step=step):
-            if self.step == step:
-                raise RuntimeError("power cut")
-            advance(self)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "advance", stop)
-            with pytest.raises(RuntimeError, match="power cut"):
-                train(stopped, resume=step == 4)
+        with power_cut(step):
+            train(stopped, resume=step == 4)
     summary = train(stopped, resume=True)
     assert summary.skipped_steps == 3
-    one, two = weights_of(straight), weights_of(stopped)
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert_same_adapter(straight, stopped)
     for key in ("step", "loss", "lr", "skipped", "pictures"):
         assert log_of(straight, key) == log_of(stopped, key), key
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from adapter_cases import bits, same
+from adapter_cases import bits
 from family_cases import FAMILY_CASES
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from text_cases import KINDS, TOKEN, make_pipeline
-from training_cases import log_of, run_config
+from training_cases import assert_resumes, log_of, run_config
 
 import fera
 from fera import FeraError
@@ -259,7 +259,7 @@ def test_held_out_loss_is_that_of_the_finished_adapter(configure, image_folder):
     assert evaluate(pipe, image_folder, settings, cache=cache).loss == full
 
 
-def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(configure):
     sections = {
         "data": TEXT["data"] | {"shuffle_caption": True, "random_flip": True, "validation_fraction": 0.25},
         "tokens": {"train_frac": 0.7, "num_vectors": 2},
@@ -267,23 +267,7 @@ def test_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch):
         "train": {"caption_dropout": 0.3, "gradient_accumulation_steps": 2, "checkpointing_steps": 3},
     }
     straight, stopped = configure("straight", **sections), configure("stopped", **sections)
-    train(straight)
-    advance = Trainer.advance
-
-    def stop_after_four(self):
-        if self.step == 4:
-            raise RuntimeError("power cut")
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", stop_after_four)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(stopped)
-    torch.manual_seed(12345)
-    train(stopped, resume=True)
-    assert same(weights_of(straight), weights_of(stopped))
-    for key in ("loss", "held_out_loss", "tokens_lr", "text_encoder_lr"):
-        assert log_of(straight, key) == log_of(stopped, key), key
+    assert_resumes(straight, stopped, 4, "loss", "held_out_loss", "tokens_lr", "text_encoder_lr")
 
 
 def test_mixed_precision(configure):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_cases import mixed_folder, run_config
+from training_cases import mixed_folder, power_cut, run_config
 
 from fera.cli import main
 from fera.errors import FeraError
@@ -105,20 +105,11 @@ def test_pictures_with_their_prompts(straight):
     assert text.splitlines() == ["    000 a red rocket", "    001 **a** <b>house</b>"]
 
 
-def test_resumed_run_goes_on_in_its_curves(straight, monkeypatch):
+def test_resumed_run_goes_on_in_its_curves(straight):
     data = straight.data.train_data_dir
     config = run_config(straight.base, data, straight.output_dir.parent / "stopped", **SETTINGS)
-    advance = Trainer.advance
-
-    def power_cut(self):
-        if self.step == 4:
-            raise RuntimeError("power cut")
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", power_cut)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(config)
+    with power_cut(4):
+        train(config)
     assert [step for step, _ in shown_scalars(events_of(config))["loss"]] == [2, 4]
     train(config, resume=True)
     once, twice = events_of(straight), events_of(config)

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file
 
-from fera.training import TrainConfig
+from fera.training import Summary, TrainConfig, train
 from fera.training.reporting import Reporter
 from fera.training.setup import prepare
 from fera.training.state import RunFolder
@@ -50,6 +52,47 @@ def log_of(config: TrainConfig, key: str) -> list:
     """Values of a key of log.jsonl."""
     lines = (config.output_dir / "log.jsonl").read_text().splitlines()
     return [record[key] for record in map(json.loads, lines) if key in record]
+
+
+@contextmanager
+def power_cut(step: int) -> Iterator[None]:
+    """A training in here breaks off after so many steps, without a chance to save anything."""
+    advance = Trainer.advance
+
+    def cut(self: Trainer) -> None:
+        if self.step == step:
+            raise RuntimeError("power cut")
+        advance(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Trainer, "advance", cut)
+        yield
+
+
+def assert_resumes(straight: TrainConfig, stopped: TrainConfig, step: int, *keys: str) -> tuple[Summary, Summary]:
+    """A run that breaks off after so many steps and goes on ends as the uninterrupted one, bit for bit.
+
+    Returns the summaries of both; the logs agree in the keys that are named.
+    """
+    whole = train(straight)
+    with power_cut(step):
+        train(stopped)
+    torch.manual_seed(12345)
+    resumed = train(stopped, resume=True)
+    assert_same_adapter(straight, stopped)
+    for key in keys:
+        assert log_of(straight, key) == log_of(stopped, key), key
+    return whole, resumed
+
+
+def assert_same_adapter(one: TrainConfig, other: TrainConfig) -> None:
+    """The finished adapters of two runs have the same files with the same weights, bit for bit."""
+    files = [sorted((config.output_dir / "adapter").rglob("*.safetensors")) for config in (one, other)]
+    assert files[0] and [path.name for path in files[0]] == [path.name for path in files[1]]
+    for paths in zip(*files, strict=True):
+        first, second = map(load_file, paths)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @contextmanager

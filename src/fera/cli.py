@@ -9,7 +9,6 @@ Exit codes: 0 done; 2 a mistake of the user's (`FeraError`, printed as one `erro
 """
 
 import argparse
-import difflib
 import keyword
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
 from fera.errors import FeraError
+from fera.hints import hint
 
 # Name to the line that `fera --help` shows; `module_name` says where it is.
 COMMANDS: dict[str, str] = {
@@ -127,8 +127,7 @@ def _nearest(name: str, options: list[str]) -> str:
 
         if word := word_for(name.lstrip("-"), as_flag=True):
             return f"; {word}"
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    return hint(name, options, cutoff=0.5)
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -1,11 +1,14 @@
-"""Writing files whole."""
+"""Writing files whole, and telling their content apart."""
 
 import errno
+import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from fera.errors import FeraError
 
 # What fsync answers for a folder, or for a file open for reading, where the system has no such thing.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -42,6 +45,41 @@ def replace_text(path: Path, text: str) -> None:
         OSError: it cannot be written.
     """
     replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def claim_folder(folder: Path, held: Sequence[str], *, overwrite: bool) -> None:
+    """Make the folder that a command writes to, or refuse where it would replace something unasked.
+
+    Args:
+        folder: need not exist.
+        held: what the folder already holds of what is to be written, in words.
+        overwrite: replace it.
+
+    Raises:
+        FeraError: it would be replaced and `overwrite` is off, or the folder cannot be made.
+    """
+    if held and not overwrite:
+        raise FeraError(
+            f"{folder} already holds {', '.join(held[:3])}{' …' if len(held) > 3 else ''}; "
+            "give another --output, or --overwrite to replace them"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FeraError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

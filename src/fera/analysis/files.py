@@ -20,6 +20,7 @@ from fera.analysis.tables import save_energies, save_gates_by_picture, save_upda
 from fera.analysis.updates import ExpertUpdates
 from fera.analysis.words import energy_words, reconstruction_words
 from fera.errors import FeraError
+from fera.files import claim_folder
 from fera.generation import prompt_grid
 
 FILES = (
@@ -80,16 +81,7 @@ def claim(folder: Path, *, overwrite: bool) -> None:
     Raises:
         FeraError: it holds an analysis and `overwrite` is off, or it cannot be made.
     """
-    existing = [name for name in FILES if (folder / name).exists()]
-    if existing and not overwrite:
-        raise FeraError(
-            f"{folder} already holds {', '.join(existing[:3])}{' …' if len(existing) > 3 else ''}; "
-            "give another --output, or --overwrite to replace them"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FeraError(f"cannot write to {folder}: {error.strerror or error}") from error
+    claim_folder(folder, [name for name in FILES if (folder / name).exists()], overwrite=overwrite)
 
 
 def write_findings(findings: Findings, folder: Path) -> list[Path]:

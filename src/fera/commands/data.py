@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fera.commands.train import add_key_flags, key_flags
+from fera.durations import about_time
 
 if TYPE_CHECKING:
     from fera.training.examine import DataReport, PictureReport
@@ -136,8 +137,8 @@ def _costs(report: "DataReport") -> dict[str, str]:
         "cache on disk": f"{_bytes(costs.cache_bytes)}: {costs.latents} latents, {costs.captions} captions",
         "trained parameters": f"{costs.trained_parameters:,}",
         "memory": f"{_bytes(costs.memory_bytes)} for weights and optimizer, and activations on top",
-        "encoding": _duration(costs.encoding_seconds),
-        "training": f"{_duration(costs.training_seconds)}, {costs.step_seconds:.2g} s a step",
+        "encoding": about_time(costs.encoding_seconds),
+        "training": f"{about_time(costs.training_seconds)}, {costs.step_seconds:.2g} s a step",
     }
 
 
@@ -171,10 +172,3 @@ def _bytes(count: int) -> str:
             break
         value /= 1000
     return f"{value:.3g} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.2g} s"
-    minutes = seconds / 60
-    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

@@ -18,6 +18,7 @@ def claim(folder: Path) -> Iterator[bool]:
 
     The claim is a file that only one process can create. That of a process which has died on this host is taken
     over; whether one on another host still lives cannot be known, so its claim stands until the file is removed.
+    A lock of the system, as a run has, would not do: many a file system that hosts share keeps locks to each of them.
 
     Args:
         folder: made if missing.

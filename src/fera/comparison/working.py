@@ -12,6 +12,7 @@ from fera.comparison.plan import Run, configure, differences, given_rate, portab
 from fera.comparison.results import Result, read_result
 from fera.comparison.running import Task, execute
 from fera.comparison.study import Study
+from fera.durations import about_time
 from fera.errors import FeraError
 
 _PATIENCE_SECONDS = 5.0
@@ -71,7 +72,7 @@ def work(study: Study, output: Path, options: Options, say: Say) -> int:
         waiting = [run for run in waiting if not desk.is_done(run)]
         if result is not None and waiting:
             left = sum(seconds) / len(seconds) * len(waiting)
-            say(f"  {result.seconds:.0f} s; {len(waiting)} runs left, about {_duration(left)} for one process")
+            say(f"  {result.seconds:.0f} s; {len(waiting)} runs left, {about_time(left)} for one process")
         elif result is None and waiting:
             others = sorted({name for run in waiting if (name := holder(run.folder(output)))})
             if (now := ", ".join(others)) != said:
@@ -165,8 +166,3 @@ def _validation_loss(result: Result) -> float:
     if result.validation_loss is None:
         raise FeraError(f"{result.run} measured no validation loss; its style needs validation pictures")
     return result.validation_loss
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{max(minutes, 1)} min"

@@ -1,6 +1,5 @@
 """The judge: a small network that knows the emoji styles, and where its knowledge ends."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 from fera.errors import FeraError
 from fera.evaluation.network import SIDE, JudgeNetwork
 from fera.evaluation.pixels import resized
+from fera.files import file_digest
 
 _FORMAT = "fera-judge-1"
 _BATCH = 128
@@ -110,5 +110,5 @@ def load_judge(path: Path | None = None) -> Judge:
     network = JudgeNetwork(len(styles))
     # Batch normalization counts its batches; nothing reads that.
     network.load_state_dict(tensors, strict=False)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    digest = file_digest(path)[:12]
     return Judge(network.eval(), styles, mean, deviation, reach, name=f"judge {digest}")

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fera.bases import load_base, to_device
-from fera.errors import FeraError
 from fera.evaluation.evaluating import evaluate
 from fera.evaluation.results import Evaluation
 from fera.evaluation.settings import EvaluationSettings
 from fera.evaluation.subjects import load_subject, names_of
+from fera.files import claim_folder
 from fera.generation import prompt_grid
 from fera.training.config import DataConfig
 from fera.training.data import find_examples
@@ -141,15 +141,8 @@ def _number(value: float) -> str:
 def _claim(request: Request, names: list[str]) -> None:
     """Refuse to replace results unasked, before anything is loaded."""
     existing = [name for name in names if (request.output / name / "evaluation.json").exists()]
-    if existing and not request.overwrite:
-        raise FeraError(
-            f"{request.output} already holds evaluations of {', '.join(existing)}; give another --output, or "
-            "--overwrite to replace them"
-        )
-    try:
-        request.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FeraError(f"cannot write to {request.output}: {error.strerror or error}") from error
+    held = [f"evaluations of {', '.join(existing)}"] if existing else []
+    claim_folder(request.output, held, overwrite=request.overwrite)
 
 
 def _bars(progress: Progress, name: str) -> Callable[[str, int, int], None]:

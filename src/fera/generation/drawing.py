@@ -18,6 +18,7 @@ from fera.analysis.curves import routing_curves, save_csv
 from fera.bases import EMOJI, load_base, to_device
 from fera.checkpoint import open_adapter
 from fera.errors import FeraError
+from fera.files import claim_folder
 from fera.generation.grids import prompt_grid
 from fera.generation.sampling import file_stem, generate, save_image
 from fera.pipelines import load_adapter, set_adapters, trace
@@ -172,17 +173,8 @@ class _Files:
 
     def claim(self) -> None:
         """Make the folder, or refuse where files would be replaced unasked."""
-        folder = self._drawing.output
-        existing = [path.name for path in self.all if path.exists()]
-        if existing and not self._drawing.overwrite:
-            raise FeraError(
-                f"{folder} already holds {', '.join(existing[:3])}{' …' if len(existing) > 3 else ''}; "
-                "give another --output, or --overwrite to replace them"
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FeraError(f"cannot write to {folder}: {error.strerror or error}") from error
+        held = [path.name for path in self.all if path.exists()]
+        claim_folder(self._drawing.output, held, overwrite=self._drawing.overwrite)
 
 
 def _check(drawing: Drawing) -> None:

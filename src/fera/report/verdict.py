@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from fera.analysis.curves import RoutingCurves
+from fera.durations import in_time
 from fera.report.folder import Run
 from fera.report.log import Log, number
 from fera.router import COLLAPSE
@@ -79,16 +80,6 @@ def facts(run: Run) -> list[Fact]:
     if seconds is not None:
         found.append(Fact("training time", in_time(seconds), f"{speed:.3g} samples / s" if speed else ""))
     return found
-
-
-def in_time(seconds: float) -> str:
-    """A time as people say it: "45 s", "11 min 20 s", "2 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.3g} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _change(first: float, last: float) -> str:

@@ -126,8 +126,8 @@ def remove_token(pipe: Any, name: str, adapter: str) -> None:
         adapter: the adapter.
     """
     encoder = getattr(pipe, name)
-    learned = learned_tokens(encoder)
-    if learned is None or adapter not in learned.tokens:
+    learned = _learned_by(encoder, adapter)
+    if learned is None:
         return
     del learned.rows[adapter], learned.tokens[adapter]
     _renew_tokenizer(pipe, name, learned)
@@ -147,8 +147,8 @@ def keep_token(pipe: Any, name: str, adapter: str) -> None:
         adapter: the adapter.
     """
     encoder = getattr(pipe, name)
-    learned = learned_tokens(encoder)
-    if learned is None or adapter not in learned.tokens:
+    learned = _learned_by(encoder, adapter)
+    if learned is None:
         return
     old, first = learned.embedding.weight, len(learned.tokenizer)
     weight = old.new_zeros(max(len(old), first + len(learned.rows[adapter])), old.shape[1])
@@ -162,6 +162,12 @@ def keep_token(pipe: Any, name: str, adapter: str) -> None:
         learned.had_old_end = False
         encoder.config.eos_token_id = tokenizer.eos_token_id
     remove_token(pipe, name, adapter)
+
+
+def _learned_by(encoder: Any, adapter: str) -> LearnedTokens | None:
+    """The learned tokens of a text encoder, where an adapter's are among them."""
+    learned = learned_tokens(encoder)
+    return learned if learned is not None and adapter in learned.tokens else None
 
 
 def _renew_tokenizer(pipe: Any, name: str, learned: LearnedTokens) -> None:

@@ -46,22 +46,12 @@ class Checkpoints:
                 say(f"checkpoint {checkpoint} is damaged: {'; '.join(damage)}")
         return None
 
-    def save(
-        self,
-        step: int,
-        config: Mapping[str, Any],
-        state: Mapping[str, Any],
-        save_adapter: Callable[[Path], None],
-        *,
-        keep: int | None,
-    ) -> Path:
-        """Write a checkpoint whole, then remove the oldest ones.
+    def save(self, step: int, write: Callable[[Path], None], *, keep: int | None) -> Path:
+        """Have a checkpoint written, whole or not at all, then remove the oldest ones.
 
         Args:
             step: optimizer steps taken.
-            config: the run's, JSON-like.
-            state: tensors and plain values only.
-            save_adapter: writes the adapter into a folder.
+            write: writes it to a folder, as `write_checkpoint` does.
             keep: checkpoints to keep, this one included; None keeps all.
 
         Returns:
@@ -75,7 +65,7 @@ class Checkpoints:
             self.sweep()
             if not final.exists() or self._set_damaged_aside(final):
                 temporary = self._folder / f".{final.name}.tmp"
-                _write(temporary, step, config, state, save_adapter)
+                write(temporary)
                 temporary.rename(final)
                 sync(self._folder)
         except (OSError, FeraError) as error:
@@ -151,13 +141,20 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     return config
 
 
-def _write(
+def write_checkpoint(
     folder: Path,
     step: int,
     config: Mapping[str, Any],
     state: Mapping[str, Any],
     save_adapter: Callable[[Path], None],
 ) -> None:
+    """Write a checkpoint's files to a new folder, and force them to disk.
+
+    The arguments are those of `RunFolder.save_checkpoint`, but that the configuration is JSON-like here.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     folder.mkdir(parents=True)
     save_adapter(folder / "adapter")
     # Through a file of Python's: of what fails in a file of its own, torch does not tell the reason.

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fera.errors import FeraError
+from fera.files import file_digest
 from fera.training.examples import Example, repeat, some_of
-from fera.training.images import file_digest, load_image
+from fera.training.images import load_image
 from fera.training.layouts import find_examples
 from fera.training.masks import check_mask
 

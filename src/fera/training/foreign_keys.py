@@ -1,5 +1,7 @@
 """Words of diffusers' training scripts and of kohya's for what fera calls otherwise, to name fera's in an error."""
 
+from fera.hints import did_you_mean
+
 _BUCKETS = "buckets reach from 1:4 to 4:1 at the area of data.resolution; data.bucket_reso_steps is their step"
 _CACHE = "fera always caches latents, in data.cache_dir"
 _LOADER = "pictures are encoded once, before training; there is no loader to set up"
@@ -92,4 +94,4 @@ def word_for(name: str, *, as_flag: bool = False) -> str | None:
     found = _WORDS.get(name.rpartition(".")[2].replace("-", "_"))
     if found is None or " " in found:
         return found
-    return f"did you mean --{found}?" if as_flag else f"did you mean {found!r}?"
+    return did_you_mean(f"--{found}" if as_flag else found)

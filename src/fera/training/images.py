@@ -1,6 +1,5 @@
 """From a picture's file to a tensor, with Pillow alone. Pictures may come from strangers: sizes are checked first."""
 
-import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -100,15 +99,6 @@ def crop_box(picture: tuple[int, int], size: tuple[int, int], offset: float = 0.
     scale = max(wanted / side for wanted, side in zip(size, picture, strict=True))
     width, height = (min(side, wanted / scale) for wanted, side in zip(size, picture, strict=True))
     return (picture[0] - width) * offset, (picture[1] - height) * offset, width, height
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _covering(

@@ -106,9 +106,9 @@ def _run(trainer: Trainer, config: TrainConfig, run: RunFolder, reporter: Report
     steps, wants_checkpoint = config.train.steps, False
 
     def leaves() -> bool:
-        return trainer.agree(bool(stop)) and trainer.is_sound and trainer.step < steps
+        return trainer.agree(bool(stop)) and trainer.progress.is_sound and trainer.step < steps
 
-    if trainer.validated < trainer.step:
+    if trainer.progress.validated < trainer.step:
         _validate(trainer, config)
     while trainer.step < steps:
         trainer.advance()
@@ -116,7 +116,7 @@ def _run(trainer: Trainer, config: TrainConfig, run: RunFolder, reporter: Report
         if not leaving:  # drawing can take long; the resumed run makes up for it
             _validate(trainer, config)
         wants_checkpoint |= trainer.step == steps or _is_due(trainer.step, config.train.checkpointing_steps)
-        if wants_checkpoint and (trainer.is_sound or trainer.step == steps):
+        if wants_checkpoint and (trainer.progress.is_sound or trainer.step == steps):
             trainer.save_checkpoint()
             wants_checkpoint = False
         if leaving or leaves():

@@ -1,10 +1,11 @@
 """What a checkpoint holds, so that damage is noticed: `manifest.json` with the size and hash of each file."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fera.files import file_digest
 
 MANIFEST = "manifest.json"
 
@@ -56,7 +57,7 @@ def _damage_of(path: Path, name: str, expected: Any) -> str | None:
         size = path.stat().st_size
         if size != expected["bytes"]:
             return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
-        if _sha256(path) != expected["sha256"]:
+        if file_digest(path) != expected["sha256"]:
             return f"{name} does not hold what was written (its SHA-256 differs)"
     except FileNotFoundError:
         return f"{name} is missing"
@@ -68,12 +69,4 @@ def _damage_of(path: Path, name: str, expected: Any) -> str | None:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}

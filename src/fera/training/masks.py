@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from fera.errors import FeraError
+from fera.files import file_digest
 from fera.training.config import DataConfig
 from fera.training.examples import Example, some_of
-from fera.training.images import file_digest, load_alpha, load_gray
+from fera.training.images import load_alpha, load_gray
 from fera.training.layouts.files import IMAGE_SUFFIXES, check_inside
 
 # A mask scaled with rounded sides is still the mask of its picture.

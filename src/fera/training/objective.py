@@ -58,6 +58,11 @@ class NoiseProcess:
         """Whether this is flow matching."""
         return self.prediction_type == "flow_prediction"
 
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether the last timestep of DDPM is noise alone, as in bases with rescaled betas."""
+        return self.alphas_cumprod is not None and bool(self.alphas_cumprod[-1] == 0)
+
     def timesteps(self, position: Tensor) -> Tensor:
         """Timesteps at positions along the process.
 
@@ -195,9 +200,26 @@ def loss_weights(process: NoiseProcess, settings: OptimizationConfig, timesteps:
     snr = compute_snr(SimpleNamespace(alphas_cumprod=process.alphas_cumprod), timesteps)
     is_velocity = process.prediction_type == "v_prediction"
     if settings.snr_gamma is not None:
-        return snr.clamp(max=settings.snr_gamma) / (snr + 1 if is_velocity else snr)
+        if is_velocity:
+            return snr.clamp(max=settings.snr_gamma) / (snr + 1)
+        return (settings.snr_gamma / snr).clamp(max=1)  # so divided, it is 1 without signal too, as its limit is
     snr = snr.clamp(max=_HIGHEST_DEBIASED_SNR)
     return 1 / (snr + 1) if is_velocity else snr.rsqrt()
+
+
+def check_loss_weights(process: NoiseProcess, settings: OptimizationConfig) -> None:
+    """Hold the weighting of the loss against the noise process, before the first step.
+
+    Raises:
+        FeraError: it does not apply to the process, or a weight would be infinite.
+    """
+    generator = torch.Generator().manual_seed(0)
+    loss_weights(process, settings, draw_timesteps(process, settings, 1, generator))
+    if settings.debiased_estimation_loss and process.prediction_type == "epsilon" and process.has_zero_terminal_snr:
+        raise FeraError(
+            "train.debiased_estimation_loss weights by 1 / sqrt(SNR), which is infinite for this base: it has no "
+            "signal at its last timestep (zero terminal SNR). Use train.snr_gamma, or leave it out"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Which settings go with which optimizer. Reading a configuration needs this, and not PyTorch."""
 
-import difflib
 from typing import TYPE_CHECKING
+
+from fera.hints import hint
 
 if TYPE_CHECKING:
     from fera.training.config import OptimizationConfig
@@ -39,10 +40,9 @@ def check_optimizer_settings(settings: "OptimizationConfig") -> None:
     """
     name = settings.optimizer
     if name not in OPTIMIZERS and "." not in name:
-        near = difflib.get_close_matches(name, OPTIMIZERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"train.optimizer is {name!r}, expected one of {', '.join(OPTIMIZERS)}, or the dotted path of a class{hint}"
+            f"train.optimizer is {name!r}, expected one of {', '.join(OPTIMIZERS)}, or the dotted path of a class"
+            f"{hint(name, OPTIMIZERS)}"
         )
     if name not in ADAM_LIKE:
         fields = type(settings).model_fields

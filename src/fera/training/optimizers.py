@@ -1,4 +1,4 @@
-"""The optimizer of a run: a class by its name, built over the parameters that train."""
+"""The optimizer of a run: a class by its name, built over the parameters that train; and its schedule."""
 
 import contextlib
 import importlib
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.optimization import get_scheduler
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from fera.errors import FeraError
 from fera.training.config import OptimizationConfig
@@ -40,6 +42,16 @@ def build_optimizer(
     if settings.optimizer == "adamw" and not arguments.keys() & {"fused", "foreach"}:
         arguments["fused"] = _can_fuse(settings, groups)
     return _construct(settings, groups, arguments)
+
+
+def build_lr_scheduler(settings: OptimizationConfig, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """The course of the optimizer's learning rates over a run, as in diffusers."""
+    return get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=settings.steps,
+    )
 
 
 def check_optimizer(settings: OptimizationConfig) -> None:

@@ -3,7 +3,6 @@
 A file is what PEFT's own `save_pretrained` writes, so that PEFT reads it without fera.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,6 +19,7 @@ from torch import nn
 from fera.denoisers import find
 from fera.errors import FeraError
 from fera.files import replace_file
+from fera.hints import hint
 from fera.tuner.model import adapter_configs
 
 # VeRA is not among them: its layers share state that PEFT keeps on a wrapper around the denoiser.
@@ -50,9 +50,7 @@ def plain_config(settings: Mapping[str, Any], target_modules: list[str] | None =
     known = [field.name for field in fields(cls) if field.init]
     for name in settings:
         if name != "peft_type" and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise FeraError(f"adapter.plain: {cls.__name__} has no setting {name!r}{hint}")
+            raise FeraError(f"adapter.plain: {cls.__name__} has no setting {name!r}{hint(name, known)}")
     values = {name: value for name, value in settings.items() if name != "peft_type"}
     if kind == "IA3":
         values.setdefault("feedforward_modules", [])  # (IA)3 has to be told that it scales no layer's input

@@ -1,6 +1,5 @@
 """What a run tells a person: a progress bar, messages, log.jsonl, and trackers."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fera.files import os_errors
 from fera.router import COLLAPSE, gate_entropy
+from fera.strict_json import to_json
 from fera.training.tracking import Trackers
 
 # Seconds between lines where there is no terminal to draw a bar on.
@@ -179,7 +179,7 @@ class Reporter:
         """
         if self._is_main:
             with os_errors(self._log), self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(to_json(record) + "\n")
         if self._trackers is not None:
             self._trackers.log(record, distributions or {})
 

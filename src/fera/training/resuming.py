@@ -1,6 +1,5 @@
 """What may differ between a run and its continuation, and how an allowed change takes effect."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fera.errors import FeraError
 from fera.fingerprint import check_same_base
+from fera.hints import hint
 from fera.training.checkpoints import read_config
 from fera.training.config import TrainConfig
 from fera.training.settings import keys
@@ -77,11 +77,9 @@ def check_allow(allow: Sequence[str], *, resume: bool) -> None:
     known = [ALL, *TrainConfig.model_fields, *(key.name for key in keys())]
     for name in allow:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]!r}?" if near else ";"
             raise FeraError(
-                f"--resume.allow {name}: there is no such setting{hint} it takes names of settings or of sections, as "
-                "in --resume.allow train.learning_rate, or all"
+                f"--resume.allow {name}: there is no such setting{hint(name, known) or ';'} it takes names of "
+                "settings or of sections, as in --resume.allow train.learning_rate, or all"
             )
 
 

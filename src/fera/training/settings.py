@@ -1,6 +1,5 @@
 """Reading and writing the training configuration: TOML, flags, help and the reference page."""
 
-import difflib
 import json
 import sys
 import types
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from fera.errors import FeraError
+from fera.hints import did_you_mean, hint, nearest
 from fera.training.config import TrainConfig
 from fera.training.foreign_keys import word_for
 
@@ -108,7 +108,7 @@ def load_config(path: Path | str | None = None, flags: Mapping[str, str | Sequen
     known = {key.name: key for key in keys()}
     for name, text in (flags or {}).items():
         if name not in known:
-            raise FeraError(f"unknown key {name!r}{_did_you_mean(name, list(known))}")
+            raise FeraError(f"unknown key {name!r}{_hint(name, list(known))}")
         _put(settings, name, _from_text(known[name], text), source)
     return parse_config(settings, source, set(flags or ()))
 
@@ -250,7 +250,7 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) 
     name = next((key for key in known if name.startswith(f"{key}.")), name)
     where = f"flag --{name}" if name in flags else source
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {name!r} in {where}{_did_you_mean(name, [*known, *sections])}"
+        return f"unknown key {name!r} in {where}{_hint(name, [*known, *sections])}"
     if problem["type"] == "missing":
         names = [key for key in known if key == name or key.startswith(f"{name}.") and known[key].field.is_required()]
         return f"missing key {', '.join(names)}: set it in the TOML file or by a flag"
@@ -263,16 +263,15 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) 
     return f"{where}: {name} = {value}: expected {known[name].expects if name in known else problem['msg']}"
 
 
-def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+def _hint(name: str, candidates: Sequence[str]) -> str:
     if word := word_for(name):
         return f"; {word}"
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
-    if not near:
-        # The right key in the wrong section, or with its section left out.
-        last = name.rpartition(".")[2]
-        by_last = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
-        near = [by_last[match] for match in difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    if found := hint(name, candidates):
+        return found
+    # The right key in the wrong section, or with its section left out.
+    by_last = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
+    last = nearest(name.rpartition(".")[2], by_last)
+    return f"; {did_you_mean(by_last[last])}" if last is not None else ""
 
 
 def _limits(rules: Iterable[Any]) -> list[str]:

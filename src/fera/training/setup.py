@@ -17,7 +17,7 @@ from fera.training.calibrating import calibrate, with_kappa
 from fera.training.config import TrainConfig
 from fera.training.data import Example
 from fera.training.families import Conditions, Family
-from fera.training.objective import NoiseProcess, draw_timesteps, loss_weights
+from fera.training.objective import NoiseProcess, check_loss_weights
 from fera.training.optimizers import check_optimizer
 from fera.training.reporting import Reporter
 from fera.training.sources import Sources, encode, open_sources
@@ -67,6 +67,10 @@ class Setup:
         trained = sum(parameter.numel() for parameter in self.denoiser.parameters() if parameter.requires_grad)
         return trained + sum(parameter.numel() for parameter in (self.text.parameters if self.text else ()))
 
+    def text_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """Parameter groups of the text encoders, as a configuration has them; none where nothing trains there."""
+        return self.text.groups(config) if self.text is not None else []
+
     def conditions(self, captions: Sequence[str], cached: Conditions) -> Conditions:
         """What the denoiser is told of captions: what is cached, unless text encoders train."""
         return cached if self.text is None else self.text.encode(captions, cached)
@@ -95,7 +99,7 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter, *, on
     """
     check_optimizer(config.train)
     sources = open_sources(config, reporter, device)
-    _check_objective(sources.process, config)
+    check_loss_weights(sources.process, config.train)
     kappa_is_open = config.adapter.kappa == "auto"
     if not kappa_is_open:
         adapter = _add_adapter(sources, config, reporter)
@@ -128,12 +132,6 @@ def prepare(config: TrainConfig, device: torch.device, reporter: Reporter, *, on
         skipped=sources.skipped,
         text=text,
     )
-
-
-def _check_objective(process: NoiseProcess, config: TrainConfig) -> None:
-    """Settings that do not fit the base's noise process should not surface at the first step."""
-    generator = torch.Generator().manual_seed(0)
-    loss_weights(process, config.train, draw_timesteps(process, config.train, 1, generator))
 
 
 def _bands(adapter: Adapter) -> FrequencyBands | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fera.errors import FeraError
 from fera.files import replace_file, replace_text, sync
-from fera.training.checkpoints import Checkpoints
+from fera.training.checkpoints import Checkpoints, write_checkpoint
 from fera.training.config import TrainConfig
 
 # Step of a line of the log that a crash cut off.
@@ -178,8 +178,12 @@ class RunFolder:
             sync(self.log)  # of the steps behind a checkpoint, no line may be missing
         state = {**state, "log_bytes": self.log.stat().st_size if self.log.exists() else 0}
         settings = config.model_dump(mode="json")
+
+        def write(folder: Path) -> None:
+            write_checkpoint(folder, step, settings, state, save_adapter)
+
         try:
-            return Checkpoints(self.checkpoints).save(step, settings, state, save_adapter, keep=keep)
+            return Checkpoints(self.checkpoints).save(step, write, keep=keep)
         except FeraError as error:
             raise FeraError(f"{error}. {self.kept()}") from error
 

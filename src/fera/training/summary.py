@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fera.training.config import TrainConfig
+from fera.training.progress import Progress
 from fera.training.setup import Setup
 
 
@@ -56,11 +57,9 @@ def summarize(
     config: TrainConfig,
     setup: Setup,
     adapter: Path,
+    progress: Progress,
     samples: int,
     seconds: float,
-    training_seconds: float,
-    held_out: dict[int, float],
-    skipped_steps: int,
     average: str | None,
 ) -> Summary:
     """Put a run's summary together.
@@ -69,11 +68,9 @@ def summarize(
         config: of the run.
         setup: of the run.
         adapter: folder of the finished adapter.
+        progress: of the run.
         samples: training samples seen.
         seconds: of this start of the run.
-        training_seconds: of all optimizer steps.
-        held_out: step to held-out loss.
-        skipped_steps: steps left out.
         average: name of the average that the adapter holds.
     """
     import fera
@@ -87,14 +84,14 @@ def summarize(
         samples=samples,
         training_pictures=len(setup.training),
         skipped_pictures=len(setup.skipped),
-        skipped_steps=skipped_steps,
+        skipped_steps=progress.skips.total,
         parameters=setup.parameters,
         average=average,
         kappa=setup.bands.kappa if setup.bands is not None else None,
         seconds=round(seconds, 2),
-        training_seconds=round(training_seconds, 2),
-        samples_per_second=round(samples / max(training_seconds, 1e-9), 2),
-        held_out_loss_before=held_out.get(0),
-        held_out_loss_after=held_out.get(config.train.steps),
+        training_seconds=round(progress.training_seconds, 2),
+        samples_per_second=round(samples / max(progress.training_seconds, 1e-9), 2),
+        held_out_loss_before=progress.held_out.get(0),
+        held_out_loss_after=progress.held_out.get(config.train.steps),
         versions={"fera": fera.__version__} | {name: version(name) for name in libraries},
     )

@@ -1,0 +1,173 @@
+"""A run's checkpoints and its finished adapter: what goes into them, and the way back."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from fera.errors import FeraError
+from fera.files import replace_text
+from fera.strict_json import to_json
+from fera.training.averages import Average
+from fera.training.checkpoints import read_state
+from fera.training.config import TrainConfig
+from fera.training.optimizers import build_optimizer
+from fera.training.processes import agree
+from fera.training.progress import Progress
+from fera.training.reporting import Reporter
+from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
+from fera.training.setup import Setup
+from fera.training.sharding import gathered, local, state_for, whole_state
+from fera.training.state import RunFolder
+from fera.training.summary import Summary
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Saves what a run has learned, and restores it. All processes call its methods together.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        accelerator: of the run.
+        setup: what `prepare` made.
+        reporter: told what changed.
+        base: fingerprint of the denoiser.
+        optimizer: as accelerate prepared it.
+        lr_scheduler: its schedule.
+        average: what is kept of the weights.
+        trained: all parameters of the optimizer, in its order.
+    """
+
+    config: TrainConfig
+    run: RunFolder
+    accelerator: Accelerator
+    setup: Setup
+    reporter: Reporter
+    base: dict[str, Any]
+    optimizer: Any
+    lr_scheduler: LambdaLR
+    average: Average
+    trained: Sequence[nn.Parameter]
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            FeraError: it cannot be written, or the weights are not finite.
+        """
+        self._check_weights(progress.step)
+        optimizer = whole_state(self.optimizer.state_dict())
+        with gathered(self.setup.denoiser):
+            self._write_checkpoint(progress, optimizer)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, progress: Progress, optimizer: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "data": self.setup.data_digest,
+                "base": self.base,
+                "optimizer": optimizer,
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "average": self.average.state_dict(),
+                **progress.state(),
+            }
+            keep = self.config.train.checkpoints_total_limit if progress.is_sound else None
+            with self.average.applied():
+                self.run.save_checkpoint(progress.step, self.config, state, self._save_adapter, keep=keep)
+
+    def finish(self, summary: Summary, *, step: int) -> None:
+        """Write the adapter and the summary.
+
+        Args:
+            summary: of the run.
+            step: optimizer steps taken.
+
+        Raises:
+            FeraError: they cannot be written, or the weights are not finite.
+        """
+        self._check_weights(step)
+        with gathered(self.setup.denoiser):
+            self._write_adapter(summary)
+        self.accelerator.wait_for_everyone()
+
+    def _write_adapter(self, summary: Summary) -> None:
+        if self.accelerator.is_main_process:
+            try:
+                with self.average.applied():
+                    self._save_adapter(self.run.adapter)
+            except FeraError as error:  # a full disk, for one
+                raise FeraError(f"{error}. {self.run.kept()}") from error
+            replace_text(self.run.summary, to_json(asdict(summary), indent=2) + "\n")
+
+    def _save_adapter(self, folder: Path) -> None:
+        self.setup.adapter.save(self.setup.pipe, folder)
+
+    def has_finite_weights(self) -> bool:
+        """Whether all weights that train are finite, in all processes."""
+        is_finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.trained)
+        return not agree(self.accelerator, not is_finite)
+
+    def _check_weights(self, step: int) -> None:
+        if not self.has_finite_weights():
+            raise FeraError(
+                f"the weights are not finite after step {step}, so they are not saved. {self.run.kept()}. Lower "
+                "train.learning_rate (with --resume.allow train.learning_rate)"
+            )
+
+    def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> tuple[Progress, bool]:
+        """Go back to a checkpoint.
+
+        Args:
+            checkpoint: its folder.
+            changed: settings that differ from it.
+            allow: what may differ; "data" for the pictures and captions.
+
+        Returns:
+            How far the run was, and whether pictures or captions differ since.
+
+        Raises:
+            CannotResume: it is of another base or of other pictures.
+        """
+        state = read_state(checkpoint)
+        setup = self.setup
+        is_other_data = check_base_and_data(checkpoint, state, self.base, setup.data_digest, allow)
+        setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
+        if setup.text is not None:
+            setup.text.restore(checkpoint / "adapter")
+        try:
+            self.optimizer.load_state_dict(state_for(state["optimizer"], self.trained))
+            self.average.load_state_dict(state["average"])
+        except (ValueError, KeyError) as error:
+            raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self._adopt_settings(checkpoint)
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        progress = Progress.of(state)
+        if self.accelerator.is_main_process:
+            self.run.cut_log(state["log_bytes"])
+            if changed:
+                now = {change.name: change.now for change in changed}
+                self.reporter.write({"step": progress.step, "changed": now})
+        return progress, is_other_data
+
+    def _adopt_settings(self, checkpoint: Path) -> None:
+        """Optimizer and schedule come from the checkpoint with its rates; where settings differ, this run's count."""
+        old, new = (
+            build_optimizer(config.train, self.setup.denoiser, self.setup.text_groups(config)).param_groups
+            for config in (config_of(checkpoint), self.config)
+        )
+        if any(_without_parameters(group) != _without_parameters(other) for group, other in zip(old, new, strict=True)):
+            adopt_hyperparameters(self.optimizer.param_groups, old, new, self.lr_scheduler)
+
+
+def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
