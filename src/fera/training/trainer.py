@@ -29,7 +29,7 @@ from fera.training.randomness import is_chosen, mixed_seed
 from fera.training.reporting import Metrics, Reporter, collapse, in_words
 from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
 from fera.training.setup import Setup
-from fera.training.sharding import gathered, is_sharded, local, shard, state_for, whole, whole_state
+from fera.training.sharding import clip_gradients, gathered, is_sharded, local, shard, state_for, whole_state
 from fera.training.skipping import Fault, Skips, is_overflow
 from fera.training.state import RunFolder
 from fera.training.summary import Summary, summarize
@@ -71,7 +71,7 @@ class Trainer:
         setup.denoiser.train()
         if setup.text is not None:
             setup.text.train()
-        self._model, self._optimizer = shard(accelerator, setup.denoiser, optimizer)
+        self._model, self._optimizer = shard(accelerator, setup.denoiser, optimizer, config.train.max_grad_norm)
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
@@ -121,9 +121,10 @@ class Trainer:
         """Let the optimizer use the gradient, unless something about the step is not finite."""
         scaler = self._accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else None
-        norm = self._accelerator.clip_grad_norm_(self._trained, self._config.train.max_grad_norm)
+        settings = self._config.train
+        norm = clip_gradients(self._accelerator, self._optimizer, self._trained, settings.max_grad_norm)
         # Of all processes together, so that they agree.
-        if norm is not None and not torch.isfinite(whole(norm)) and self._fault is None and not is_overflow(scale):
+        if norm is not None and not torch.isfinite(norm) and self._fault is None and not is_overflow(scale):
             self._fault = Fault("gradient", self._of_all_processes(self._names))
         if self._fault is not None:
             self._optimizer.zero_grad()
@@ -333,8 +334,8 @@ class Trainer:
         if setup.text is not None:
             setup.text.restore(checkpoint / "adapter")
         try:
-            self._optimizer.load_state_dict(state_for(state["optimizer"], self._trained))
             self._average.load_state_dict(state["average"])
+            self._optimizer.load_state_dict(state_for(state["optimizer"], self._trained))  # may copy the weights
         except (ValueError, KeyError) as error:
             raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
