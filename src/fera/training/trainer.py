@@ -142,7 +142,7 @@ class Trainer:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
             conditions = setup.conditions(batch.captions, batch.conditions)
-            losses = self._losses(forward, batch, conditions)
+            losses = self._losses(batch, conditions)
         self._count(losses, routings[-1] if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
@@ -153,11 +153,12 @@ class Trainer:
             loss = loss + settings.consistency_weight / settings.consistency_fraction * losses.consistency
         return loss
 
-    def _losses(self, forward: int, batch: Draw, conditions: Conditions) -> Losses:
+    def _losses(self, batch: Draw, conditions: Conditions) -> Losses:
         setup, settings = self._setup, self._config.train
         adapted = setup.predictor(self._model, conditions)
         base = setup.predictor(setup.denoiser, conditions)
-        wants_base = settings.consistency_weight > 0 and is_chosen(settings.consistency_fraction, forward)
+        # By step: processes agree, and do what one process does that accumulates.
+        wants_base = settings.consistency_weight > 0 and is_chosen(settings.consistency_fraction, self.step)
 
         def without_adapter(noisy: Tensor, at: Tensor) -> Tensor:
             with torch.no_grad(), adapter_off(setup.denoiser):
