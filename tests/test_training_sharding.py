@@ -220,3 +220,13 @@ def test_an_optimizer_goes_on_in_the_other_layout(first):
         with gathered(model):
             results.append([value.detach().clone() for value in model[1].parameters()])
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*results, strict=True))
+
+
+def test_a_state_is_in_memory_as_its_weight_is():
+    """A fused step takes numbers in the order of memory; under ZeRO channels come first, alone they come last."""
+    weight = nn.Parameter(torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last))
+    state = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.randn(4, 3, 2, 2)}}, "param_groups": []}
+    fitted = state_for(state, [weight])["state"][0]
+    assert fitted["exp_avg"].stride() == weight.stride() and torch.equal(
+        fitted["exp_avg"], state["state"][0]["exp_avg"]
+    )

@@ -232,7 +232,7 @@ def whole_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def state_for(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-    """An optimizer's state dict of whole tensors as its parameters are: sharded where they are.
+    """An optimizer's state dict of whole tensors as its parameters are: sharded, and in memory, as they are.
 
     Args:
         state: as `whole_state` gives it.
@@ -242,6 +242,9 @@ def state_for(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, 
     def fit(value: Any, parameter: Tensor) -> Any:
         if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
             return _shard(value.to(parameter.device, parameter.dtype), parameter)
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            # Fused optimizers take the order in memory for granted; layouts differ in where channels are.
+            return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         return value
 
     entries = {
