@@ -8,9 +8,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: see runs/demo
 	$(BIN)/fera demo
 
-test: .venv/dev.done .venv/torchao.done  ## the fast tests
+test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done  ## the fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
 	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/test_quantized_bases.py -k torchao
+	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/test_training_processes.py tests/test_training_skipping.py -m slow -k zero2
 
 check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff check .
@@ -40,6 +41,11 @@ clean:
 # In a folder of its own: PEFT imports it wherever it finds it, and it talks on every import where there is no GPU.
 .venv/torchao.done: .venv/torch.done
 	$(INSTALL) --no-deps --target .venv/torchao torchao
+	touch $@
+
+# So is this: accelerate, diffusers and transformers import it wherever they find it. Nothing is compiled.
+.venv/deepspeed.done: .venv/torch.done
+	DS_BUILD_OPS=0 $(INSTALL) --no-deps --target .venv/deepspeed deepspeed hjson msgpack einops
 	touch $@
 
 .venv/dev.done: .venv/torch.done pyproject.toml

@@ -106,9 +106,9 @@ def test_tall_wide_and_square_pictures_train_together(configure, monkeypatch, ca
     monkeypatch.setattr(
         Trainer,
         "_losses",
-        lambda self, forward, batch, *others: (
+        lambda self, batch, *others: (
             shapes.append(tuple(batch.latents.shape)),
-            losses(self, forward, batch, *others),
+            losses(self, batch, *others),
         )[1],
     )
     config = configure("run", train={"steps": 10, "consistency_weight": 0.1})

@@ -56,8 +56,8 @@ def test_missing_ones_are_drawn_and_half_of_what_is_seen(configure, tmp_path, mo
     weights = []
     losses = Trainer._losses
 
-    def spy(self, forward, batch, conditions):
-        found = losses(self, forward, batch, conditions)
+    def spy(self, batch, conditions):
+        found = losses(self, batch, conditions)
         weights.append(len(batch.latents))
         return found
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import assert_same_adapter, log_of, power_cut, run_config
+from training_cases import WITHOUT_COMPILER, assert_same_adapter, log_of, power_cut, run_config
 
 from fera import FeraError
 from fera.training import TrainConfig, objective, to_toml, train, trainer
@@ -160,7 +160,9 @@ def test_an_overflow_is_logged_and_holds_the_schedule(configure, monkeypatch):
     assert log_of(config, "lr") == pytest.approx([0.03, 0.03, 0.02])
 
 
-SPOILED = """
+SPOILED = (
+    WITHOUT_COMPILER
+    + """
 import sys
 from fera.cli import main
 from fera.training import objective
@@ -173,13 +175,20 @@ def spoiled(self, *arguments):
 Trainer._losses = spoiled
 sys.exit(main(["train", sys.argv[1]]))
 """
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "layout",
+    [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"ACCELERATE_USE_DEEPSPEED": "true"}],
+    ids=["ddp", "fsdp2", "zero2"],
+)
 def test_processes_skip_together(configure, tmp_path, layout):
     import subprocess
 
+    if "ACCELERATE_USE_DEEPSPEED" in layout:
+        pytest.importorskip("deepspeed")
     config = configure(steps=3)
     (tmp_path / "run.toml").write_text(to_toml(config))
     (tmp_path / "spoiled.py").write_text(SPOILED)

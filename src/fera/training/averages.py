@@ -33,7 +33,7 @@ class Average(Protocol):
         """What `load_state_dict` needs, of tensors and plain values; `applied` does not alter it."""
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Go back to a state, after the optimizer did; the weights that train are a part of it."""
+        """Go back to a state; the weights that train are a part of it."""
 
 
 def average_of(

@@ -29,6 +29,7 @@ from fera.training.state import RunFolder
 from fera.training.summary import Summary
 from fera.training.tracking import Trackers, chosen_trackers, open_trackers
 from fera.training.trainer import Trainer
+from fera.training.zero_launch import launched_plainly
 
 
 def train(
@@ -138,12 +139,13 @@ def _validate(trainer: Trainer, config: TrainConfig) -> None:
 def _accelerator(config: TrainConfig, trackers: list[GeneralTracker]) -> Accelerator:
     settings = config.train
     try:
-        accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            log_with=trackers or None,
-            project_dir=config.output_dir,
-        )
+        with launched_plainly():
+            accelerator = Accelerator(
+                mixed_precision=settings.mixed_precision,
+                gradient_accumulation_steps=settings.gradient_accumulation_steps,
+                log_with=trackers or None,
+                project_dir=config.output_dir,
+            )
     except ValueError as error:  # a precision that the device does not have, for one
         raise FeraError(f"train.mixed_precision = {settings.mixed_precision}: {error}") from error
     arrange(accelerator)

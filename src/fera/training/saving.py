@@ -143,8 +143,8 @@ class Saver:
         if setup.text is not None:
             setup.text.restore(checkpoint / "adapter")
         try:
-            self.optimizer.load_state_dict(state_for(state["optimizer"], self.trained))
             self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state_for(state["optimizer"], self.trained))  # may copy the weights
         except (ValueError, KeyError) as error:
             raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])

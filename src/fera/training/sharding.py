@@ -1,9 +1,9 @@
 """A run in several processes: which layouts there are, and what FSDP2 asks for.
 
-Under DDP each process holds all weights, and nothing here is needed. Under FSDP2 each holds a shard of each weight, the
-frozen base's among them, and puts a block together while it is used. The weights that train and the optimizer's state
-are gathered before they are written, so that a checkpoint says nothing of the layout it was saved under: any other goes
-on from it.
+Under DDP each process holds all weights, and nothing here is needed. Under ZeRO too; it shares the optimizer's state
+(`zero.py`). Under FSDP2 each holds a shard of each weight, the frozen base's among them, and puts a block together
+while it is used. The weights that train and the optimizer's state are gathered before they are written, so that a
+checkpoint says nothing of the layout it was saved under: any other goes on from it.
 """
 
 import os
@@ -20,9 +20,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fera.errors import FeraError
 from fera.training.config import TrainConfig
+from fera.training.zero import ZeroOptimizer, share
+from fera.training.zero_launch import check_zero, is_launched, launched_plainly
 
 _OTHERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "accelerate's parallelism_config",
 }
@@ -31,7 +32,8 @@ _OTHERS = {
 def find_processes() -> PartialState:
     """This process among those of the run; the first call lets them find each other."""
     # Left to itself accelerate looks for others on GPUs alone, and each process takes itself for the only one.
-    return PartialState(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    with launched_plainly():
+        return PartialState(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def check_launch(config: TrainConfig) -> None:
@@ -49,13 +51,15 @@ def check_launch(config: TrainConfig) -> None:
         if _is_set(variable):
             raise FeraError(
                 f"the processes were started for {name}, which fera does not support: take DDP, or FSDP2 where the "
-                "base does not fit one device (examples/accelerate/ has configurations of both)"
+                "base does not fit one device (examples/accelerate/ has configurations)"
             )
     if started != find_processes().num_processes:
         raise FeraError(
             f"{started} processes were started, but they have not found each other. On a machine without GPUs set "
             "ACCELERATE_USE_CPU=true in the environment"
         )
+    if is_launched():
+        check_zero(config, started)
     if _is_set("ACCELERATE_USE_FSDP"):
         _check_fsdp(config)
 
@@ -117,8 +121,10 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2
 
 
-def shard(accelerator: Accelerator, denoiser: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-    """The denoiser and the optimizer as accelerate prepares them, in any layout.
+def shard(
+    accelerator: Accelerator, denoiser: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
+) -> tuple[Any, Any]:
+    """The denoiser and the optimizer as they are used, in any layout.
 
     Under FSDP2 the blocks that the denoiser repeats are put together one at a time, unless the launch names others.
 
@@ -126,10 +132,13 @@ def shard(accelerator: Accelerator, denoiser: nn.Module, optimizer: torch.optim.
         accelerator: of the run.
         denoiser: it holds what trains.
         optimizer: over that.
+        max_grad_norm: what gradients will be clipped to.
 
     Raises:
         FeraError: the launch names blocks that the denoiser does not have.
     """
+    if is_launched():
+        return share(accelerator, denoiser, optimizer, max_grad_norm)
     if not is_sharded(accelerator):
         return accelerator.prepare(denoiser, optimizer)
     plugin = accelerator.state.fsdp_plugin
@@ -141,6 +150,26 @@ def shard(accelerator: Accelerator, denoiser: nn.Module, optimizer: torch.optim.
         return accelerator.prepare(denoiser, optimizer)
     except ValueError as error:
         raise FeraError(f"FSDP2 cannot share this denoiser's weights: {error}") from error
+
+
+def clip_gradients(
+    accelerator: Accelerator, optimizer: Any, parameters: Sequence[Tensor], max_grad_norm: float
+) -> Tensor | None:
+    """Clip the gradients that the next step uses.
+
+    Args:
+        accelerator: of the run.
+        optimizer: as `shard` gave it.
+        parameters: all of the optimizer's.
+        max_grad_norm: as `shard` was told.
+
+    Returns:
+        Their norm before, over all processes.
+    """
+    if isinstance(optimizer, ZeroOptimizer):
+        return optimizer.gradient_norm()
+    norm = accelerator.clip_grad_norm_(parameters, max_grad_norm)
+    return whole(norm) if norm is not None else None
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -203,7 +232,7 @@ def whole_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def state_for(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-    """An optimizer's state dict of whole tensors as its parameters are: sharded where they are.
+    """An optimizer's state dict of whole tensors as its parameters are: sharded, and in memory, as they are.
 
     Args:
         state: as `whole_state` gives it.
@@ -213,6 +242,9 @@ def state_for(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, 
     def fit(value: Any, parameter: Tensor) -> Any:
         if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
             return _shard(value.to(parameter.device, parameter.dtype), parameter)
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            # Fused optimizers take the order in memory for granted; layouts differ in where channels are.
+            return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         return value
 
     entries = {

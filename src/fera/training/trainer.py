@@ -25,7 +25,7 @@ from fera.training.reporting import Reporter
 from fera.training.resuming import Change
 from fera.training.saving import Saver
 from fera.training.setup import Setup
-from fera.training.sharding import shard, whole
+from fera.training.sharding import clip_gradients, shard
 from fera.training.skipping import Fault, is_overflow
 from fera.training.state import RunFolder
 from fera.training.step_lines import StepLines
@@ -65,7 +65,7 @@ class Trainer:
         setup.denoiser.train()
         if setup.text is not None:
             setup.text.train()
-        self._model, self._optimizer = shard(accelerator, setup.denoiser, optimizer)
+        self._model, self._optimizer = shard(accelerator, setup.denoiser, optimizer, config.train.max_grad_norm)
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
@@ -127,9 +127,10 @@ class Trainer:
         """Let the optimizer use the gradient, unless something about the step is not finite."""
         scaler = self._accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else None
-        norm = self._accelerator.clip_grad_norm_(self._trained, self._config.train.max_grad_norm)
+        settings = self._config.train
+        norm = clip_gradients(self._accelerator, self._optimizer, self._trained, settings.max_grad_norm)
         # Of all processes together, so that they agree.
-        if norm is not None and not torch.isfinite(whole(norm)) and self._fault is None and not is_overflow(scale):
+        if norm is not None and not torch.isfinite(norm) and self._fault is None and not is_overflow(scale):
             self._fault = Fault("gradient", of_all_processes(self._accelerator, self._names))
         if self._fault is not None:
             self._optimizer.zero_grad()
@@ -147,7 +148,7 @@ class Trainer:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
         with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
             conditions = setup.conditions(batch.captions, batch.conditions)
-            losses = self._losses(forward, batch, conditions)
+            losses = self._losses(batch, conditions)
         self._count(losses, routings[-1] if routings else None, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
@@ -158,11 +159,12 @@ class Trainer:
             loss = loss + settings.consistency_weight / settings.consistency_fraction * losses.consistency
         return loss
 
-    def _losses(self, forward: int, batch: Draw, conditions: Conditions) -> Losses:
+    def _losses(self, batch: Draw, conditions: Conditions) -> Losses:
         setup, settings = self._setup, self._config.train
         adapted = setup.predictor(self._model, conditions)
         base = setup.predictor(setup.denoiser, conditions)
-        wants_base = settings.consistency_weight > 0 and is_chosen(settings.consistency_fraction, forward)
+        # By step: processes agree, and do what one process does that accumulates.
+        wants_base = settings.consistency_weight > 0 and is_chosen(settings.consistency_fraction, self.step)
 
         def without_adapter(noisy: Tensor, at: Tensor) -> Tensor:
             with torch.no_grad(), adapter_off(setup.denoiser):

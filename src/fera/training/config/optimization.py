@@ -72,8 +72,8 @@ class OptimizationConfig(Section):
         default=1.0,
         gt=0,
         le=1,
-        description="Share of the batches that have the consistency loss, weighted up by as much; on the others its "
-        "forward of the base is saved.",
+        description="Share of the steps whose batches have the consistency loss, weighted up by as much; on the others "
+        "its forward of the base is saved.",
     )
     caption_dropout: float = Field(
         default=0.0,
