@@ -1,4 +1,8 @@
-"""Bases, what is put into them, and a training step: shared by the benchmarks of whole denoisers."""
+"""Bases, what is put into them, and a training step: shared by the benchmarks of whole denoisers.
+
+Bases are laid out channels last, as `fera.bases.load_base` lays out those that fera's commands run on: for all
+contestants alike.
+"""
 
 import copy
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.released import StackedExperts, convolution_indicator
 from fera import SoftFrequencyRouter
+from fera.bases import lay_out
 from fera.demo import base_path
 from fera.training.adapters import adapter_of
 from fera.training.config import AdapterConfig, OptimizationConfig
@@ -42,7 +47,7 @@ class Batch:
 
 def emoji_unet() -> UNet2DConditionModel:
     """The bundled base's UNet: 11 million parameters, latents (4, 16, 16)."""
-    return UNet2DConditionModel.from_pretrained(base_path(), subfolder="unet").requires_grad_(False)
+    return lay_out(UNet2DConditionModel.from_pretrained(base_path(), subfolder="unet").requires_grad_(False))
 
 
 def small_sdxl(depth: int = 10) -> UNet2DConditionModel:
@@ -52,7 +57,7 @@ def small_sdxl(depth: int = 10) -> UNet2DConditionModel:
         depth: transformer layers of an innermost block; 10 in SDXL.
     """
     torch.manual_seed(0)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=32,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -65,7 +70,8 @@ def small_sdxl(depth: int = 10) -> UNet2DConditionModel:
         addition_embed_type="text_time",
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=6 * 32 + 160,
-    ).requires_grad_(False)
+    )
+    return lay_out(unet.requires_grad_(False))
 
 
 def batch_for(unet: UNet2DConditionModel, size: int, tokens: int) -> Batch:

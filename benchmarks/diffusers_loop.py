@@ -1,8 +1,9 @@
-"""Training the way that diffusers' text-to-image LoRA script works, for the emoji base.
+"""Training the way that diffusers' text-to-image LoRA script works.
 
 What makes it that way: PEFT's LoRA through `add_adapter`, accelerate, a DataLoader that opens and prepares pictures,
-and the autoencoder and the text encoder run at every step. What favours it here: captions are tokenized once, and there
-is no tracker. The objective is the base's, flow matching at logit-normal noise levels.
+and the autoencoder and the text encoder run at every step, laid out as diffusers loads them (that script does not ask
+for channels last). What favours it here: captions are tokenized once, and there is no tracker. The objective is the
+emoji base's, flow matching at logit-normal noise levels.
 """
 
 import json
@@ -62,11 +63,12 @@ class DiffusersLoop:
     Args:
         folder: imagefolder of training pictures.
         batch_size: pictures a step.
+        base: folder of the base; the emoji base by default.
     """
 
-    def __init__(self, folder: Path, batch_size: int) -> None:
+    def __init__(self, folder: Path, batch_size: int, base: Path | None = None) -> None:
         settings = OptimizationConfig()
-        pipe = StableDiffusionPipeline.from_pretrained(base_path())
+        pipe = StableDiffusionPipeline.from_pretrained(base or base_path(), safety_checker=None)
         self._vae, self._text_encoder = pipe.vae.requires_grad_(False), pipe.text_encoder.requires_grad_(False)
         unet = pipe.unet.requires_grad_(False).train()
         unet.add_adapter(LoraConfig(r=WIDE, lora_alpha=WIDE, init_lora_weights="gaussian", target_modules=TARGETS))

@@ -1,29 +1,42 @@
 """Whole runs: `fera train` against training the way that diffusers' script works, samples a second after start-up."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.diffusers_loop import DiffusersLoop
 from benchmarks.meters import speed
 from benchmarks.race import Comparison, Race
+from benchmarks.small_sd15 import EIGHTH, TINY, save_base
 from benchmarks.trainers import STYLE, style_folder, trainer
 
 
 def races(small: bool) -> Iterator[Race]:
-    """The emoji base and one of its styles at 64 x 64 pixels; each takes some steps a turn."""
+    """One of the emoji styles, on the emoji base at 64 x 64 pixels and on one with the proportions of SD 1.5."""
     size, steps = (2, 1) if small else (8, 4)
     with style_folder(small) as folder:
-        contestants = {
-            "fera train": trainer(folder, "with", size, {}),
-            "fera train without FECL": trainer(folder, "without", size, {"consistency_weight": 0.0}),
-            "diffusers' way": DiffusersLoop(folder / "train", size),
-        }
-        yield Race(
-            f"whole run, emoji base, {STYLE}, batch {size}",
-            {name: _repeated(contestant.advance, steps) for name, contestant in contestants.items()},
-            [Comparison(name, "diffusers' way", at_least=1.5) for name in ("fera train", "fera train without FECL")],
-            rounds=16,
-            meter=speed(steps * size),
-        )
+        yield _race("emoji base", folder, size, steps, rounds=16)
+    # Few pictures: what they are does not matter to what a step costs, and fera encodes all of them first.
+    size = 2 if small else 4
+    with style_folder(small=True) as folder, TemporaryDirectory() as parent:
+        base = save_base(Path(parent, "base"), TINY if small else EIGHTH)
+        yield _race("SD 1.5 at an eighth of its width", folder, size, 1, rounds=8, base=base)
+
+
+def _race(name: str, folder: Path, size: int, steps: int, rounds: int, base: Path | None = None) -> Race:
+    """Each contestant takes some steps a turn."""
+    contestants = {
+        "fera train": trainer(folder, "with", size, {}, base),
+        "fera train without FECL": trainer(folder, "without", size, {"consistency_weight": 0.0}, base),
+        "diffusers' way": DiffusersLoop(folder / "train", size, base),
+    }
+    return Race(
+        f"whole run, {name}, {STYLE}, batch {size}",
+        {one: _repeated(contestant.advance, steps) for one, contestant in contestants.items()},
+        [Comparison(one, "diffusers' way", at_least=1.5) for one in ("fera train", "fera train without FECL")],
+        rounds=rounds,
+        meter=speed(steps * size),
+    )
 
 
 def _repeated(step: Callable[[], None], times: int) -> Callable[[], None]:

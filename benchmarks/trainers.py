@@ -1,4 +1,4 @@
-"""`fera train` on the emoji base, held between two steps."""
+"""`fera train`, held between two steps."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,18 +31,19 @@ def style_folder(small: bool = False) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_config(folder: Path, name: str, batch_size: int, **train: Any) -> TrainConfig:
-    """A run of `fera train` on the emoji base as its defaults have it.
+def run_config(folder: Path, name: str, batch_size: int, base: Path | None = None, **train: Any) -> TrainConfig:
+    """A run of `fera train` as its defaults have it.
 
     Args:
         folder: as `style_folder` gives it; what is encoded is kept there too.
         name: of the run's own folder in it.
         batch_size: pictures a step and process.
+        base: folder of the base; the emoji base by default.
         **train: other keys of the section `train`; unknown ones are refused.
     """
     return TrainConfig.model_validate(
         {
-            "base": str(base_path()),
+            "base": str(base or base_path()),
             "output_dir": folder / name,
             "data": {"train_data_dir": folder / "train", "cache_dir": folder / "cache"},
             "adapter": {"r": RANK, "num_experts": EXPERTS},
@@ -51,7 +52,7 @@ def run_config(folder: Path, name: str, batch_size: int, **train: Any) -> TrainC
     )
 
 
-def trainer(folder: Path, name: str, batch_size: int, train: Mapping[str, Any]) -> Trainer:
+def trainer(folder: Path, name: str, batch_size: int, train: Mapping[str, Any], base: Path | None = None) -> Trainer:
     """A run after its start-up: `advance()` is one step of it, drawing, loss, checks and optimizer included.
 
     Args:
@@ -59,8 +60,9 @@ def trainer(folder: Path, name: str, batch_size: int, train: Mapping[str, Any]) 
         name: as for `run_config`.
         batch_size: pictures a step.
         train: other keys of the section `train`.
+        base: as for `run_config`.
     """
-    config = run_config(folder, name, batch_size, **{"steps": 1_000_000} | dict(train))
+    config = run_config(folder, name, batch_size, base, **{"steps": 1_000_000} | dict(train))
     run = RunFolder(config.output_dir)
     reporter = Reporter(run.log, is_main=False, quiet=True)  # its bar would be drawn into the tables
     setup = prepare(config, torch.device("cpu"), reporter)

@@ -16,13 +16,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import __main__ as command
 from benchmarks.allocations import peak_allocated
-from benchmarks.contestants import EXPERTS, RANK, batch_for, training_step, with_fera, with_lora, with_released
+from benchmarks.contestants import (
+    EXPERTS,
+    RANK,
+    batch_for,
+    emoji_unet,
+    training_step,
+    with_fera,
+    with_lora,
+    with_released,
+)
 from benchmarks.layer import LinearLayers
 from benchmarks.meters import PEAK_BYTES, REPORTED_SPEED, SECONDS, speed
 from benchmarks.race import Comparison, Race, Result, run
 from benchmarks.registry import APART, BENCHMARKS, DEFAULT
 from benchmarks.released import StackedExperts
 from benchmarks.report import Finding, markdown
+from benchmarks.small_sd15 import EIGHTH, FULL, operations
 from fera import FeraConfig, register_denoiser
 
 # What trains whole denoisers: many seconds each.
@@ -163,6 +173,21 @@ def test_training_step_moves_the_adapter_alone(build):
     moved = {name for name, parameter in unet.named_parameters() if not torch.equal(parameter, before[name])}
     trained = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
     assert moved == trained != set()
+
+
+def test_contestants_lie_channels_last_as_fera_loads_a_base():
+    base = emoji_unet()
+    for unet in (base, with_lora(base), with_fera(base), with_released(base)):
+        kernels = [module.weight for module in unet.modules() if isinstance(module, nn.Conv2d)]
+        assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+def test_small_base_has_the_proportions_of_sd15():
+    full, small = operations(FULL), operations(EIGHTH)
+    assert small["UNet"] < full["UNet"] / 100
+    # Not above: encoding that is dearer than SD 1.5's would favour what encodes once.
+    assert 0.85 < small["picture"] / small["UNet"] / (full["picture"] / full["UNet"]) <= 1
+    assert 0.6 < small["caption"] / small["UNet"] / (full["caption"] / full["UNet"]) <= 1
 
 
 def test_released_form_equals_routed_experts():

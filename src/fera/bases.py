@@ -57,8 +57,25 @@ def load_base(
         where = "" if folder.exists() else " (no such folder here; tried as a Hub id)"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FeraError(f"cannot load base {base!r}{where}: {reason}") from error
-    _arrange(pipe)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            lay_out(part)
     return pipe
+
+
+def lay_out(part: nn.Module) -> nn.Module:
+    """Lay convolutions out channels last, which CPUs compute faster; values stay what they are.
+
+    Args:
+        part: of a pipeline; changed in place, unless it has no convolution of two dimensions.
+
+    Returns:
+        The part.
+    """
+    # On MPS, PyTorch's convolutions want them contiguous.
+    if not torch.backends.mps.is_available() and any(isinstance(module, nn.Conv2d) for module in part.modules()):
+        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return part
 
 
 def to_device(pipe: Any, name: str | None) -> str:
@@ -100,13 +117,3 @@ def _check_folder(folder: Path) -> None:
 def _absent_parts(index: dict[str, Any]) -> dict[str, None]:
     """Parts that were None when the pipeline was saved (SD3 without T5): diffusers wants to be told again."""
     return {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
-
-
-def _arrange(pipe: Any) -> None:
-    """Lay convolutions out channels last, which CPUs compute faster; values stay what they are."""
-    if torch.backends.mps.is_available():  # where PyTorch's convolutions want them contiguous
-        return
-    parts: list[Any] = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    for part in parts:
-        if any(isinstance(module, nn.Conv2d) for module in part.modules()):
-            part.to(memory_format=torch.channels_last)
