@@ -73,7 +73,7 @@ def find_differences(study: Study, results: Sequence[Result]) -> list[Finding]:
 def tables(study: Study, findings: Sequence[Finding]) -> list[Table]:
     """All tables of a report."""
     made = [overview(study, findings), _styles(study, findings), _places(findings), *_metrics(findings)]
-    return [*made, _costs(findings), *_gates(findings)]
+    return [*made, _costs(findings), *_gates(findings), _validation(study, findings)]
 
 
 def overview(study: Study, findings: Sequence[Finding]) -> Table:
@@ -83,7 +83,6 @@ def overview(study: Study, findings: Sequence[Finding]) -> Table:
         first, interval = finding.runs[0], finding.overall
         router = f" + {first.router_parameters:,}" if first.router_parameters else ""
         loss = _mean([fmean(run.samples.losses) for run in finding.runs if run.samples])
-        chosen_by = _mean([run.validation_loss for run in finding.runs if run.validation_loss is not None])
         rates = sorted({run.settings["train.learning_rate"] for run in finding.runs})
         if interval is None:
             verdict = ["reference", "", ""]
@@ -91,19 +90,10 @@ def overview(study: Study, findings: Sequence[Finding]) -> Table:
             verdict = [_interval(interval), f"{interval.wins} of {interval.runs}", _verdict(interval)]
         sizes = f"{first.parameters:,}{router}"
         rows.append(
-            [
-                finding.label,
-                sizes,
-                ", ".join(f"{rate:g}" for rate in rates),
-                str(len(finding.runs)),
-                chosen_by,
-                loss,
-                *verdict,
-            ]
+            [finding.label, sizes, ", ".join(f"{rate:g}" for rate in rates), str(len(finding.runs)), loss, *verdict]
         )
     title = f"Loss on test names, against {study.label(study.reference_method)}"
-    heads = ["method", "parameters", "learning rate", "runs", "validation loss", "loss", "difference x 1000, 95 %"]
-    heads += ["lower in", "so"]
+    heads = ["method", "parameters", "learning rate", "runs", "loss", "difference x 1000, 95 %", "lower in", "so"]
     return Table(title, heads, rows)
 
 
@@ -196,6 +186,16 @@ def _metrics(findings: Sequence[Finding]) -> list[Table]:
         return []
     heads = ["method", *names.values()]
     return [Table("Pictures of test names (means over runs, deviation between runs)", heads, rows)]
+
+
+def _validation(study: Study, findings: Sequence[Finding]) -> Table:
+    def cell(finding: Finding, style: str) -> str:
+        runs = [run for run in finding.runs if run.style == style]
+        return _mean([run.validation_loss for run in runs if run.validation_loss is not None])
+
+    styles = [style for style in study.style_names if any(run.style == style for one in findings for run in one.runs)]
+    rows = [[finding.label, *(cell(finding, style) for style in styles)] for finding in findings]
+    return Table("Loss on validation names, to choose by (means over seeds)", ["method", *styles], rows)
 
 
 def _costs(findings: Sequence[Finding]) -> Table:
