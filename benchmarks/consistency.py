@@ -13,9 +13,9 @@ def races(small: bool) -> Iterator[Race]:
     """The emoji base, with every fourth batch and with all."""
     size = 2 if small else 8
     variants: dict[str, dict[str, Any]] = {
-        "FECL on every 4th": {"consistency_fraction": 0.25},
-        "FECL on all": {},
-        "without": {"consistency_weight": 0.0},
+        "FECL on every 4th": {"consistency_weight": 0.1, "consistency_fraction": 0.25},
+        "FECL on all": {"consistency_weight": 0.1},
+        "without": {},
     }
     comparisons = [Comparison("FECL on every 4th", "without", 1.15), Comparison("FECL on all", "without", 1.15)]
     with style_folder(small) as folder:

@@ -26,14 +26,14 @@ def races(small: bool) -> Iterator[Race]:
 def _race(name: str, folder: Path, size: int, steps: int, rounds: int, base: Path | None = None) -> Race:
     """Each contestant takes some steps a turn."""
     contestants = {
-        "fera train": trainer(folder, "with", size, {}, base),
-        "fera train without FECL": trainer(folder, "without", size, {"consistency_weight": 0.0}, base),
+        "fera train": trainer(folder, "without", size, {}, base),
+        "fera train with FECL": trainer(folder, "with", size, {"consistency_weight": 0.1}, base),
         "diffusers' way": DiffusersLoop(folder / "train", size, base),
     }
     return Race(
         f"whole run, {name}, {STYLE}, batch {size}",
         {one: _repeated(contestant.advance, steps) for one, contestant in contestants.items()},
-        [Comparison(one, "diffusers' way", at_least=1.5) for one in ("fera train", "fera train without FECL")],
+        [Comparison(one, "diffusers' way", at_least=1.5) for one in ("fera train", "fera train with FECL")],
         rounds=rounds,
         meter=speed(steps * size),
     )

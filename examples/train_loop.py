@@ -42,7 +42,10 @@ def main(steps: int = 100, output: str = "runs/loop", style: str = "twemoji", ba
     model.print_trainable_parameters()
     noisy, sigma, _ = noised(latents)
     start_router(model, noisy, sigma)  # experts for parts of the denoising, from the first step
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    experts = {"params": [parameter for name, parameter in trained if ".fera." not in name]}
+    router = {"params": [parameter for name, parameter in trained if ".fera." in name], "lr": 2e-4}
+    optimizer = torch.optim.AdamW([experts, router], lr=2e-3)  # a slow router keeps the parts that it starts with
     bands = FrequencyBands(num_bands=3)
 
     losses = []

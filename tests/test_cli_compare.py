@@ -79,7 +79,10 @@ def test_a_study_leaves_results_and_a_report_and_is_not_done_twice(study, output
     monkeypatch.setattr("fera.comparison.working.execute", lambda *_: pytest.fail("a finished run was done again"))
     assert compare(study, output, "--collect", str(output / "all.json")) == 0
     assert compare(study, output.with_name("again"), "--from", str(output / "all.json")) == 0
-    assert (output.with_name("again") / "report" / "comparison.md").is_file()
+    again = output.with_name("again")
+    assert (again / "report" / "comparison.md").is_file()
+    assert compare(study, again, "--from", str(output / "all.json"), "--against", "routed") == 0
+    assert "against routed" in (again / "report" / "against-routed" / "comparison.md").read_text()
 
 
 @pytest.mark.slow
@@ -136,6 +139,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_call_resumes(study, output, 
     ("flags", "message"),
     [
         (("--only", "rooted"), "did you mean 'routed'?"),
+        (("--against", "rooted"), "did you mean 'routed'?"),
         (("--max-runs", "0"), "--max-runs must be at least 1"),
         (("--report-only",), "no finished runs to report"),
         (("--from", "absent.json"), "cannot read absent.json"),

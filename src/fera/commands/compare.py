@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, metavar="STUDY.toml", help="methods, styles, seeds and what they share")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the runs")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="do the runs of these methods alone")
+    parser.add_argument("--against", metavar="METHOD", help="report differences from this method, not the reference")
     parser.add_argument("--max-runs", type=int, metavar="N", help="do at most N trainings, then report")
     parser.add_argument("--overwrite", action="store_true", help="make runs again whose settings have changed")
     parser.add_argument("--report-only", action="store_true", help="report what is finished, train nothing")
@@ -39,10 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     study = read_study(arguments.study)
-    for name in arguments.only or ():
+    named = [("--only", name) for name in arguments.only or ()]
+    if arguments.against:
+        named.append(("--against", arguments.against))
+    for option, name in named:
         if name not in study.methods:
             known = list(study.methods)
-            raise FeraError(f"--only {name}: the study's methods are {', '.join(known)}{near(name, known)}")
+            raise FeraError(f"{option} {name}: the study's methods are {', '.join(known)}{near(name, known)}")
     if not (arguments.report_only or arguments.collection):
         progress = Console(stderr=True, highlight=False)
         work(
@@ -57,7 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
         results = read_results(arguments.output, study)
     if not results and not (arguments.report_only or arguments.collection):
         return 0  # trials of learning rates alone
-    write_report(study, results, arguments.output / REPORT, Console(highlight=False))
+    folder = arguments.output / REPORT
+    if arguments.against:
+        study, folder = (
+            study.model_copy(update={"reference": arguments.against}),
+            folder / f"against-{arguments.against}",
+        )
+    write_report(study, results, folder, Console(highlight=False))
     if arguments.collect:
         collect(results, study, arguments.collect)
     return 0
