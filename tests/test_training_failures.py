@@ -80,13 +80,13 @@ def test_full_disk_at_a_checkpoint(configure, command):
     ("method", "step", "expected", "sections"),
     [
         ("finish", 4, "adapter", {}),
-        ("_report", 4, "log.jsonl", {"train": {"checkpointing_steps": 1}}),
+        ("advance", 3, "log.jsonl", {"train": {"checkpointing_steps": 1}}),
         ("validate", 4, "step-000004.png", {"validation": {"prompts": ["a tree"], "num_inference_steps": 1}}),
     ],
 )
 def test_full_disk_elsewhere(configure, command, method, step, expected, sections):
     config = configure(**sections)
-    if method == "_report":
+    if expected == "log.jsonl":
         config.output_dir.mkdir()
         real = Reporter.write
         padded = {"padding": "x" * 200}  # a few lines reach the limit
@@ -94,7 +94,7 @@ def test_full_disk_elsewhere(configure, command, method, step, expected, section
     try:
         code, message = command(config, (method, step))
     finally:
-        if method == "_report":
+        if expected == "log.jsonl":
             Reporter.write = real  # type: ignore[method-assign]
     assert code == 2 and "Traceback" not in message
     assert expected in message and "File too large" in message

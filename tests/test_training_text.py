@@ -166,7 +166,7 @@ def test_pivotal_tuning_leaves_the_token_after_its_share(configure):
     assert moved == [[True, True]] * 3 + [[False, True]] * 3
     assert log_of(config, "tokens_lr") == [1e-2] * 3 + [0.0] * 3
     assert log_of(config, "text_encoder_lr") == [1e-2] * 6
-    assert log_of(config, "router_lr") == log_of(config, "lr") == [1e-2] * 6
+    assert log_of(config, "lr") == [1e-2] * 6 and log_of(config, "router_lr") == [1e-3] * 6
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
