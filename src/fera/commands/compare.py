@@ -35,8 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.commands.quiet import quiet_libraries
     from fera.comparison import collect, read_collection, read_results, read_study
     from fera.comparison.report import write_report
-    from fera.comparison.study import REPORT, near
+    from fera.comparison.study import REPORT
     from fera.comparison.working import Options, work
+    from fera.hints import hint
 
     quiet_libraries()
     study = read_study(arguments.study)
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     for option, name in named:
         if name not in study.methods:
             known = list(study.methods)
-            raise FeraError(f"{option} {name}: the study's methods are {', '.join(known)}{near(name, known)}")
+            raise FeraError(f"{option} {name}: the study's methods are {', '.join(known)}{hint(name, known)}")
     if not (arguments.report_only or arguments.collection):
         progress = Console(stderr=True, highlight=False)
         work(
@@ -63,10 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0  # trials of learning rates alone
     folder = arguments.output / REPORT
     if arguments.against:
-        study, folder = (
-            study.model_copy(update={"reference": arguments.against}),
-            folder / f"against-{arguments.against}",
-        )
+        study = study.model_copy(update={"reference": arguments.against})
+        folder = folder / f"against-{arguments.against}"
     write_report(study, results, folder, Console(highlight=False))
     if arguments.collect:
         collect(results, study, arguments.collect)

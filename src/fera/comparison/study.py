@@ -1,6 +1,5 @@
 """What a study compares: one typed definition, read from a TOML file."""
 
-import difflib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fera.demo import STYLES
 from fera.errors import FeraError
 from fera.evaluation import EvaluationSettings
+from fera.hints import hint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -109,7 +109,7 @@ class Study(_Section):
             if style not in STYLES and not Path(style).is_dir():
                 raise ValueError(
                     f"style {style!r} is no folder (looked from {Path.cwd()}) and none of the bundled ones: "
-                    f"{', '.join(STYLES)}{near(style, STYLES)}"
+                    f"{', '.join(STYLES)}{hint(style, STYLES)}"
                 )
         return self
 
@@ -156,23 +156,17 @@ def parse_study(settings: Mapping[str, Any], source: str) -> Study:
         raise FeraError("\n  ".join(dict.fromkeys(problems))) from None
 
 
-def near(name: str, candidates: Sequence[str]) -> str:
-    """The nearest of some names, as the end of a message; empty where none is near."""
-    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
 def _check_known(key: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"{key} names {name!r}, there are: {', '.join(known)}{near(name, known)}")
+            raise ValueError(f"{key} names {name!r}, there are: {', '.join(known)}{hint(name, known)}")
 
 
 def _in_words(problem: Mapping[str, Any], source: str) -> str:
     where = [str(part) for part in problem["loc"]]
     name = ".".join(where)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {name!r} in {source}{near(where[-1], _keys_beside(where))}"
+        return f"unknown key {name!r} in {source}{hint(where[-1], _keys_beside(where))}"
     if problem["type"] == "missing":
         return f"missing key {name!r} in {source}"
     if problem["type"] == "value_error":

@@ -141,7 +141,8 @@ def shard(
         return share(accelerator, denoiser, optimizer, max_grad_norm)
     if not is_sharded(accelerator):
         return accelerator.prepare(denoiser, optimizer)
-    denoiser.to(memory_format=torch.contiguous_format)  # FSDP2 takes no convolutions that lie channels last
+    for weight in denoiser.parameters():
+        weight.data = weight.data.contiguous()  # FSDP2 takes no convolutions that lie channels last
     plugin = accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
         repeated: Any = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None)
