@@ -94,21 +94,21 @@ def batch_for(unet: UNet2DConditionModel, size: int, tokens: int) -> Batch:
 
 def with_lora(base: nn.Module, rank: int = WIDE) -> nn.Module:
     """A copy of a base with PEFT's LoRA on its attention."""
-    unet = copy.deepcopy(base)
+    unet = _copy(base)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), unet)
     return unet
 
 
 def with_fera(base: nn.Module) -> nn.Module:
     """A copy of a base with routed experts on its attention, as `fera train` makes them."""
-    unet = copy.deepcopy(base)
+    unet = _copy(base)
     adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS)).add(unet)
     return unet
 
 
 def with_released(base: nn.Module) -> nn.Module:
     """A copy of a base with experts on its attention in the form that the method was released in."""
-    unet = copy.deepcopy(base)
+    unet = _copy(base)
     stacked = []
     for name, module in list(unet.named_modules()):
         if isinstance(module, nn.Linear) and name.endswith(tuple(f".{target}" for target in TARGETS)):
@@ -126,6 +126,11 @@ def with_released(base: nn.Module) -> nn.Module:
     return unet
 
 
+def _copy(base: nn.Module) -> nn.Module:
+    """A copy that shares the base's frozen weights: those of a large one fit into memory once."""
+    return copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
+
+
 def training_step(unet: nn.Module, batch: Batch) -> Callable[[], None]:
     """Forward, backward, clipping and AdamW of what is trainable, with the settings that `fera train` begins with."""
     unet.train()
@@ -139,5 +144,23 @@ def training_step(unet: nn.Module, batch: Batch) -> Callable[[], None]:
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
+
+    return step
+
+
+def generation_step(unet: nn.Module, latent: Tensor, timestep: Tensor, text: Tensor) -> Callable[[], Tensor]:
+    """The denoiser's call as a pipeline makes it, adapters active and unmerged.
+
+    Args:
+        unet: the denoiser.
+        latent: shape (B, C, H, W).
+        timestep: a scalar.
+        text: shape (B, tokens, width).
+    """
+    unet.eval()
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        return unet(latent, timestep, encoder_hidden_states=text, return_dict=False)[0]
 
     return step

@@ -1,11 +1,10 @@
 """A step of generation: the denoiser's call as a pipeline makes it, adapters active and unmerged."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks.contestants import EXPERTS, LORA, RANK, batch_for, emoji_unet, with_fera, with_lora
+from benchmarks.contestants import EXPERTS, LORA, RANK, batch_for, emoji_unet, generation_step, with_fera, with_lora
 from benchmarks.race import Comparison, Race
 
 
@@ -20,20 +19,10 @@ def races(small: bool) -> Iterator[Race]:
         yield Race(
             f"generation step, emoji base, batch {2 * pictures}, r={RANK}, E={EXPERTS}",
             {
-                "fera": _step(with_fera(base), latent, timestep, text),
-                "base alone": _step(base, latent, timestep, text),
-                f"{LORA}, unmerged": _step(with_lora(base), latent, timestep, text),
+                "fera": generation_step(with_fera(base), latent, timestep, text),
+                "base alone": generation_step(base, latent, timestep, text),
+                f"{LORA}, unmerged": generation_step(with_lora(base), latent, timestep, text),
             },
             [Comparison("fera", "base alone", 1.03), Comparison("fera", f"{LORA}, unmerged", 0.95)],
             rounds=40,
         )
-
-
-def _step(unet: nn.Module, latent: Tensor, timestep: Tensor, text: Tensor) -> Callable[[], Tensor]:
-    unet.eval()
-
-    @torch.no_grad()
-    def step() -> Tensor:
-        return unet(latent, timestep, encoder_hidden_states=text, return_dict=False)[0]
-
-    return step

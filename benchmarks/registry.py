@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import consistency, generation, indicator, layer, memory, processes, run, scaling, share, step
+from benchmarks import consistency, full, generation, indicator, layer, memory, processes, run, scaling, share, step
 from benchmarks.race import Race
 
 # Takes whether sizes shall be small, to see that all of it runs; builds each race when its turn comes.
@@ -18,10 +18,11 @@ BENCHMARKS: dict[str, Builder] = {
     "memory": memory.races,
     "run": run.races,
     "processes": processes.races,
+    "full": full.races,
     "share": share.races,
 }
 
 # Many minutes on two cores: run when asked for by name.
-APART = ("share",)
+APART = ("full", "share")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

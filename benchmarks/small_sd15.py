@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
-from benchmarks.share import SD15
+from benchmarks.full_models import SD15
 from fera.demo import base_path
 
 

@@ -36,7 +36,7 @@ from benchmarks.small_sd15 import EIGHTH, FULL, operations
 from fera import FeraConfig, register_denoiser
 
 # What trains whole denoisers: many seconds each.
-HEAVY = {"step", "consistency", "memory", "run", "processes"}
+HEAVY = {"step", "consistency", "memory", "run", "processes", "full"}
 
 
 class Ticks:
