@@ -119,11 +119,13 @@ def test_frames_folded_into_the_batch_are_merged_by_their_gates(ways):
     assert ways == [("merged", 6)]
 
 
-def test_with_gradients_nothing_is_merged_and_they_are_those_of_the_formula(ways):
-    model, x = make(dtype=torch.float64), inputs(4, 200, 24, dtype=torch.float64).requires_grad_()
-    gate = gates(4, equal=False).double().requires_grad_()
+# With more tokens than the layer is wide, and with fewer: another factor takes the rank weights.
+@pytest.mark.parametrize("shape", [(4, 200), (4, 5, 40), (4, 7), (6,)])
+def test_with_gradients_nothing_is_merged_and_they_are_those_of_the_formula(ways, shape):
+    model, x = make(dtype=torch.float64), inputs(*shape, 24, dtype=torch.float64).requires_grad_()
+    gate = gates(shape[0], equal=False).double().requires_grad_()
     weights = [model.to_q.lora_A["default"].weight, model.to_q.lora_B["default"].weight, x, gate]
-    slope = inputs(4, 200, 40, dtype=torch.float64)
+    slope = inputs(*shape, 40, dtype=torch.float64)
     with model.fera.using({"default": gate}):
         found = torch.autograd.grad((model.to_q(x) * slope).sum(), weights)
     expected = torch.autograd.grad((formula(model.to_q, x, gate) * slope).sum(), weights)

@@ -98,6 +98,12 @@ def _merged(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora
 
 
 def _add(result: Tensor, ranks: Tensor, weights: Tensor, lora_b: Tensor) -> Tensor:
-    """The base's output (N, ..., out) and what ranks (N, ..., E r), weighted by (N, E r), give, in one product."""
+    """The base's output (N, ..., out) and what ranks (N, ..., E r), weighted by (N, E r), give, in one product.
+
+    The smaller factor takes the weights: the backward pass keeps it a second time.
+    """
+    if ranks[0].numel() > lora_b.numel():
+        weighted = (lora_b * weights[:, None]).mT
+        return torch.baddbmm(result.flatten(1, -2), ranks.flatten(1, -2), weighted).view(result.shape)
     weighted = ranks * weights.view(len(weights), *[1] * (ranks.ndim - 2), weights.shape[1])
     return torch.addmm(result.flatten(0, -2), weighted.flatten(0, -2), lora_b.t()).view(result.shape)
