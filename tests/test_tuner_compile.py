@@ -1,7 +1,10 @@
 """torch.compile: one graph, no recompilation as gates change, the same outputs and gradients."""
 
+from typing import Any
+
 import pytest
 import torch
+from denoiser_cases import flux
 from peft import get_peft_model, inject_adapter_in_model
 from peft.tuners.lora.layer import LoraLayer
 from torch._dynamo.testing import CompileCounter
@@ -109,6 +112,42 @@ def test_compiled_blocks_in_a_plain_denoiser(case):
             torch.testing.assert_close(predict(model, one), right, rtol=1e-4, atol=1e-5)
             after_first = after_first or counter.frame_count
     assert 1 <= after_first == counter.frame_count <= len(blocks)
+
+
+def flux_inputs(seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(2.0))
+    return {
+        "hidden_states": torch.randn(2, 8, 16, generator=generator),
+        "encoder_hidden_states": torch.randn(2, 3, 64, generator=generator),
+        "pooled_projections": torch.randn(2, 32, generator=generator),
+        "timestep": torch.tensor([0.9 - 0.3 * seed]),
+        "img_ids": places,
+        "txt_ids": torch.zeros(3, 3),
+    }
+
+
+def test_packed_latents_compile_by_blocks_and_say_so():
+    """Their places are read off ids, which the compiler cannot: as a whole with a break, by blocks without."""
+    model = fill(inject_adapter_in_model(config(), flux.make_transformer()))
+    inputs = [flux_inputs(seed) for seed in range(3)]
+    with torch.no_grad():
+        expected = [predict(model, one) for one in inputs]
+        whole, blocks = CompileCounter(), CompileCounter()
+        compiled = torch.compile(model, backend=whole)
+        for one, right in zip(inputs, expected, strict=True):
+            torch.testing.assert_close(predict(compiled, one), right, rtol=1e-4, atol=1e-5)
+        assert whole.frame_count <= 3
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="compile_repeated_blocks"):
+            torch.compile(model, backend="eager", fullgraph=True)(**inputs[0])
+        torch._dynamo.reset()
+        model.compile_repeated_blocks(backend=blocks, fullgraph=True)
+        after = []
+        for one, right in zip(inputs, expected, strict=True):
+            torch.testing.assert_close(predict(model, one), right, rtol=1e-4, atol=1e-5)
+            after.append(blocks.frame_count)
+    assert after[0] > 0 and set(after) == {after[0]}
 
 
 def test_checkpointed_and_compiled_blocks():

@@ -94,6 +94,7 @@ def _count_channels(denoiser: nn.Module) -> int:
     return min(config.in_channels, getattr(config, "out_channels", None) or config.in_channels)
 
 
+@torch.compiler.disable(reason="the latent's places are read off position ids; use denoiser.compile_repeated_blocks()")
 def _place(ids: Tensor, count: int) -> tuple[int, int, int]:
     """Of the picture being drawn: its first token, its height and its width in tokens.
 
