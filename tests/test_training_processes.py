@@ -96,3 +96,26 @@ def test_runs_and_checkpoints_are_those_of_one_process(tiny_sd_dir, image_folder
     from_both = from_checkpoint(both, tmp_path / "from_both", 1)
     train(from_both, resume=True, allow=["train.gradient_accumulation_steps"])
     assert_same_run(alone, from_both)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2", "zero2"])
+def test_half_precision_in_two_processes(tiny_sd_dir, image_folder, tmp_path, layout):
+    """Losses are those of one process in bf16, as near as bf16 is, and what trains stays in float32."""
+    if layout == "zero2":
+        pytest.importorskip("deepspeed")
+    sections = {
+        "data": {"train_data_dir": image_folder, "cache_dir": tmp_path / "cache", "validation_fraction": 0.25},
+        "train": {"steps": 4, "checkpointing_steps": 2, "learning_rate": 1e-3, "mixed_precision": "bf16"}
+        | {"consistency_weight": 0.1, "gradient_accumulation_steps": 2, "adam_epsilon": 1e-4},
+        "validation": {"loss_samples": 4, "loss_steps": 2},
+    }
+    alone = run_config(tiny_sd_dir, image_folder, tmp_path / "alone", **sections)
+    train(alone)
+    both = shared_batch(alone, tmp_path / "both", 2)
+    Path(f"{both.output_dir}.toml").write_text(to_toml(both))
+    in_two_processes(tmp_path, LAYOUTS[layout], f"{both.output_dir}.toml")
+    for key in ("loss", "held_out_loss"):
+        assert log_of(alone, key) == pytest.approx(log_of(both, key), rel=1e-2), key
+    saved = load_file(next((both.output_dir / "adapter").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
