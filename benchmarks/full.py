@@ -6,7 +6,6 @@ The emoji base's layers take tens of microseconds, and so does calling what is a
 from collections.abc import Callable, Iterator
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from benchmarks.contestants import (
@@ -20,29 +19,26 @@ from benchmarks.contestants import (
     with_lora,
     with_released,
 )
-from benchmarks.full_models import SD15, random_buffer, with_weights
+from benchmarks.full_models import random_buffer, with_weights
 from benchmarks.meters import PEAK_BYTES
 from benchmarks.race import Comparison, Race
-from benchmarks.small_sd15 import FULL, TINY, autoencoder_of, text_encoder_of
+from benchmarks.small_sd15 import FULL, TINY, Sizes, autoencoder_of, text_encoder_of, unet_of
 from fera.bases import lay_out
-
-_TOKENS = 77
-_SMALL = {"block_out_channels": (32, 64, 128, 128), "sample_size": 16, "attention_head_dim": 4}
 
 
 def races(small: bool) -> Iterator[Race]:
     """A step of generation of one picture with guidance, a training step of one, its memory: at 512 x 512 pixels."""
-    buffer, size = random_buffer(small), f"r={RANK}, E={EXPERTS}"
-    base = lay_out(_sd15(small, buffer))
-    batch = batch_for(base, 1, _TOKENS)
+    sizes, buffer, adapters = TINY if small else FULL, random_buffer(small), f"r={RANK}, E={EXPERTS}"
+    base = lay_out(_made(unet_of, sizes, buffer))
+    batch = batch_for(base, 1, sizes.tokens)
     fera, lora, released = with_fera(base), with_lora(base), with_released(base)
     call = (
         torch.cat([batch.latent] * 2),
         torch.tensor(500),
-        torch.randn(2, _TOKENS, base.config.cross_attention_dim),
+        torch.randn(2, sizes.tokens, base.config.cross_attention_dim),
     )
     yield Race(
-        f"generation step, SD 1.5 at full size, batch 2, {size}",
+        f"generation step, SD 1.5 at full size, batch 2, {adapters}",
         {
             "fera": generation_step(fera, *call),
             "base alone": generation_step(base, *call),
@@ -54,17 +50,17 @@ def races(small: bool) -> Iterator[Race]:
     )
     steps = {"fera": training_step(fera, batch), LORA: training_step(lora, batch)}
     yield Race(
-        f"training step, SD 1.5 at full size, batch 1, {size}",
+        f"training step, SD 1.5 at full size, batch 1, {adapters}",
         steps | {"released form": training_step(released, batch)},
         [Comparison("fera", LORA, 1.00), Comparison("fera", "released form", 0.65)],
         rounds=4,
         warm_up=1,
     )
     # Without channels last: as diffusers' script has it.
-    plain = training_step(with_lora(_sd15(small, buffer)), batch)
+    plain = training_step(with_lora(_made(unet_of, sizes, buffer)), batch)
     yield Race(
-        f"training step from pictures and captions, SD 1.5 at full size, batch 1, {size}",
-        {"fera, encoded before": steps["fera"], "diffusers' way": _encoding(small, buffer, plain)},
+        f"training step from pictures and captions, SD 1.5 at full size, batch 1, {adapters}",
+        {"fera, encoded before": steps["fera"], "diffusers' way": _encoding(sizes, buffer, plain)},
         [Comparison("diffusers' way", "fera, encoded before", at_least=1.5)],
         rounds=4,
         warm_up=1,
@@ -79,18 +75,16 @@ def races(small: bool) -> Iterator[Race]:
     )
 
 
-def _sd15(small: bool, buffer: Tensor) -> nn.Module:
+def _made(part: Callable[[Sizes], nn.Module], sizes: Sizes, buffer: Tensor) -> nn.Module:
+    """A part of the pipeline with random weights."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(SD15 | _SMALL if small else SD15)
-    return with_weights(unet, buffer)
+        model = part(sizes)
+    return with_weights(model, buffer).eval()
 
 
-def _encoding(small: bool, buffer: Tensor, step: Callable[[], None]) -> Callable[[], None]:
+def _encoding(sizes: Sizes, buffer: Tensor, step: Callable[[], None]) -> Callable[[], None]:
     """A training step that encodes its picture and caption first; it trains on other numbers, at the same cost."""
-    sizes = TINY if small else FULL
-    with torch.device("meta"):
-        autoencoder, text_encoder = autoencoder_of(sizes), text_encoder_of(sizes)
-    autoencoder, text_encoder = with_weights(autoencoder, buffer).eval(), with_weights(text_encoder, buffer).eval()
+    autoencoder, text_encoder = (_made(part, sizes, buffer) for part in (autoencoder_of, text_encoder_of))
     picture = torch.randn(1, 3, 8 * sizes.side, 8 * sizes.side)
     tokens = torch.randint(sizes.vocabulary, (1, sizes.tokens))
 
