@@ -20,8 +20,8 @@ from benchmarks.race import Comparison, Race
 def races(small: bool) -> Iterator[Race]:
     """The emoji base, and a small UNet of SDXL's shape."""
     cases = [
-        ("emoji base", emoji_unet(), 1 if small else 8, 16, 24),
-        ("small SDXL", small_sdxl(1 if small else 10), 1 if small else 2, 77, 12),
+        ("emoji base", emoji_unet(), 1 if small else 8, 16, 60),
+        ("small SDXL", small_sdxl(1 if small else 10), 1 if small else 2, 77, 30),
     ]
     for name, base, size, tokens, rounds in cases:
         batch = batch_for(base, size, tokens)

@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,11 +60,25 @@ class Ticks:
         return take
 
 
-def test_contestants_take_turns():
+def turns_of(rounds):
     turns = []
-    race = Race("", {name: lambda name=name: turns.append(name) or 1 for name in "abc"}, [], 3, 0, REPORTED_SPEED)
+    race = Race("", {name: lambda name=name: turns.append(name) or 1 for name in "abc"}, [], rounds, 0, REPORTED_SPEED)
     run(race)
-    assert "".join(turns) == "abcbcacab"
+    return turns
+
+
+def test_each_contestant_has_one_turn_a_round():
+    turns = turns_of(40)
+    assert [sorted(turns[start : start + 3]) for start in range(0, 120, 3)] == [["a", "b", "c"]] * 40
+    assert turns == turns_of(40)
+
+
+def test_no_contestant_always_follows_the_same_other():
+    # In rounds a b c, b c a, c a b, "a" would follow "c" two times of three.
+    pairs = Counter(pairwise(turns_of(200)))
+    for name in "abc":
+        before = [count for (first, second), count in pairs.items() if second == name != first]
+        assert len(before) == 2 and min(before) > 0.8 * max(before)
 
 
 def test_warm_up_is_not_counted():

@@ -199,6 +199,17 @@ def test_checkpointing_of_a_copy_uses_its_own_gate(tiny_unet):
     close(adapter_gradients(copied), adapter_gradients(plain))
 
 
+def test_a_forward_does_not_look_for_checkpoints_in_all_of_the_model(tiny_unet, monkeypatch):
+    """A walk over a denoiser's modules takes about a percent of its training step."""
+    model = fill(get_peft_model(tiny_unet(), config())).train()
+
+    def walked(module, *_, **__):
+        raise AssertionError(f"all modules of a {type(module).__name__} were visited")
+
+    monkeypatch.setattr(torch.nn.Module, "named_modules", walked)
+    predict(model, UNET.inputs(2)).sum().backward()
+
+
 def test_a_model_unloaded_after_checkpointing_still_trains(tiny_unet):
     model = fill(get_peft_model(tiny_unet(), config())).train()
     model.get_base_model().enable_gradient_checkpointing()

@@ -71,7 +71,7 @@ class _PerThread(threading.local):
 
     def __init__(self) -> None:
         self.gates: Gates | None = None
-        self.shared: dict[Hashable, Tensor] = {}
+        self.shared: dict[Hashable, Any] = {}
 
     def __reduce__(self) -> tuple[type["_PerThread"], tuple[()]]:
         return (_PerThread, ())  # a copied or unpickled model starts outside any forward
@@ -106,6 +106,8 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._reader = CallReader(denoiser)
         self._traces: list[_Trace] = []
         self._thread = _PerThread()
+        # In a tuple: not submodules. Found once, since to walk a denoiser takes a percent of its training step.
+        self._blocks = tuple(module for module in denoiser.modules() if hasattr(module, "gradient_checkpointing"))
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
         self._compiled_gates: Gates | None = None
         # `always_call`: an exception in the forward must not leave gates behind.
@@ -134,7 +136,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         return self._compiled_gates if torch.compiler.is_compiling() else self._thread.gates
 
     @property
-    def shared(self) -> dict[Hashable, Tensor]:
+    def shared(self) -> dict[Hashable, Any]:
         """What layers computed from the current gates and may use again; forgotten together with the gates."""
         return {} if torch.compiler.is_compiling() else self._thread.shared
 
@@ -186,8 +188,8 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
                 timestep, indicator = self._reader.timestep(args, kwargs), inputs.bands.indicator(latent)
                 self._record(name, timestep, indicator, gates[name])
         self._set_gates(gates)
-        if torch.is_grad_enabled() and getattr(denoiser, "is_gradient_checkpointing", False):
-            self._carry_through_checkpoints(denoiser)
+        if torch.is_grad_enabled():
+            self._carry_through_checkpoints()
 
     def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
         self._set_gates(None)
@@ -202,13 +204,13 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             own = routing.to_cpu() if trace.to_cpu else routing
             trace.routings.append(replace(own, component=trace.component))
 
-    def _carry_through_checkpoints(self, denoiser: nn.Module) -> None:
+    def _carry_through_checkpoints(self) -> None:
         # Blocks run again in the backward pass, when other forwards may have come and gone: their gates travel with
         # the call. The checkpointing function is what diffusers lets its users replace.
-        for module in denoiser.modules():
-            function = getattr(module, "_gradient_checkpointing_func", None)
-            if function is not None and not isinstance(function, _CarryGates):
-                setattr(module, "_gradient_checkpointing_func", _CarryGates(function, self))  # noqa: B010
+        for block in self._blocks:
+            function = getattr(block, "_gradient_checkpointing_func", None)
+            if block.gradient_checkpointing and function is not None and not isinstance(function, _CarryGates):
+                setattr(block, "_gradient_checkpointing_func", _CarryGates(function, self))  # noqa: B010
 
 
 def input_of(config: FeraConfig) -> RouterInput:

@@ -1,6 +1,6 @@
 """The routed LoRA layer: PEFT's own, with its rank axis gated."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -33,6 +33,19 @@ def route_layer(layer: nn.Module, name: str, adapter_name: str, gate: FrequencyG
         base = type(layer.get_base_layer()).__name__
         raise FeraError(f"{name} is a {base}, whose LoRA layer cannot be routed; leave it out of target_modules")
     layer.lora_variant[adapter_name] = RoutedLora(gate, num_experts)
+
+
+class RankWeights(NamedTuple):
+    """The weights of an adapter's ranks in one forward.
+
+    Args:
+        each: one row for each sample, shape (N, E r).
+        distinct: the first row where all are equal, else all of them; None where no weight may be formed from them,
+            because they are trained or traced by the compiler.
+    """
+
+    each: Tensor
+    distinct: Tensor | None
 
 
 class RoutedLora(LoraVariant):
@@ -79,44 +92,37 @@ class RoutedLora(LoraVariant):
         lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
         ranks = lora_a(module.lora_dropout[active_adapter](x))
         axis = 1 if isinstance(module, _ConvNd) else ranks.ndim - 1
-        weights = self.rank_weights(module, active_adapter, ranks.shape[0], ranks.dtype)
+        weights = self.rank_weights(module, active_adapter, ranks.shape[axis], ranks.shape[0], ranks.dtype).each
         shape = [1] * ranks.ndim
         shape[0], shape[axis] = weights.shape
         return result + lora_b(ranks * weights.view(shape))
 
-    def rank_weights(self, module: LoraLayer, adapter: str, batch: int, dtype: torch.dtype) -> Tensor:
+    def rank_weights(
+        self, module: LoraLayer, adapter: str, width: int, batch: int, dtype: torch.dtype
+    ) -> "RankWeights":
         """Each rank's weight for each sample, the gate times the scale.
 
         Args:
             module: the LoRA layer.
             adapter: name of the adapter.
+            width: E r, a multiple of the number of experts.
             batch: N, a multiple of the latent's batch.
             dtype: of the ranks.
 
         Returns:
-            Shape (N, E r).
+            Weights of shape (N, E r).
 
         Raises:
             FeraError: as `forward`.
         """
         # The same for most layers of a forward, and in small models a good part of an adapted layer's time.
-        lora_a: Any = module.lora_A[adapter]
-        width, scale = lora_a.weight.shape[0], module.scaling[adapter]
-        shared, key = self.gate.shared, (adapter, batch, width, scale, dtype, torch.is_grad_enabled())
+        scale, shared = module.scaling[adapter], self.gate.shared
+        key = (adapter, width, batch, scale, dtype, torch.is_grad_enabled())
         if key not in shared:
-            gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch).to(dtype) * scale
-            shared[key] = gate.repeat_interleave(width // self.num_experts, dim=1)
+            gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch)
+            each = (gate.to(dtype) * scale).repeat_interleave(width // self.num_experts, dim=1)
+            shared[key] = RankWeights(each, _distinct(gate, each))
         return shared[key]
-
-    def distinct(self, adapter: str, weights: Tensor) -> Tensor:
-        """The first row of rank weights where all are known to be equal, else all rows."""
-        gates = self.gate.gates
-        if gates is None or not gates[adapter].is_cpu:
-            return weights  # elsewhere, to ask would be to wait for the device
-        shared, key = self.gate.shared, ("equal", adapter)
-        if key not in shared:
-            shared[key] = (gates[adapter] == gates[adapter][:1]).all()
-        return weights[:1] if shared[key] else weights
 
     @staticmethod
     def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
@@ -132,6 +138,14 @@ class RoutedLora(LoraVariant):
     def unmerge(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Always refused."""
         raise no_merge(active_adapter)
+
+
+def _distinct(gate: Tensor, weights: Tensor) -> Tensor | None:
+    """What `RankWeights.distinct` holds for the gate of a batch and its weights."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    # Not on the CPU, to ask would be to wait for the device.
+    return weights[:1] if gate.is_cpu and bool((gate == gate[:1]).all()) else weights
 
 
 def no_merge(adapter: str) -> FeraError:

@@ -39,45 +39,54 @@ class RoutedLinear(LoraLinear):
             Shape (N, ..., out), the dtype of x.
         """
         adapter = None if args or kwargs else self._sole_adapter(x)
-        if adapter is None:
+        parts = None if adapter is None else self._plain_weights(adapter, x.dtype)
+        if adapter is None or parts is None:
             return super().forward(x, *args, **kwargs)
-        base, lora_a, lora_b = (_weight(part, x) for part in self._parts(adapter))
-        if base is None or lora_a is None or lora_b is None:
-            return super().forward(x)
-        variant, bias = self.lora_variant[adapter], self.base_layer.bias
-        assert isinstance(variant, RoutedLora) and not isinstance(bias, nn.Module)  # for the type checker
-        weights = variant.rank_weights(self, adapter, x.shape[0], x.dtype)
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.element_size() >= 4:
-            distinct = variant.distinct(adapter, weights)
-            if _merging_pays(x, base, len(distinct)):
-                return _merged(x, base, bias, lora_a, lora_b, distinct)
+        variant = self.lora_variant[adapter]
+        assert isinstance(variant, RoutedLora)  # for the type checker
+        weight, bias, lora_a, lora_b = parts
+        weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
+        if weights.distinct is not None and x.element_size() >= 4 and _merging_pays(x, weight, len(weights.distinct)):
+            return _merged(x, weight, bias, lora_a, lora_b, weights.distinct)
         ranks = nn.functional.linear(x, lora_a)
-        return _add(nn.functional.linear(x, base, bias), ranks, weights, lora_b)
+        return _add(nn.functional.linear(x, weight, bias), ranks, weights.each, lora_b)
+
+    # In small models these look-ups cost as much as the experts' products: they go past `nn.Module.__getattr__`.
 
     def _sole_adapter(self, x: Tensor) -> str | None:
         """The one active adapter, where it is routed and nothing is switched that this class does not know."""
-        active = [name for name in self.active_adapters if name in self.lora_A]
-        if len(active) != 1 or self._disable_adapters or self.merged_adapters:
+        if self._disable_adapters or self.merged_adapters:
             return None
-        variant = self.lora_variant[active[0]] if active[0] in self.lora_variant else None
-        if not isinstance(variant, RoutedLora) or torch.is_autocast_enabled(x.device.type):
+        held = vars(self)["_modules"]["lora_A"]
+        active = [name for name in self.active_adapters if name in held]
+        if len(active) != 1:
             return None
-        drops = self.training and not isinstance(self.lora_dropout[active[0]], nn.Identity)
-        return None if drops or self.lora_bias[active[0]] else active[0]
+        name = active[0]
+        if not isinstance(self.lora_variant.get(name), RoutedLora) or torch.is_autocast_enabled(x.device.type):
+            return None
+        drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
+        return None if drops or self.lora_bias[name] else name
 
-    def _parts(self, adapter: str) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.base_layer, self.lora_A[adapter], self.lora_B[adapter]
+    def _plain_weights(self, adapter: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor, Tensor] | None:
+        """Weight and bias of the base layer, A and B, unless one of the three layers is more than a plain product."""
+        modules = vars(self)["_modules"]
+        base = modules["base_layer"]
+        weight = _weight(base, dtype)
+        lora_a, lora_b = _weight(modules["lora_A"][adapter], dtype), _weight(modules["lora_B"][adapter], dtype)
+        if weight is None or lora_a is None or lora_b is None:
+            return None
+        return weight, vars(base)["_parameters"]["bias"], lora_a, lora_b
 
 
-def _weight(module: nn.Module, x: Tensor) -> Tensor | None:
-    """The weight of a linear layer that has x's dtype and whose call nobody watches or replaces, else None."""
+def _weight(module: nn.Module, dtype: torch.dtype) -> Tensor | None:
+    """The weight of a linear layer that has this dtype and whose call nobody watches or replaces, else None."""
     own = vars(module)
     watched = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
     if type(module) is not nn.Linear or watched or "forward" in own:  # accelerate's hooks replace the forward
         return None
     weight = own["_parameters"]["weight"]
     # Quantized and sharded weights are tensors of classes of their own, which know few operators.
-    return weight if type(weight) is nn.Parameter and weight.dtype == x.dtype else None
+    return weight if type(weight) is nn.Parameter and weight.dtype == dtype else None
 
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
