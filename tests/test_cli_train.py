@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import fera
 from fera.cli import main
 from fera.training import load_config
 from fera.training.settings import keys, to_markdown
@@ -53,6 +55,13 @@ def test_config_prints_the_reference(capsys):
     assert capsys.readouterr().out == to_markdown()
     assert main(["config"]) == 0
     assert "train.steps" in capsys.readouterr().out
+
+
+def test_version_names_what_a_report_of_a_bug_needs(capsys):
+    assert main(["--version"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"fera {fera.__version__} (torch {torch.__version__}, diffusers ")
+    assert text.endswith(")\n") and text.count("\n") == 1
 
 
 def test_help_and_configuration_need_no_diffusers():

@@ -13,8 +13,10 @@ import keyword
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from typing import NoReturn, Protocol, cast
 
+import fera
 from fera.errors import FeraError
 from fera.hints import hint
 
@@ -55,6 +57,15 @@ class _Parser(argparse.ArgumentParser):
         raise FeraError(f"{message}\nSee: {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    """Prints what a report of a bug should begin with, in one line: argparse's own action would wrap it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft", "accelerate"))
+        print(f"fera {fera.__version__} ({libraries})")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -83,6 +94,7 @@ def _run(argv: list[str]) -> int:
         description="Fine-tune diffusion models with frequency-energy routed experts.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show versions, of fera and of what it stands on")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     chosen = argv[0] if argv else ""
     for name, summary in COMMANDS.items():
