@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora.layer import LoraLayer
 from tuner_cases import CASES, UNET, adapter_gradients, config, fill, find_gate, predict, step, unet_inputs
 
-from fera import frequency_energy_consistency
+from fera import frequency_energy_consistency, trace
 
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
 
@@ -199,7 +199,7 @@ def test_checkpointing_of_a_copy_uses_its_own_gate(tiny_unet):
     close(adapter_gradients(copied), adapter_gradients(plain))
 
 
-def test_a_forward_does_not_look_for_checkpoints_in_all_of_the_model(tiny_unet, monkeypatch):
+def test_a_step_does_not_walk_over_all_modules(tiny_unet, monkeypatch):
     """A walk over a denoiser's modules takes about a percent of its training step."""
     model = fill(get_peft_model(tiny_unet(), config())).train()
 
@@ -207,7 +207,9 @@ def test_a_forward_does_not_look_for_checkpoints_in_all_of_the_model(tiny_unet, 
         raise AssertionError(f"all modules of a {type(module).__name__} were visited")
 
     monkeypatch.setattr(torch.nn.Module, "named_modules", walked)
-    predict(model, UNET.inputs(2)).sum().backward()
+    with trace(model, to_cpu=False) as routings:  # as each step of training does
+        predict(model, UNET.inputs(2)).sum().backward()
+    assert len(routings) == 1
 
 
 def test_a_model_unloaded_after_checkpointing_still_trains(tiny_unet):

@@ -24,9 +24,9 @@ from fera.hotswap import swap_adapters
 from fera.offloading import weights_in_place
 from fera.text.files import TextFiles, file_names, write_text
 from fera.text.parts import activate_text, check_text, put_text, remove_text, swap_text, text_of
-from fera.tuner import FeraConfig, FrequencyGate, Routing
+from fera.tuner import FeraConfig, Routing
 from fera.tuner.mixture import EXPERTS
-from fera.tuner.model import adapter_configs, remove_adapters
+from fera.tuner.model import adapter_configs, gate_of, remove_adapters
 
 
 def load_adapter(
@@ -188,12 +188,7 @@ def trace(target: Target, *, to_cpu: bool = True) -> Iterator[list[Routing]]:
     Raises:
         FeraError: nothing in it is routed.
     """
-    gates = [
-        (module, name)
-        for name, denoiser in denoisers(target).items()
-        for module in denoiser.modules()
-        if isinstance(module, FrequencyGate)
-    ]
+    gates = [(gate, name) for name, denoiser in denoisers(target).items() if (gate := gate_of(denoiser)) is not None]
     if not gates:
         raise FeraError("nothing to trace: there is no FeRA adapter here; load one with fera.load_adapter")
     routings: list[Routing] = []

@@ -32,7 +32,8 @@ from fera.training.loop import Summary
 from fera.training.objective import noise_process
 from fera.training.resuming import CannotResume
 from fera.training.state import RunFolder
-from fera.tuner import FrequencyGate, Routing
+from fera.tuner import Routing
+from fera.tuner.model import gate_of
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def execute(task: Task, say: Callable[[str], None]) -> Result:
 
 def router_parameters(denoiser: nn.Module) -> int:
     """Parameters of a denoiser's routers."""
-    gates = [module for module in denoiser.modules() if isinstance(module, FrequencyGate)]
-    return sum(parameter.numel() for gate in gates for parameter in gate.parameters())
+    gate = gate_of(denoiser)
+    return sum(parameter.numel() for parameter in gate.parameters()) if gate is not None else 0
 
 
 def _train(config: TrainConfig, say: Callable[[str], None]) -> Summary:

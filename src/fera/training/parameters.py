@@ -10,7 +10,7 @@ from torch import nn
 from fera.errors import FeraError
 from fera.training.config import OptimizationConfig
 from fera.training.optimizer_rules import router_lr_ratio
-from fera.tuner import FrequencyGate
+from fera.tuner.model import gate_of
 
 
 def parameter_groups(
@@ -32,8 +32,8 @@ def parameter_groups(
     Source:
         Hayou et al., LoRA+, arXiv 2402.12354.
     """
-    gates = [module for module in denoiser.modules() if isinstance(module, FrequencyGate)]
-    router = {id(parameter) for gate in gates for parameter in gate.parameters()}
+    gate = gate_of(denoiser)
+    router = {id(parameter) for parameter in gate.parameters()} if gate is not None else set()
     trained = [(name, parameter) for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
     experts = [(name, parameter) for name, parameter in trained if id(parameter) not in router]
     in_b = [parameter for name, parameter in experts if _is_b(name)]

@@ -17,7 +17,7 @@ from fera.training.cache import EncodedSet
 from fera.training.config import TrainConfig, ValidationConfig
 from fera.training.objective import denoising_losses, spread_timesteps
 from fera.training.setup import Setup
-from fera.tuner import FrequencyGate
+from fera.tuner.model import gate_of
 
 
 @torch.no_grad()
@@ -135,9 +135,9 @@ def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
 @contextmanager
 def _as_loaded(setup: Setup) -> Iterator[None]:
     """Round what trains in float32 to the precision that it has once loaded: the base's, but for the router's."""
-    modules = list(setup.denoiser.modules())
-    routers = {id(held) for module in modules if isinstance(module, FrequencyGate) for held in module.parameters()}
-    rounded = [held for held in setup.denoiser.parameters() if held.requires_grad and id(held) not in routers]
+    gate = gate_of(setup.denoiser)
+    router = {id(held) for held in gate.parameters()} if gate is not None else set()
+    rounded = [held for held in setup.denoiser.parameters() if held.requires_grad and id(held) not in router]
     if setup.text is not None:
         rounded += setup.text.parameters
     trained = [(parameter, parameter.data) for parameter in rounded]

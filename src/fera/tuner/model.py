@@ -208,6 +208,14 @@ def adapter_configs(model: nn.Module) -> dict[str, PeftConfig]:
     return configs
 
 
+def gate_of(model: nn.Module) -> FrequencyGate | None:
+    """The gate of a denoiser, which may be inside a wrapper; None where nothing is routed."""
+    gate = getattr(model, GATE, None)
+    if isinstance(gate, FrequencyGate):
+        return gate  # without a walk over all modules, which takes a percent of a training step
+    return next((module for module in model.modules() if isinstance(module, FrequencyGate)), None)
+
+
 def remove_gate(model: nn.Module) -> None:
     """Stop routing a denoiser."""
     gate = getattr(model, GATE, None)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from fera.errors import FeraError
 from fera.partition import partition
 from fera.router import SoftFrequencyRouter, gate_entropy
-from fera.tuner.gate import FrequencyGate
+from fera.tuner.model import gate_of
 
 ENTROPY = 0.8
 
@@ -39,7 +39,7 @@ def start_router(
     Raises:
         FeraError: there is no such adapter, its router is not one that learns, or it cannot be partitioned.
     """
-    gate = next((module for module in model.modules() if isinstance(module, FrequencyGate)), None)
+    gate = gate_of(model)
     if gate is None or adapter_name not in gate.router:
         raise FeraError(f"the model has no routed adapter {adapter_name!r} whose router could be started")
     router, reader = gate.router[adapter_name], gate.inputs[adapter_name]
