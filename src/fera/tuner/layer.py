@@ -97,9 +97,7 @@ class RoutedLora(LoraVariant):
         shape[0], shape[axis] = weights.shape
         return result + lora_b(ranks * weights.view(shape))
 
-    def rank_weights(
-        self, module: LoraLayer, adapter: str, width: int, batch: int, dtype: torch.dtype
-    ) -> "RankWeights":
+    def rank_weights(self, module: LoraLayer, adapter: str, width: int, batch: int, dtype: torch.dtype) -> RankWeights:
         """Each rank's weight for each sample, the gate times the scale.
 
         Args:
