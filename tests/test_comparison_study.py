@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from study_cases import STUDY, make_result, make_study
 
 from fera.comparison.claims import claim, holder
@@ -15,6 +16,7 @@ from fera.comparison.data import style_folders
 from fera.comparison.findings import find_differences, overview, remarks, tables
 from fera.comparison.matching import check_matched
 from fera.comparison.plan import Run, configure, differences, portable, runs_of
+from fera.comparison.report import write_report
 from fera.comparison.results import collect, read_collection, read_result, read_results, write_result
 from fera.comparison.study import read_study
 from fera.comparison.working import chosen_rate, rates_at_the_edge
@@ -254,3 +256,19 @@ def test_one_seed_is_no_claim():
     assert overview(study, findings).rows[1][-1] == "one seed: no claim"
     assert any(line.startswith("One seed only") for line in remarks(study, findings))
     assert any(line.startswith("Unfinished: of 4 runs") for line in remarks(study, findings))
+
+
+def test_a_method_of_another_size_is_in_tables_and_not_in_plots(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fera.comparison.report.plot_differences", lambda found, *_: drawn.append(found))
+    monkeypatch.setattr("fera.comparison.report.plot_places", lambda found, *_: drawn.append(found))
+    big = {"adapter": {"r": 4}, "train": {"consistency_weight": 0}, "matched": False}
+    study = make_study(methods=STUDY["methods"] | {"big": big})
+    results = [*all_results(), *(replace(result, method="big") for result in all_results() if result.method == "new")]
+    write_report(study, results, tmp_path, Console(quiet=True))
+    assert [[finding.method for finding in found] for found in drawn] == [["ref", "new"]] * 2
+    report = (tmp_path / "comparison.md").read_text()
+    assert "In the tables alone, being of another size: big." in report and "| big |" in report
+
+    write_report(study, [result for result in results if result.method != "new"], tmp_path, Console(quiet=True))
+    assert [finding.method for finding in drawn[-1]] == ["ref", "big"]  # alone, it is what the plots are for

@@ -31,10 +31,13 @@ def write_report(study: Study, results: Sequence[Result], folder: Path, console:
     if not results:
         raise FeraError(f"study {study.name} has no finished runs to report")
     findings = find_differences(study, results)
+    drawn = _drawn(study, findings)
     notes = remarks(study, findings) + rates_at_the_edge(study, results)
+    if hidden := [finding.label for finding in findings if finding not in drawn]:
+        notes.append(f"In the tables alone, being of another size: {', '.join(hidden)}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _plot(study, findings, folder)
+        _plot(study, drawn, folder)
         (folder / "comparison.md").write_text(_markdown(study, findings, notes), encoding="utf-8")
     except OSError as error:
         raise FeraError(f"cannot write to {folder}: {error.strerror}") from error
@@ -42,6 +45,12 @@ def write_report(study: Study, results: Sequence[Result], folder: Path, console:
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"report: {folder / 'comparison.md'}", markup=False, soft_wrap=True)
+
+
+def _drawn(study: Study, findings: Sequence[Finding]) -> list[Finding]:
+    """Those to plot: a method of another size is often far from all others, which nobody could then tell apart."""
+    matched = [finding for finding in findings if study.methods[finding.method].matched]
+    return matched if any(finding.overall is not None for finding in matched) else list(findings)
 
 
 def _plot(study: Study, findings: Sequence[Finding], folder: Path) -> None:
