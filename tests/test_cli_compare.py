@@ -83,6 +83,9 @@ def test_a_study_leaves_results_and_a_report_and_is_not_done_twice(study, output
     assert (again / "report" / "comparison.md").is_file()
     assert compare(study, again, "--from", str(output / "all.json"), "--against", "routed") == 0
     assert "against routed" in (again / "report" / "against-routed" / "comparison.md").read_text()
+    on = output.with_name("on")
+    assert compare(study, on, "--start-from", str(output / "all.json")) == 0
+    assert [one.run for one in results_of(study, on)] == [one.run for one in results]
 
 
 @pytest.mark.slow
@@ -143,6 +146,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_call_resumes(study, output, 
         (("--max-runs", "0"), "--max-runs must be at least 1"),
         (("--report-only",), "no finished runs to report"),
         (("--from", "absent.json"), "cannot read absent.json"),
+        (("--start-from", "absent.json"), "cannot read absent.json"),
+        (("--start-from", "a.json", "--from", "a.json"), "give one of them"),
     ],
 )
 def test_mistakes_are_one_message(study, output, capsys, flags, message):

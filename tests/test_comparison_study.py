@@ -17,7 +17,15 @@ from fera.comparison.findings import find_differences, overview, remarks, tables
 from fera.comparison.matching import check_matched
 from fera.comparison.plan import Run, configure, differences, portable, runs_of
 from fera.comparison.report import write_report
-from fera.comparison.results import collect, read_collection, read_result, read_results, write_result
+from fera.comparison.results import (
+    collect,
+    read_collection,
+    read_result,
+    read_results,
+    read_trials,
+    unpack,
+    write_result,
+)
 from fera.comparison.study import read_study
 from fera.comparison.working import chosen_rate, rates_at_the_edge
 from fera.errors import FeraError
@@ -208,17 +216,48 @@ def test_results_come_back_from_folders_and_from_a_collection(tmp_path):
     for result in all_results():
         write_result(result, result.run.folder(tmp_path / "runs"))
         assert read_result(result.run.folder(tmp_path / "runs")) == result
-    trial = make_result("new", "twemoji", 0, [1.0], rate=1e-3)
+    trial = make_result("new", "twemoji", 0, [1.0], rate=1e-3, samples=None)
     write_result(trial, trial.run.folder(tmp_path / "runs"))
     results = read_results(tmp_path / "runs", study)
     assert len(results) == 8
-    collect(results, study, tmp_path / "all.json")
+    collect(results, [trial], study, tmp_path / "all.json")
     text = (tmp_path / "all.json").read_text()
     assert "/somewhere" not in text and text.count('"images"') == 2  # once a style
     again = read_collection(tmp_path / "all.json", study)
     assert [one.samples for one in again] == [one.samples for one in results]
     with pytest.raises(FeraError, match="a collection of study 'tiny', not of 'other'"):
         read_collection(tmp_path / "all.json", make_study(name="other"))
+
+
+def test_a_collection_is_unpacked_beside_what_is_there(tmp_path):
+    study = make_study()
+    trial = make_result("new", "twemoji", 0, [1.0], rate=1e-3, samples=None)
+    collect(all_results(), [trial], study, tmp_path / "all.json")
+    own = replace(all_results()[0], seconds=77.0)
+    write_result(own, own.run.folder(tmp_path / "runs"))
+    assert unpack(tmp_path / "all.json", study, tmp_path / "runs") == 8  # seven runs and the trial
+    assert unpack(tmp_path / "all.json", study, tmp_path / "runs") == 0
+    results = read_results(tmp_path / "runs", study)
+    assert own in results and len(results) == 8
+    assert [one.samples for one in results] == [one.samples for one in read_collection(tmp_path / "all.json", study)]
+    assert [one.run for one in read_trials(tmp_path / "runs", study)] == [trial.run]
+
+
+def test_finished_runs_without_trials_keep_their_rate(tmp_path):
+    study = make_study(learning_rates={"candidates": [1e-3, 1e-2], "styles": ["openmoji"]})
+    done = make_result("new", "twemoji", 1, [1.0], settings={"train.learning_rate": 1e-2})
+    write_result(done, done.run.folder(tmp_path))
+    assert chosen_rate(study, tmp_path, "new", "openmoji") == 1e-2
+    other = make_result("new", "openmoji", 0, [1.0], settings={"train.learning_rate": 1e-3})
+    write_result(other, other.run.folder(tmp_path))
+    with pytest.raises(LookupError):  # they disagree: search
+        chosen_rate(study, tmp_path, "new", "openmoji")
+    apart = make_study(learning_rates={"candidates": [1e-3, 1e-2]})  # each style chooses its own
+    assert chosen_rate(apart, tmp_path, "new", "openmoji") == 1e-3
+    trial = make_result("new", "openmoji", 0, [1.0], rate=1e-2, validation_loss=0.5)
+    write_result(trial, trial.run.folder(tmp_path))
+    with pytest.raises(LookupError):  # a search has begun: its other trial is missing
+        chosen_rate(apart, tmp_path, "new", "openmoji")
 
 
 def test_a_damaged_result_is_named(tmp_path):

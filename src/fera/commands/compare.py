@@ -23,17 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="report the results of a file that --collect wrote; train nothing",
     )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="FILE.json",
+        help="take over the results of a file that --collect wrote, and do the runs that it lacks",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, evaluate, report."""
     if arguments.max_runs is not None and arguments.max_runs < 1:
         raise FeraError(f"--max-runs must be at least 1, got {arguments.max_runs}; --report-only trains nothing")
+    if arguments.start_from and arguments.collection:
+        raise FeraError("--start-from goes on with the results of a file, --from only reports them: give one of them")
 
     from rich.console import Console
 
     from fera.commands.quiet import quiet_libraries
-    from fera.comparison import collect, read_collection, read_results, read_study
+    from fera.comparison import collect, read_collection, read_results, read_study, read_trials, unpack
     from fera.comparison.report import write_report
     from fera.comparison.study import REPORT
     from fera.comparison.working import Options, work
@@ -48,8 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
         if name not in study.methods:
             known = list(study.methods)
             raise FeraError(f"{option} {name}: the study's methods are {', '.join(known)}{hint(name, known)}")
+    progress = Console(stderr=True, highlight=False)
+    if arguments.start_from:
+        taken = unpack(arguments.start_from, study, arguments.output)
+        progress.print(f"{taken} results taken over from {arguments.start_from}", markup=False, soft_wrap=True)
     if not (arguments.report_only or arguments.collection):
-        progress = Console(stderr=True, highlight=False)
         work(
             study,
             arguments.output,
@@ -68,5 +79,5 @@ def run(arguments: argparse.Namespace) -> int:
         folder = folder / f"against-{arguments.against}"
     write_report(study, results, folder, Console(highlight=False))
     if arguments.collect:
-        collect(results, study, arguments.collect)
+        collect(results, read_trials(arguments.output, study), study, arguments.collect)
     return 0

@@ -110,21 +110,28 @@ def read_results(output: Path, study: Study) -> list[Result]:
     return _of_study([result for result in found if result is not None and result.method != LEARNING_RATES], study)
 
 
-def collect(results: Sequence[Result], study: Study, path: Path) -> None:
+def read_trials(output: Path, study: Study) -> list[Result]:
+    """All finished trials of learning rates in a study's folder."""
+    found = [read_result(path.parent) for path in sorted((output / LEARNING_RATES).glob(f"*/*/seed-*/*/{RESULT}"))]
+    return [result for result in found if result is not None and result.method in study.methods]
+
+
+def collect(results: Sequence[Result], trials: Sequence[Result], study: Study, path: Path) -> None:
     """Write results as one compact file, fit for a repository: numbers of six digits, no file of a machine.
 
     Args:
         results: of the study.
+        trials: of its learning rates.
         study: the study.
         path: the JSON file.
     """
     shared: dict[str, Any] = {}
     runs = []
-    for result in results:
+    for result in (*results, *trials):
         entry = asdict(result)
         samples = entry["samples"] or {}
         places = {name: samples.pop(name) for name in ("images", "positions") if name in samples}
-        if shared.setdefault(result.style, places) != places:
+        if places and shared.setdefault(result.style, places) != places:
             raise FeraError(f"{result.run}: evaluated on other samples than the runs before it; run it again")
         entry["metrics"].pop("pictures", None)
         entry["metrics"].pop("folder", None)
@@ -135,22 +142,33 @@ def collect(results: Sequence[Result], study: Study, path: Path) -> None:
 
 
 def read_collection(path: Path, study: Study) -> list[Result]:
-    """Results of a file that `collect` wrote.
+    """Results of a file that `collect` wrote, without the trials of learning rates.
 
     Raises:
         FeraError: it cannot be read, or is of another study.
     """
-    content = _load(path)
-    if not isinstance(content.get("runs"), list):
-        raise FeraError(f"{path} is no collection of `fera compare --collect`")
-    if content.get("study") != study.name:
-        raise FeraError(f"{path} is a collection of study {content.get('study')!r}, not of {study.name!r}")
-    results = []
-    for entry in content["runs"]:
-        if entry.get("samples"):
-            entry["samples"] |= content["samples"][entry["style"]]
-        results.append(_parse(entry, path))
-    return _of_study(results, study)
+    return _of_study(_collected(path, study), study)
+
+
+def unpack(path: Path, study: Study, output: Path) -> int:
+    """Put the study's results in a file that `collect` wrote into its folder; those already there stay.
+
+    Args:
+        path: the JSON file.
+        study: the study.
+        output: folder of the study.
+
+    Returns:
+        How many were put there.
+
+    Raises:
+        FeraError: the file cannot be read, is of another study, or the folder cannot be written.
+    """
+    known = [one for one in _collected(path, study) if one.method in study.methods and one.style in study.style_names]
+    missing = [one for one in known if not (one.run.folder(output) / RESULT).exists()]
+    for result in missing:
+        write_result(result, result.run.folder(output))
+    return len(missing)
 
 
 def write_json(content: Any, path: Path, indent: int | None = 1) -> None:
@@ -175,6 +193,20 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: rounded(item) for name, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _collected(path: Path, study: Study) -> list[Result]:
+    content = _load(path)
+    if not isinstance(content.get("runs"), list):
+        raise FeraError(f"{path} is no collection of `fera compare --collect`")
+    if content.get("study") != study.name:
+        raise FeraError(f"{path} is a collection of study {content.get('study')!r}, not of {study.name!r}")
+    results = []
+    for entry in content["runs"]:
+        if entry.get("samples"):
+            entry["samples"] |= content["samples"][entry["style"]]
+        results.append(_parse(entry, path))
+    return results
 
 
 def _of_study(results: Sequence[Result], study: Study) -> list[Result]:

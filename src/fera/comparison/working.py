@@ -91,6 +91,8 @@ def chosen_rate(study: Study, output: Path, method: str, style: str) -> float | 
     trials = trials_for(study, method, style)
     if not trials:
         return given_rate(study, method)
+    if (kept := _kept_rate(study, output, method, style)) is not None:
+        return kept
     losses: dict[float, list[float]] = {}
     for trial in trials:
         result = read_result(trial.folder(output))
@@ -111,7 +113,9 @@ class _Desk:
         self._options = options
 
     def is_done(self, run: Run) -> bool:
-        """Whether its result is there and of today's settings."""
+        """Whether its result is there and of today's settings, or, of a trial, nothing waits for it."""
+        if run.is_search and _kept_rate(self._study, self._output, run.method, run.style) is not None:
+            return True
         result = read_result(run.folder(self._output))
         task = self._task(run)
         if result is None or task is None:
@@ -160,6 +164,18 @@ def rates_at_the_edge(study: Study, results: Sequence[Result]) -> list[str]:
                 f"edge of its candidates ({rates[0]:g} to {rates[-1]:g}); a better rate may lie outside"
             )
     return lines
+
+
+def _kept_rate(study: Study, output: Path, method: str, style: str) -> float | None:
+    """The rate of a method's finished runs where its trials are missing: their folder was put together without them."""
+    if any(read_result(trial.folder(output)) for trial in trials_for(study, method, style)):
+        return None
+    judged_elsewhere = study.learning_rates is not None and study.learning_rates.styles is not None
+    styles = study.style_names if judged_elsewhere else [style]
+    runs = [Run(method, one, seed) for one in styles for seed in study.seeds]
+    results = [result for run in runs if (result := read_result(run.folder(output))) is not None]
+    rates = {float(result.settings["train.learning_rate"]) for result in results}
+    return rates.pop() if len(rates) == 1 else None
 
 
 def _validation_loss(result: Result) -> float:
