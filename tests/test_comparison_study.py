@@ -289,6 +289,18 @@ def test_tables_say_who_is_better_and_what_to_doubt():
         assert all(len(row) == len(table.columns) for row in table.rows) and table.to_markdown()
 
 
+def test_costs_of_two_machines_are_not_mixed():
+    study = make_study()
+    costs = {table.title: table for table in tables(study, find_differences(study, all_results()))}
+    assert costs["Costs (means over runs)"].columns[0] == "method"
+    fast = {"cpu": "faster", "device": "cpu"}
+    results = [replace(one, hardware=fast, seconds_per_training_step=9.0) if one.seed else one for one in all_results()]
+    [table] = [one for one in tables(study, find_differences(study, results)) if one.title.startswith("Costs")]
+    slow = all_results()[0].seconds_per_training_step
+    assert [row[0] for row in table.rows[:2]] != [row[0] for row in table.rows[2:]]
+    assert {(row[0] == "faster", float(row[2])) for row in table.rows} == {(True, 9.0), (False, slow)}
+
+
 def test_one_seed_is_no_claim():
     study = make_study()
     findings = find_differences(study, [result for result in all_results() if result.seed == 0])

@@ -198,23 +198,35 @@ def _validation(study: Study, findings: Sequence[Finding]) -> Table:
     return Table("Loss on validation names, to choose by (means over seeds)", ["method", *styles], rows)
 
 
+def machine(result: Result) -> str:
+    """What a run ran on, as reports name it."""
+    hardware = result.hardware
+    return str(hardware["cpu"] if hardware["device"] == "cpu" else hardware["device"])
+
+
 def _costs(findings: Sequence[Finding]) -> Table:
+    # Seconds of one machine say nothing about those of another, so each has rows of its own.
+    machines = sorted({machine(run) for finding in findings for run in finding.runs})
     rows = []
-    for finding in findings:
-        runs = finding.runs
-        memory = [run.peak_memory_bytes / 1e6 for run in runs if run.peak_memory_bytes]
-        drawing = [run.seconds_per_generation_step for run in runs if run.seconds_per_generation_step]
-        rows.append(
-            [
-                finding.label,
-                _mean([run.seconds_per_training_step for run in runs]),
-                _mean(drawing),
-                _mean(memory, ".0f"),
-                _mean([run.adapter_bytes / 1e3 for run in runs], ",.0f"),
-            ]
-        )
+    for name in machines:
+        for finding in findings:
+            if runs := [run for run in finding.runs if machine(run) == name]:
+                rows.append([*([name] if len(machines) > 1 else []), finding.label, *_mean_costs(runs)])
     heads = ["method", "s a training step", "s a drawing step", "peak memory, MB", "weights, kB"]
+    if len(machines) > 1:
+        heads.insert(0, "machine")
     return Table("Costs (means over runs)", heads, rows)
+
+
+def _mean_costs(runs: Sequence[Result]) -> list[str]:
+    memory = [run.peak_memory_bytes / 1e6 for run in runs if run.peak_memory_bytes]
+    drawing = [run.seconds_per_generation_step for run in runs if run.seconds_per_generation_step]
+    return [
+        _mean([run.seconds_per_training_step for run in runs]),
+        _mean(drawing),
+        _mean(memory, ".0f"),
+        _mean([run.adapter_bytes / 1e3 for run in runs], ",.0f"),
+    ]
 
 
 def _gates(findings: Sequence[Finding]) -> list[Table]:

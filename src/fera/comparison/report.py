@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from fera.comparison.findings import Finding, find_differences, overview, remarks, tables
+from fera.comparison.findings import Finding, find_differences, machine, overview, remarks, tables
 from fera.comparison.plots import plot_differences, plot_places
 from fera.comparison.results import Result
 from fera.comparison.study import Study
@@ -61,7 +61,7 @@ def _plot(study: Study, findings: Sequence[Finding], folder: Path) -> None:
 
 
 def _markdown(study: Study, findings: Sequence[Finding], notes: Sequence[str]) -> str:
-    machines = sorted({f"{run.hardware['cpu']}, {run.hardware['device']}" for one in findings for run in one.runs})
+    machines = sorted({machine(run) for one in findings for run in one.runs})
     commits = sorted({str(run.code["commit"] or run.code["fera"])[:12] for one in findings for run in one.runs})
     parts = [
         f"# Study {study.name}",
