@@ -40,6 +40,9 @@ def with_bitsandbytes(bits, **settings):
             if isinstance(layer, nn.Linear):
                 quantized = layer_class(layer.in_features, layer.out_features, layer.bias is not None, **settings)
                 quantized.load_state_dict(layer.state_dict())
+                # Else, on CPUs with AVX-512 BF16 only, its 4-bit layers repack at evaluation and fail on rows
+                # shorter than a block of 64, as a tiny UNet's are.
+                quantized.support_avx512bf16_for_cpu = False
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, quantized.requires_grad_(False).to("cpu"))
         setattr(model, f"is_loaded_in_{bits}bit", True)  # as diffusers marks it, and PEFT looks it up
