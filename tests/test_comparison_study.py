@@ -243,6 +243,17 @@ def test_a_collection_is_unpacked_beside_what_is_there(tmp_path):
     assert [one.run for one in read_trials(tmp_path / "runs", study)] == [trial.run]
 
 
+def test_runs_of_a_collection_and_new_ones_are_collected_together(tmp_path):
+    study = make_study()
+    results = [replace(one, samples=replace(one.samples, positions=[1 / 3] * 4)) for one in all_results()]
+    collect(results[:1], [], study, tmp_path / "some.json")
+    unpack(tmp_path / "some.json", study, tmp_path / "runs")
+    rounded = read_results(tmp_path / "runs", study)
+    assert rounded[0].samples.positions != results[0].samples.positions
+    collect([*rounded, *results[1:]], [], study, tmp_path / "all.json")
+    assert len(read_collection(tmp_path / "all.json", study)) == 8
+
+
 def test_finished_runs_without_trials_keep_their_rate(tmp_path):
     study = make_study(learning_rates={"candidates": [1e-3, 1e-2], "styles": ["openmoji"]})
     done = make_result("new", "twemoji", 1, [1.0], settings={"train.learning_rate": 1e-2})

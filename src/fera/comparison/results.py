@@ -130,7 +130,8 @@ def collect(results: Sequence[Result], trials: Sequence[Result], study: Study, p
     for result in (*results, *trials):
         entry = asdict(result)
         samples = entry["samples"] or {}
-        places = {name: samples.pop(name) for name in ("images", "positions") if name in samples}
+        # Rounded first: those of a collection that runs went on from are rounded already.
+        places = rounded({name: samples.pop(name) for name in ("images", "positions") if name in samples})
         if places and shared.setdefault(result.style, places) != places:
             raise FeraError(f"{result.run}: evaluated on other samples than the runs before it; run it again")
         entry["metrics"].pop("pictures", None)
