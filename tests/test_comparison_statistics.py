@@ -1,5 +1,7 @@
 """Paired differences and their intervals: analytic cases, oracles, and coverage where the truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from study_cases import make_result
 
-from fera.comparison.statistics import bootstrap, check_paired, compare, losses, student
+from fera.comparison.statistics import bootstrap, check_paired, compare, compare_runs, losses, metric, student
 from fera.errors import FeraError
 
 
@@ -121,6 +123,21 @@ def test_quarters_and_bands_select():
 
     assert [mean(quarter=quarter) for quarter in range(4)] == pytest.approx([-0.4, 0.0, 0.0, 0.8])
     assert mean(band=0) + mean(band=1) == pytest.approx(mean())
+
+
+def test_numbers_of_whole_runs_pair_by_style_and_seed():
+    """Styles lie far apart, methods do not: only pairs show it."""
+    shifts = {0: 0.1, 1: 0.3, 2: 0.2}
+    results = [
+        replace(one, metrics={"fid": 5.0 * (one.style == "s") + shifts[one.seed] * (one.method == "new")})
+        for one in results_with([0.0, 0.0], seeds=(0, 1, 2))
+    ]
+    found = compare_runs(metric(results, "new", "fid"), metric(results, "ref", "fid"), ["s", "t"])
+    assert found.mean == pytest.approx(0.2) and (found.runs, found.seeds, found.wins) == (6, 3, 0)
+    assert -0.2 < found.low < 0.2 < found.high < 0.6  # styles agree, seeds do not
+    levels = [replace(one, metrics={"swd": {"0": 1.0, "1": 3.0}}) for one in results[:2]]
+    assert metric(levels, "new", "swd") == {("s", 0): np.array([2.0])}
+    assert metric(levels, "new", "fid") == {}
 
 
 def test_only_runs_that_both_have_count():

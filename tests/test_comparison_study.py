@@ -295,9 +295,21 @@ def test_tables_say_who_is_better_and_what_to_doubt():
     assert not any("seed" in line for line in remarks(study, findings))
     undrawn = find_differences(study, [replace(result, metrics={}) for result in results])
     titles = {table.title for table in tables(study, findings)}
-    assert [title[:8] for title in titles - {table.title for table in tables(study, undrawn)}] == ["Pictures"]
+    drawn = titles - {table.title for table in tables(study, undrawn)}
+    assert len(drawn) == 2 and all(title.startswith("Pictures") for title in drawn)
     for table in tables(study, findings):
         assert all(len(row) == len(table.columns) for row in table.rows) and table.to_markdown()
+
+
+def test_pictures_of_a_run_are_paired_with_those_of_the_reference():
+    study = make_study()
+    better = [
+        replace(one, metrics={"fid": 5.0 * (one.style == "twemoji") - 0.25 * (one.method == "new")})
+        for one in all_results()
+    ]
+    made = {table.title[:38]: table for table in tables(study, find_differences(study, better))}
+    [row] = made["Pictures of test names, paired differe"].rows
+    assert row[:3] == ["new", "-0.25 [-0.25, -0.25]", "–"]
 
 
 def test_costs_of_two_machines_are_not_mixed():

@@ -3,13 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from fera.comparison.results import Result
-from fera.comparison.statistics import Interval, check_paired, compare, losses
+from fera.comparison.statistics import Interval, check_paired, compare, compare_runs, losses, metric
 from fera.comparison.study import Study
 
 _NOTHING = "–"
+_METRICS = {
+    "fid": "FID",
+    "kid": "KID",
+    "sliced_wasserstein": "sliced Wasserstein",
+    "style_score": "style",
+    "concept_score": "concept",
+    "diversity_between_prompts": "diversity",
+}
 QUARTER_NAMES = ("most noise", "much noise", "some noise", "least noise")
 
 
@@ -25,6 +32,7 @@ class Finding:
         by_style: the same in each style that both have.
         by_quarter: in each quarter of the noise process, noise to clean.
         by_band: of the loss in each frequency band, low to high.
+        by_metric: of each metric of drawn pictures that both have.
     """
 
     method: str
@@ -34,6 +42,7 @@ class Finding:
     by_style: dict[str, Interval]
     by_quarter: list[Interval | None]
     by_band: list[Interval | None]
+    by_metric: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def _finding(study: Study, results: Sequence[Result], method: str) -> Finding:
     runs = [run for run in results if run.method == method and ((run.style, run.seed) in has or not has)]
     label = study.label(method)
     if method == reference or not runs:
-        return Finding(method, label, runs or [run for run in results if run.method == method], None, {}, [], [])
+        return Finding(method, label, runs or [run for run in results if run.method == method], None, {}, [], [], {})
     styles = study.style_names
 
     def difference(names: Sequence[str], quarter: int | None = None, band: int | None = None) -> Interval | None:
@@ -136,6 +145,9 @@ def _finding(study: Study, results: Sequence[Result], method: str) -> Finding:
 
     bands = min((len(run.samples.bands[0]) for run in runs if run.samples), default=0)
     by_style = {style: difference([style]) for style in styles}
+    by_metric = {
+        name: compare_runs(metric(results, method, name), metric(results, reference, name), styles) for name in _METRICS
+    }
     return Finding(
         method,
         label,
@@ -144,6 +156,7 @@ def _finding(study: Study, results: Sequence[Result], method: str) -> Finding:
         {style: interval for style, interval in by_style.items() if interval is not None},
         [difference(styles, quarter=quarter) for quarter in range(len(QUARTER_NAMES))],
         [difference(styles, band=band) for band in range(bands)],
+        {name: interval for name, interval in by_metric.items() if interval is not None},
     )
 
 
@@ -173,19 +186,16 @@ def _places(findings: Sequence[Finding]) -> Table:
 
 
 def _metrics(findings: Sequence[Finding]) -> list[Table]:
-    names = {
-        "fid": "FID",
-        "kid": "KID",
-        "sliced_wasserstein": "sliced Wasserstein",
-        "style_score": "style",
-        "concept_score": "concept",
-        "diversity_between_prompts": "diversity",
-    }
-    rows = [[finding.label, *(_metric(finding.runs, name) for name in names)] for finding in findings]
+    rows = [[finding.label, *(_metric(finding.runs, name) for name in _METRICS)] for finding in findings]
     if all(cell == _NOTHING for row in rows for cell in row[1:]):
         return []
-    heads = ["method", *names.values()]
-    return [Table("Pictures of test names (means over runs, deviation between runs)", heads, rows)]
+    heads = ["method", *_METRICS.values()]
+    made = [Table("Pictures of test names (means over runs, deviation between runs)", heads, rows)]
+    compared = [finding for finding in findings if finding.by_metric]
+    if compared:
+        rows = [[one.label, *(_metric_interval(one.by_metric.get(name)) for name in _METRICS)] for one in compared]
+        made.append(Table("Pictures of test names, paired differences (95 % over styles and seeds)", heads, rows))
+    return made
 
 
 def _validation(study: Study, findings: Sequence[Finding]) -> Table:
@@ -244,8 +254,7 @@ def _gates(findings: Sequence[Finding]) -> list[Table]:
 
 
 def _metric(runs: Sequence[Result], name: str) -> str:
-    values: list[Any] = [run.metrics.get(name) for run in runs]
-    numbers = [fmean(value.values()) if isinstance(value, dict) else value for value in values if value is not None]
+    numbers = [float(one[0]) for one in metric(runs, runs[0].method, name).values()]
     if not numbers:
         return _NOTHING
     mean = fmean(numbers)
@@ -265,6 +274,14 @@ def _interval(interval: Interval | None) -> str:
     if interval is None:
         return _NOTHING
     return f"{1000 * interval.mean:+.2f} [{1000 * interval.low:+.2f}, {1000 * interval.high:+.2f}]"
+
+
+def _metric_interval(interval: Interval | None) -> str:
+    if interval is None:
+        return _NOTHING
+    if interval.runs < 2:
+        return f"{interval.mean:+.2g}"
+    return f"{interval.mean:+.2g} [{interval.low:+.2g}, {interval.high:+.2g}]"
 
 
 def _mean(values: Sequence[float], form: str = ".4f") -> str:

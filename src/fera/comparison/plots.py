@@ -27,8 +27,7 @@ def plot_differences(findings: Sequence[Finding], reference: str, path: Path) ->
     panels += [(style, lambda finding, style=style: finding.by_style.get(style)) for style in styles]  # type: ignore[misc]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    size = (1.8 + 3.0 * columns, 1.1 + rows * (0.7 + 0.34 * len(compared)))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=_size(columns, rows, len(compared)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for index, axes in enumerate(grid.flat):
         if index >= len(panels):
@@ -50,17 +49,26 @@ def plot_places(findings: Sequence[Finding], reference: str, path: Path) -> None
         path: the file.
     """
     compared = _compared(findings)
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _lines(left, [(finding.label, finding.by_quarter) for finding in compared], list(QUARTER_NAMES))
-    left.set(title="quarter of the noise process", ylabel=f"difference of the loss x 1000, against {reference}")
     bands = min((len(finding.by_band) for finding in compared), default=0)
-    names = [f"{name} band" for name in band_names(bands)] if bands > 1 else ["all"] * bands
-    _lines(right, [(finding.label, finding.by_band[:bands]) for finding in compared], names)
-    right.set(title="frequency band of the error")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+    names = [f"{name} band" for name in band_names(bands)] if bands > 1 else ["all bands"] * bands
+    columns = max(len(QUARTER_NAMES), bands)
+    figure = Figure(figsize=_size(columns, 2, len(compared)), layout="constrained")
+    # Quarters, and bands, have one scale: where a method gains is to be seen.
+    grid = figure.subplots(2, columns, squeeze=False, sharex="row", sharey=True)
+    for row, titles in enumerate((QUARTER_NAMES, names)):
+        for index, axes in enumerate(grid[row]):
+            if index >= len(titles):
+                axes.set_visible(False)
+                continue
+            found = [one.by_band[index] if row else one.by_quarter[index] for one in compared]
+            _forest(axes, [(one.label, interval) for one, interval in zip(compared, found, strict=True)])
+            axes.set_title(titles[index])
+    figure.supxlabel(f"{_AXIS}, against {reference}; bars: 95 %", fontsize="medium")
     figure.savefig(path, dpi=120)
+
+
+def _size(columns: int, rows: int, methods: int) -> tuple[float, float]:
+    return 1.8 + 3.0 * columns, 1.1 + rows * (0.7 + 0.34 * methods)
 
 
 def _compared(findings: Sequence[Finding]) -> list[Finding]:
@@ -79,18 +87,3 @@ def _forest(axes: Axes, rows: Sequence[tuple[str, Interval | None]]) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-def _lines(axes: Axes, rows: Sequence[tuple[str, Sequence[Interval | None]]], names: Sequence[str]) -> None:
-    axes.axhline(0, color="0.6", linewidth=1)
-    for index, (label, intervals) in enumerate(rows):
-        shift = (index - (len(rows) - 1) / 2) * min(0.09, 0.7 / max(len(rows), 1))
-        found = [(place + shift, one) for place, one in enumerate(intervals) if one is not None]
-        means = [1000 * one.mean for _, one in found]
-        below = [1000 * (one.mean - one.low) for _, one in found]
-        above = [1000 * (one.high - one.mean) for _, one in found]
-        places = [place for place, _ in found]
-        axes.errorbar(places, means, yerr=[below, above], fmt="o", markersize=5, capsize=2, label=label)
-    axes.set_xticks(range(len(names)), names)
-    axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -10,6 +10,7 @@ of styles s, training seeds r and names i: styles, seeds and names are draws fro
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Interval:
         high: upper end.
         runs: pairs of runs behind it.
         seeds: training seeds behind it; with one, the interval knows nothing of how training runs vary.
-        wins: pairs of runs in which the method had the lower mean loss.
+        wins: pairs of runs in which the method's mean was the lower one.
     """
 
     mean: float
@@ -131,6 +132,19 @@ def losses(results: Sequence[Result], method: str, quarter: int | None = None, b
     return found
 
 
+def metric(results: Sequence[Result], method: str, name: str) -> Quantity:
+    """A method's metric by style and seed, one number a run; runs without it are left out.
+
+    Args:
+        results: of the study.
+        method: which.
+        name: of the metric in a result; of one with a number a level, the mean.
+    """
+    values = {(run.style, run.seed): run.metrics.get(name) for run in results if run.method == method}
+    means = {key: fmean(one.values()) if isinstance(one, dict) else one for key, one in values.items()}
+    return {key: np.array([one], dtype=np.float64) for key, one in means.items() if one is not None}
+
+
 def compare(results: Sequence[Result], method: Quantity, reference: Quantity, styles: Sequence[str]) -> Interval | None:
     """How a method differs from the reference, over the runs that both have.
 
@@ -144,12 +158,23 @@ def compare(results: Sequence[Result], method: Quantity, reference: Quantity, st
         The difference, or None where there is no pair of runs.
     """
     images = {one.style: one.samples.images for one in results if one.samples is not None}
+    return _compare(method, reference, styles, images)
+
+
+def compare_runs(method: Quantity, reference: Quantity, styles: Sequence[str]) -> Interval | None:
+    """The same of quantities with one number a run: the interval knows styles and seeds, not names."""
+    return _compare(method, reference, styles, {style: [style] for style in styles})
+
+
+def _compare(
+    method: Quantity, reference: Quantity, styles: Sequence[str], names: Mapping[str, Sequence[str]]
+) -> Interval | None:
     tables, seeds, wins, runs = [], set(), 0, 0
     for style in styles:
         pairs = sorted(seed for name, seed in method if name == style and (name, seed) in reference)
         if not pairs:
             continue
-        rows = [_by_name(method[style, seed] - reference[style, seed], images[style]) for seed in pairs]
+        rows = [_by_name(method[style, seed] - reference[style, seed], names[style]) for seed in pairs]
         table = np.stack(rows)
         table = table[:, ~np.isnan(table).any(axis=0)]  # names without a sample in a quarter
         if table.size == 0:
