@@ -7,6 +7,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 from fera.tuner.layer import RoutedLora
+from fera.tuner.product import routed_linear
 
 # Measured on a CPU: what a merged weight must save in multiplications for each of its entries, since it is also written
 # and read, and what the fewer calls are worth.
@@ -17,8 +18,8 @@ _CALLS = 2**16
 class RoutedLinear(LoraLinear):
     r"""PEFT's LoRA layer, with short cuts where one routed adapter acts alone on an unchanged `nn.Linear`.
 
-    The experts' sum is added by the product that computes it (`addmm`) instead of in a pass of its own. Where nothing
-    trains and the multiplications are fewer, the weight of the step is formed first,
+    The experts' sum is added by the product that computes it instead of in a pass of its own (`routed_linear`). Where
+    nothing trains and the multiplications are fewer, the weight of the step is formed first,
 
     .. math:: W + B \operatorname{diag}(g \otimes 1_r) A,
 
@@ -48,8 +49,7 @@ class RoutedLinear(LoraLinear):
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
         if weights.distinct is not None and x.element_size() >= 4 and _merging_pays(x, weight, len(weights.distinct)):
             return _merged(x, weight, bias, lora_a, lora_b, weights.distinct)
-        ranks = nn.functional.linear(x, lora_a)
-        return _add(nn.functional.linear(x, weight, bias), ranks, weights.each, lora_b)
+        return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
 
     # In small models these look-ups cost as much as the experts' products: they go past `nn.Module.__getattr__`.
 
@@ -104,15 +104,3 @@ def _merged(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora
     rows = x.reshape(count, -1, x.shape[-1])
     result = torch.bmm(rows, formed) if bias is None else torch.baddbmm(bias, rows, formed)
     return result.view(*x.shape[:-1], -1)
-
-
-def _add(result: Tensor, ranks: Tensor, weights: Tensor, lora_b: Tensor) -> Tensor:
-    """The base's output (N, ..., out) and what ranks (N, ..., E r), weighted by (N, E r), give, in one product.
-
-    The smaller factor takes the weights: the backward pass keeps it a second time.
-    """
-    if ranks[0].numel() > lora_b.numel():
-        weighted = (lora_b * weights[:, None]).mT
-        return torch.baddbmm(result.flatten(1, -2), ranks.flatten(1, -2), weighted).view(result.shape)
-    weighted = ranks * weights.view(len(weights), *[1] * (ranks.ndim - 2), weights.shape[1])
-    return torch.addmm(result.flatten(0, -2), weighted.flatten(0, -2), lora_b.t()).view(result.shape)
