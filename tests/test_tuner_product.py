@@ -82,6 +82,15 @@ def test_a_base_that_trains_gets_its_gradients(trained):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
+def test_an_empty_batch_and_samples_without_tokens():
+    for shape in [(0, 3, 4), (2, 0, 4), (0, 4)]:
+        x, weight, bias, a, b, weights = parts(shape, 5, 3)
+        output = routed_linear(x, weight, bias, a, b, weights)
+        assert output.shape == (*shape[:-1], 5)
+        output.sum().backward()
+        assert [one.grad.abs().sum() for one in (x, a, b, weights)] == [0, 0, 0, 0]
+
+
 def test_inputs_that_lie_otherwise_in_memory():
     x, weight, bias, a, b, weights = parts((3, 4, 6), 5, 3)
     turned = x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()

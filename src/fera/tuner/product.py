@@ -5,7 +5,6 @@ r"""What a routed linear layer computes: the base's output and the experts' gate
 with a weight w for each rank of each sample. It knows tensors alone, no layers.
 """
 
-import inspect
 from typing import Any
 
 import torch
@@ -27,66 +26,62 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: 
         Shape (N, ..., out). All arguments have one dtype, which is its too.
     """
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    if frozen and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _RoutedLinear.apply(x, weight, bias, a, b, weights)[0]
+    if frozen and torch.is_grad_enabled() and not _traced():
+        return _RoutedLinear.apply(x, weight, bias, a, b, weights)
     return _product(x, weight, bias, a, b, weights)[0]
+
+
+def _traced() -> bool:
+    """Whether a compiler or a transform of `torch.func` reads the steps: both want them plain."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Output (N, ..., out) and ranks before their weights, (N, ..., E r)."""
-    ranks = nn.functional.linear(x, a)
+    """Output (N, ..., out) and ranks before their weights, (N, tokens, E r)."""
+    ranks = _by_sample(torch.mm(x.flatten(0, -2), a.t()), x)
     output = nn.functional.linear(x, weight, bias)
     # Adding in place spares a pass over the output and a second one in memory.
-    output.flatten(0, -2).addmm_((ranks * _over_tokens(weights, ranks)).flatten(0, -2), b.t())
+    output.flatten(0, -2).addmm_((ranks * weights[:, None]).flatten(0, 1), b.t())
     return output, ranks
 
 
-def _over_tokens(weights: Tensor, ranks: Tensor) -> Tensor:
-    """Weights (N, E r) in a shape that multiplies ranks (N, ..., E r)."""
-    return weights.view(len(weights), *[1] * (ranks.ndim - 2), weights.shape[1])
+def _by_sample(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows (N tokens, E r) as (N, tokens, E r), for the N of x, shape (N, ..., in)."""
+    return rows.view(len(x), x.shape[1:-1].numel(), rows.shape[1])
 
 
 class _RoutedLinear(torch.autograd.Function):
     """`_product` under a frozen base, with a backward pass that keeps the ranks once.
 
     Autograd would keep them twice, before and after their weights, and add up the two parts of the input's gradient in
-    a pass of its own.
+    a pass of its own. `setup_context` would cost a small layer what this saves.
     """
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return _product(x, weight, bias, a, b, weights)
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor
+    ) -> Tensor:
+        output, ranks = _product(x, weight, bias, a, b, weights)
+        ctx.save_for_backward(x, weight, a, b, weights, ranks)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, _, a, b, weights = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, weight, a, b, weights, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, weights, ranks = ctx.saved_tensors
+        inputs, slopes, weights = x.flatten(0, -2), slope.flatten(0, -2), weights[:, None]
         if torch.is_grad_enabled():  # a second derivative is asked for, and what is kept of the ranks has none
-            ranks = nn.functional.linear(x, a)
-        slope, weights = slopes[0], _over_tokens(weights, ranks)
-        rows = slope.flatten(0, -2)
-        weighted_slope = slope @ b
-        ranks_slope = weighted_slope * weights
+            ranks = _by_sample(torch.mm(inputs, a.t()), x)
+        of_weighted = _by_sample(torch.mm(slopes, b), x)
+        of_ranks = (of_weighted * weights).flatten(0, 1)
         of_x = of_a = of_b = of_weights = None
         if ctx.needs_input_grad[0]:
-            of_x = (rows @ weight).addmm_(ranks_slope.flatten(0, -2), a).view(x.shape)
+            of_x = torch.mm(slopes, weight).addmm_(of_ranks, a).view(x.shape)
         if ctx.needs_input_grad[3]:
-            of_a = ranks_slope.flatten(0, -2).t() @ x.flatten(0, -2)
+            of_a = torch.mm(of_ranks.t(), inputs)
         if ctx.needs_input_grad[4]:
-            of_b = rows.t() @ (ranks * weights).flatten(0, -2)
+            of_b = torch.mm(slopes.t(), (ranks * weights).flatten(0, 1))
         if ctx.needs_input_grad[5]:
-            of_weights = (ranks * weighted_slope).flatten(1, -2).sum(dim=1) if x.ndim > 2 else ranks * weighted_slope
+            of_weights = (ranks * of_weighted).sum(dim=1)
         return of_x, None, None, of_a, of_b, of_weights
-
-
-# `apply` asks for it at every call, and to find it anew takes as long as one of the products of a small layer.
-_RoutedLinear.forward.__signature__ = inspect.signature(_RoutedLinear.forward)  # type: ignore[attr-defined]
