@@ -13,7 +13,10 @@ from rich.console import Console
 
 from benchmarks.race import run
 from benchmarks.report import Finding, markdown, table
+from benchmarks.setting import Setting
 from fera.commands.quiet import quiet_libraries
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,19 +24,20 @@ def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
     from benchmarks.registry import BENCHMARKS, DEFAULT  # its imports are what would talk
 
-    options = _parser().parse_args(argv)
+    options = _checked(_parser(), argv)
+    setting = Setting(options.small, torch.device(options.device), _DTYPES[options.precision])
     if options.threads or options.cpu_time:
         torch.set_num_threads(1 if options.cpu_time else options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
 
     console = Console(width=140)
-    machine = _machine(options.cpu_time)
+    machine = _machine(options.cpu_time, setting)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     console.print("Contestants take turns; a ratio is the median over the rounds of one measure over another.\n")
     findings: list[Finding] = []
     for name in options.only or DEFAULT:
         torch.manual_seed(0)
-        for race in BENCHMARKS[name](options.small):
+        for race in BENCHMARKS[name](setting):
             findings.append(Finding(name, race, run(race, rounds=options.rounds, clock=clock)))
             console.print(table(findings[-1]))
             console.print()
@@ -64,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count the process's CPU time, not the wall's: for a busy machine; implies one thread",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (%(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=list(_DTYPES),
+        default="fp32",
+        help="of the frozen weights; adapters train in float32, under autocast (%(default)s)",
+    )
     parser.add_argument(
         "--small", action="store_true", help="tiny sizes, to see that all of it runs; their ratios mean nothing"
     )
@@ -72,14 +83,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _machine(cpu_time: bool) -> dict[str, object]:
+def _checked(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Options that go together."""
+    options = parser.parse_args(argv)
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {options.device}: PyTorch finds no GPU here")
+    if options.device != "cpu" and options.cpu_time:
+        parser.error("--cpu-time does not see what a GPU does: leave it out")
+    return options
+
+
+def _machine(cpu_time: bool, setting: Setting) -> dict[str, object]:
     libraries = ("torch", "peft", "diffusers", "accelerate")
-    return {name: version(name) for name in libraries} | {
-        "clock": "cpu" if cpu_time else "wall",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-    }
+    device = "cpu" if setting.is_cpu else torch.cuda.get_device_name(setting.device)
+    return (
+        {"device": device, "precision": setting.mixed_precision}
+        | {name: version(name) for name in libraries}
+        | {
+            "clock": "cpu" if cpu_time else "wall",
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+        }
+    )
 
 
 def _write(path: Path, text: str) -> None:

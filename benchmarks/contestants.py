@@ -6,15 +6,17 @@ contestants alike.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from benchmarks.released import StackedExperts, convolution_indicator
+from benchmarks.setting import Setting, autocast_of
 from fera import SoftFrequencyRouter
 from fera.bases import lay_out
 from fera.demo import base_path
@@ -30,32 +32,36 @@ LORA = f"PEFT LoRA r={WIDE}"
 
 @dataclass(frozen=True)
 class Batch:
-    """What a UNet is called with and should answer.
+    """What a denoiser is called with and should answer.
 
     Args:
-        latent: shape (B, C, H, W).
-        timestep: shape (B,), 0 to 1000.
-        conditions: the call's other arguments.
-        target: shape (B, C, H, W).
+        inputs: the call's arguments by name.
+        target: of the shape that it answers in, float32.
     """
 
-    latent: Tensor
-    timestep: Tensor
-    conditions: dict[str, Any] = field(default_factory=dict)
-    target: Tensor = field(default_factory=lambda: torch.zeros(()))
+    inputs: dict[str, Any]
+    target: Tensor
+
+    def guided(self) -> "Batch":
+        """Each sample twice, without and with its prompt, at one timestep: what guidance makes of a batch."""
+
+        def twice(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: twice(one) for name, one in value.items()}
+            return torch.cat([value] * 2)
+
+        return replace(self, inputs=twice(self.inputs) | {"timestep": self.inputs["timestep"][0]})
 
 
-def emoji_unet() -> UNet2DConditionModel:
+def emoji_unet(setting: Setting) -> UNet2DConditionModel:
     """The bundled base's UNet: 11 million parameters, latents (4, 16, 16)."""
-    return lay_out(UNet2DConditionModel.from_pretrained(base_path(), subfolder="unet").requires_grad_(False))
+    unet = UNet2DConditionModel.from_pretrained(base_path(), subfolder="unet")
+    return lay_out(setting.place(unet.requires_grad_(False)))
 
 
-def small_sdxl(depth: int = 10) -> UNet2DConditionModel:
-    """A UNet of SDXL's shape, a fifth as wide, with random weights: as many layers, each with little to do.
-
-    Args:
-        depth: transformer layers of an innermost block; 10 in SDXL.
-    """
+def small_sdxl(setting: Setting) -> UNet2DConditionModel:
+    """A UNet of SDXL's shape, a fifth as wide, with random weights: as many layers, each with little to do."""
+    depth = 1 if setting.small else 10  # transformer layers of an innermost block
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=32,
@@ -71,44 +77,50 @@ def small_sdxl(depth: int = 10) -> UNet2DConditionModel:
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=6 * 32 + 160,
     )
-    return lay_out(unet.requires_grad_(False))
+    return lay_out(setting.place(unet.requires_grad_(False)))
 
 
-def batch_for(unet: UNet2DConditionModel, size: int, tokens: int) -> Batch:
+def batch_for(unet: Any, size: int, tokens: int) -> Batch:
     """A batch of random numbers.
 
     Args:
-        unet: what it is for.
+        unet: what it is for; on its device and in its precision.
         size: samples.
         tokens: of each caption.
     """
-    side, width, latent_channels = unet.config.sample_size, unet.config.cross_attention_dim, unet.config.in_channels
-    shape = (size, latent_channels, side, side)
-    conditions: dict[str, Any] = {"encoder_hidden_states": torch.randn(size, tokens, width)}
-    if unet.config.addition_embed_type == "text_time":
-        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-        ids = torch.tensor([side, side, 0, 0, side, side]).float().repeat(size, 1)
-        conditions["added_cond_kwargs"] = {"text_embeds": torch.randn(size, pooled), "time_ids": ids}
-    return Batch(torch.randn(shape), torch.rand(size) * 1000, conditions, torch.randn(shape))
+    config, place = unet.config, {"device": unet.device, "dtype": unet.dtype}
+    side, width = config.sample_size, config.cross_attention_dim
+    shape = (size, config.in_channels, side, side)
+    inputs: dict[str, Any] = {
+        "sample": torch.randn(shape, **place),
+        "timestep": torch.rand(size, device=unet.device) * 1000,
+        "encoder_hidden_states": torch.randn(size, tokens, width, **place),
+    }
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        ids = torch.tensor([side, side, 0, 0, side, side], **place).repeat(size, 1)
+        inputs["added_cond_kwargs"] = {"text_embeds": torch.randn(size, pooled, **place), "time_ids": ids}
+    return Batch(inputs, torch.randn(shape, device=unet.device))
 
 
 def with_lora(base: nn.Module, rank: int = WIDE) -> nn.Module:
     """A copy of a base with PEFT's LoRA on its attention."""
-    unet = _copy(base)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), unet)
-    return unet
+    denoiser = _copy(base)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), denoiser)
+    return denoiser
 
 
 def with_fera(base: nn.Module) -> nn.Module:
     """A copy of a base with routed experts on its attention, as `fera train` makes them."""
-    unet = _copy(base)
-    adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS)).add(unet)
-    return unet
+    denoiser = _copy(base)
+    adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS)).add(denoiser)
+    return denoiser
 
 
 def with_released(base: nn.Module) -> nn.Module:
     """A copy of a base with experts on its attention in the form that the method was released in."""
     unet = _copy(base)
+    device = next(base.parameters()).device
     stacked = []
     for name, module in list(unet.named_modules()):
         if isinstance(module, nn.Linear) and name.endswith(tuple(f".{target}" for target in TARGETS)):
@@ -117,13 +129,14 @@ def with_released(base: nn.Module) -> nn.Module:
             setattr(unet.get_submodule(parent), child, stacked[-1])
     unet.released_router = SoftFrequencyRouter(3, EXPERTS)
 
-    def route(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        gate = unet.released_router(convolution_indicator(arguments[0], 3))
+    def route(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        with torch.autocast(device.type, enabled=False):
+            gate = unet.released_router(convolution_indicator(named["sample"].float(), 3))
         for layer in stacked:
             layer.gate = gate
 
-    unet.register_forward_pre_hook(route)
-    return unet
+    unet.register_forward_pre_hook(route, with_kwargs=True)
+    return unet.to(device)
 
 
 def _copy(base: nn.Module) -> nn.Module:
@@ -131,16 +144,18 @@ def _copy(base: nn.Module) -> nn.Module:
     return copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
 
 
-def training_step(unet: nn.Module, batch: Batch) -> Callable[[], None]:
+def training_step(denoiser: nn.Module, batch: Batch) -> Callable[[], None]:
     """Forward, backward, clipping and AdamW of what is trainable, with the settings that `fera train` begins with."""
-    unet.train()
+    denoiser.train()
+    cast_training_params(denoiser, torch.float32)
     settings = OptimizationConfig()
-    optimizer = build_optimizer(settings, unet)
+    optimizer = build_optimizer(settings, denoiser)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def step() -> None:
-        prediction = unet(batch.latent, batch.timestep, **batch.conditions).sample
-        (prediction - batch.target).square().mean().backward()
+        with autocast_of(denoiser):
+            prediction = denoiser(**batch.inputs, return_dict=False)[0]
+        (prediction.float() - batch.target).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -148,19 +163,16 @@ def training_step(unet: nn.Module, batch: Batch) -> Callable[[], None]:
     return step
 
 
-def generation_step(unet: nn.Module, latent: Tensor, timestep: Tensor, text: Tensor) -> Callable[[], Tensor]:
-    """The denoiser's call as a pipeline makes it, adapters active and unmerged.
-
-    Args:
-        unet: the denoiser.
-        latent: shape (B, C, H, W).
-        timestep: a scalar.
-        text: shape (B, tokens, width).
-    """
-    unet.eval()
+def generation_step(denoiser: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+    """The denoiser's call as a pipeline makes it, adapters active and unmerged, in the base's precision."""
+    denoiser.eval()
+    dtype = next(denoiser.parameters()).dtype
+    for name, parameter in denoiser.named_parameters():
+        if ".lora_" in name:  # a router stays in float32
+            parameter.data = parameter.data.to(dtype)
 
     @torch.no_grad()
     def step() -> Tensor:
-        return unet(latent, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        return denoiser(**batch.inputs, return_dict=False)[0]
 
     return step

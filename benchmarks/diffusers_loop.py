@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import compute_density_for_timestep_sampling
+from diffusers.training_utils import cast_training_params, compute_density_for_timestep_sampling
 from peft import LoraConfig
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.contestants import TARGETS, WIDE
+from benchmarks.setting import Setting
 from fera.demo import base_path
 from fera.training.config import OptimizationConfig
 
@@ -61,17 +62,21 @@ class DiffusersLoop:
     """A run of that kind, held between two steps.
 
     Args:
+        setting: device and precision.
         folder: imagefolder of training pictures.
         batch_size: pictures a step.
         base: folder of the base; the emoji base by default.
     """
 
-    def __init__(self, folder: Path, batch_size: int, base: Path | None = None) -> None:
+    def __init__(self, setting: Setting, folder: Path, batch_size: int, base: Path | None = None) -> None:
         settings = OptimizationConfig()
         pipe = StableDiffusionPipeline.from_pretrained(base or base_path(), safety_checker=None)
-        self._vae, self._text_encoder = pipe.vae.requires_grad_(False), pipe.text_encoder.requires_grad_(False)
-        unet = pipe.unet.requires_grad_(False).train()
+        self._vae, self._text_encoder, unet = (
+            setting.place(part.requires_grad_(False)) for part in (pipe.vae, pipe.text_encoder, pipe.unet)
+        )
+        unet.train()
         unet.add_adapter(LoraConfig(r=WIDE, lora_alpha=WIDE, init_lora_weights="gaussian", target_modules=TARGETS))
+        cast_training_params(unet, torch.float32)
         self._trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             self._trained,
@@ -83,7 +88,7 @@ class DiffusersLoop:
         pictures = Pictures(folder, pipe.tokenizer, resolution=self._vae.config.sample_size)
         loader = DataLoader(pictures, batch_size, shuffle=True, drop_last=True)
         schedule = get_scheduler(settings.lr_scheduler, optimizer, num_warmup_steps=settings.lr_warmup_steps)
-        self._accelerator = Accelerator(cpu=True)
+        self._accelerator = Accelerator(cpu=setting.is_cpu, mixed_precision=setting.mixed_precision)
         self._unet, self._optimizer, self._loader, self._schedule = self._accelerator.prepare(
             unet, optimizer, loader, schedule
         )
@@ -96,11 +101,13 @@ class DiffusersLoop:
         pixels, tokens = next(self._batches)
         with self._accelerator.accumulate(self._unet):
             with torch.no_grad():
-                latents = self._vae.encode(pixels).latent_dist.sample() * self._vae.config.scaling_factor
+                latents = (
+                    self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.sample() * self._vae.config.scaling_factor
+                )
                 text = self._text_encoder(tokens, return_dict=False)[0]
             noise = torch.randn_like(latents)
-            sigma = compute_density_for_timestep_sampling("logit_normal", len(latents), 0.0, 1.0, 1.29)
-            level = sigma.view(-1, 1, 1, 1)
+            sigma = compute_density_for_timestep_sampling("logit_normal", len(latents), 0.0, 1.0, 1.29, latents.device)
+            level = sigma.view(-1, 1, 1, 1).to(latents.dtype)
             noisy = (1 - level) * latents + level * noise
             prediction = self._unet(noisy, sigma * 1000, text, return_dict=False)[0]
             loss = F.mse_loss(prediction.float(), (noise - latents).float())

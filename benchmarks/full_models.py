@@ -1,11 +1,18 @@
 """Sizes of the models that people fine-tune, and random weights for them that fit into memory.
 
-Weights are windows of one buffer of 1 GB: larger than any cache, so that a layer's weights come from memory as those of
-a model of 10 GB do.
+Weights are windows of one buffer of 0.5 or 1 GB: larger than any cache, so that a layer's weights come from memory as
+those of a model of 10 GB do.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
+
+from benchmarks.contestants import Batch
+from benchmarks.setting import Setting
 
 # As published with the models.
 SD15 = {
@@ -36,21 +43,52 @@ FLUX_DOUBLE, FLUX_SINGLE, FLUX_AXES = 19, 38, (16, 56, 56)
 FLUX_LATENT = (1, 16, 128, 128)  # 64 x 64 tokens of 2 x 2
 
 
-def random_buffer(small: bool) -> Tensor:
-    """Numbers to cut weights from: 1 GB of them, or 4 MB for small models."""
-    return torch.randn(2**20 if small else 2**28).mul_(0.02)
+def sdxl_of(small: bool) -> nn.Module:
+    """SDXL's UNet, or one a tenth as wide."""
+    tenth = {"block_out_channels": (32, 64, 128), "sample_size": 16, "attention_head_dim": 4}
+    return UNet2DConditionModel.from_config(SDXL | tenth if small else SDXL)
 
 
-def with_weights(model: nn.Module, buffer: Tensor) -> nn.Module:
-    """Give a model on the meta device weights: windows of a buffer, one behind the other, over and over.
+def flux_of(small: bool) -> nn.Module:
+    """FLUX.1 [dev]'s transformer, 12 billion parameters, or one of two blocks."""
+    few = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1}
+    return FluxTransformer2DModel(guidance_embeds=True, **(few if small else {}))
+
+
+def flux_batch(transformer: Any, small: bool) -> Batch:
+    """A picture of 1024 x 1024 pixels and 512 tokens of text, as FLUX's pipeline passes them; a tile of it if small."""
+    side, text_length = (4, 8) if small else (64, 512)
+    place: dict[str, Any] = {"device": transformer.device, "dtype": transformer.dtype}
+    config = transformer.config
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(side).float(), torch.arange(side).float())
+    shape = (1, side * side, config.in_channels)
+    inputs = {
+        "hidden_states": torch.randn(shape, **place),
+        "encoder_hidden_states": torch.randn(1, text_length, config.joint_attention_dim, **place),
+        "pooled_projections": torch.randn(1, config.pooled_projection_dim, **place),
+        "timestep": torch.full((1,), 0.5, **place),
+        "guidance": torch.full((1,), 3.5, device=transformer.device),
+        "img_ids": places.to(**place),
+        "txt_ids": torch.zeros(text_length, 3, **place),
+    }
+    return Batch(inputs, torch.randn(shape, device=transformer.device))
+
+
+def random_buffer(setting: Setting) -> Tensor:
+    """Numbers to cut weights from, 2^28 of them, 1 GB in single precision; 2^20 for small models."""
+    count = 2**20 if setting.small else 2**28
+    return torch.randn(count, device=setting.device, dtype=setting.dtype).mul_(0.02)
+
+
+def made(build: Callable[[], nn.Module], buffer: Tensor) -> Any:
+    """A model, frozen, with random weights: windows of a buffer, one behind the other, over and over.
 
     Args:
-        model: on the meta device; changed in place.
+        build: makes it; called where tensors have no data.
         buffer: shape (N,), longer than any of its parameters.
-
-    Returns:
-        The model, frozen.
     """
+    with torch.device("meta"):
+        model = build().eval()
     place = 0
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

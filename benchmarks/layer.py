@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 
 import torch
+from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from benchmarks.contestants import EXPERTS, LORA, RANK
 from benchmarks.race import Comparison, Race
 from benchmarks.released import StackedExperts
+from benchmarks.setting import Setting, autocast_of
 from fera import FeraConfig, register_denoiser
 
 
@@ -30,11 +32,12 @@ class LinearLayers(nn.Module):
 
 
 def linear_contestants(
-    shape: tuple[int, int, int], experts: int, rank: int, layers: int = 1
+    setting: Setting, shape: tuple[int, int, int], experts: int, rank: int, layers: int = 1
 ) -> dict[str, Callable[[], None]]:
     """Linear layers with PEFT's LoRA, with routed experts and in the released form, forward and backward.
 
     Args:
+        setting: device and precision.
         shape: of the input: samples, tokens, features.
         experts: E.
         rank: r of one expert.
@@ -46,19 +49,25 @@ def linear_contestants(
     register_denoiser(LinearLayers, latent="sample")
     batch, _, width = shape
     wide, targets = experts * rank, [str(i) for i in range(layers)]
-    lora, fera, released = (LinearLayers(width, layers).requires_grad_(False) for _ in range(3))
+    place, device = setting.place, setting.device
+    lora, fera, released = (place(LinearLayers(width, layers).requires_grad_(False)) for _ in range(3))
     inject_adapter_in_model(LoraConfig(r=wide, lora_alpha=wide, target_modules=targets), lora)
     inject_adapter_in_model(FeraConfig(r=rank, num_experts=experts, target_modules=targets), fera)
-    stacked = [StackedExperts(layer, experts, rank, alpha=wide) for layer in released.layers]
-    x, slope = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    gate = torch.rand(batch, experts).softmax(dim=1).requires_grad_()
+    for model in (lora, fera):
+        cast_training_params(model, torch.float32)
+    stacked = [StackedExperts(layer, experts, rank, alpha=wide).to(device) for layer in released.layers]
+    x, slope = (torch.randn(shape, device=device, dtype=setting.dtype) for _ in range(2))
+    x.requires_grad_()
+    gate = torch.rand(batch, experts, device=device).softmax(dim=1).requires_grad_()
     for layer in stacked:
         layer.gate = gate
 
     def run(chain: nn.Module) -> None:
         for leaf in (x, gate, *chain.parameters()):
             leaf.grad = None
-        chain(x).backward(slope)
+        with autocast_of(lora):
+            output = chain(x)
+        output.backward(slope.to(output.dtype))
 
     def run_fera() -> None:
         with fera.fera.using({"default": gate}):
@@ -71,10 +80,10 @@ def linear_contestants(
     }
 
 
-def races(small: bool) -> Iterator[Race]:
+def races(setting: Setting) -> Iterator[Race]:
     """The layer of SD 1.5 at 32 x 32 latents."""
-    shape = (2, 8, 16) if small else (4, 1024, 640)
-    contestants = linear_contestants(shape, EXPERTS, RANK)
+    shape = (2, 8, 16) if setting.small else (4, 1024, 640)
+    contestants = linear_contestants(setting, shape, EXPERTS, RANK)
     contestants[LORA] = contestants.pop("PEFT LoRA")
     yield Race(
         f"one linear layer, input {shape}, r={RANK}, E={EXPERTS}, forward and backward",

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from benchmarks.allocations import peak_allocated
 
 Clock = Callable[[], float]
@@ -34,19 +36,30 @@ class Meter:
 
 
 def _seconds(work: Callable[[], object], clock: Clock) -> float:
+    wait()
     calls, start, elapsed = 0, clock(), 0.0
     while elapsed < _LEAST_SECONDS:
         work()
         calls += 1
+        wait()
         elapsed = clock() - start
     return elapsed / calls
+
+
+def wait() -> None:
+    """Let a GPU that is in use finish what it was given: calls return before it has."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 SECONDS = Meter(_seconds, "ms", 1000)
 """Seconds of one call."""
 
-PEAK_BYTES = Meter(lambda work, clock: float(peak_allocated(work)), "MB", 1e-6)
-"""Most bytes that one call holds at a time beyond what was there before it."""
+
+def peak_bytes(device: torch.device) -> Meter:
+    """Most bytes of a device's memory that one call holds at a time beyond what was there before it."""
+    return Meter(lambda work, clock: float(peak_allocated(work, device)), "MB", 1e-6)
+
 
 REPORTED_SECONDS = Meter(lambda work, clock: float(work(clock)), "ms", 1000)
 """Seconds that the work reports; it is given the clock."""

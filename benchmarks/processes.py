@@ -14,14 +14,15 @@ from pathlib import Path
 
 from benchmarks.meters import REPORTED_SPEED
 from benchmarks.race import Comparison, Race
+from benchmarks.setting import Setting
 from benchmarks.trainers import run_config, style_folder
 from fera.training.settings import to_toml
 
 
-def races(small: bool) -> Iterator[Race]:
-    """The emoji base; every process has a whole batch of its own."""
-    size, steps, line = (1, 2, 1) if small else (8, 30, 5)
-    with style_folder(small) as folder:
+def races(setting: Setting) -> Iterator[Race]:
+    """The emoji base; every process has a whole batch of its own. On the CPU in any setting."""
+    size, steps, line = (1, 2, 1) if setting.small else (8, 30, 5)
+    with style_folder(setting.small) as folder:
         yield Race(
             f"fera train per core, emoji base, batch {size} a process",
             {
@@ -46,7 +47,7 @@ def _launch(folder: Path, processes: int, runs: int, size: int, steps: int, line
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     outputs, commands = [], []
     for number in range(runs):
-        config = run_config(folder, f"run-{processes}-{number}", size, steps=steps, logging_steps=line)
+        config = run_config(Setting(), folder, f"run-{processes}-{number}", size, steps=steps, logging_steps=line)
         path = folder / f"run-{processes}-{number}.toml"
         path.write_text(to_toml(config), encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

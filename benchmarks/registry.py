@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import consistency, full, generation, indicator, layer, memory, processes, run, scaling, share, step
 from benchmarks.race import Race
+from benchmarks.setting import Setting
 
-# Takes whether sizes shall be small, to see that all of it runs; builds each race when its turn comes.
-Builder = Callable[[bool], Iterator[Race]]
+# Builds each race when its turn comes.
+Builder = Callable[[Setting], Iterator[Race]]
 
 BENCHMARKS: dict[str, Builder] = {
     "indicator": indicator.races,

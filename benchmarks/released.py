@@ -54,5 +54,5 @@ class StackedExperts(nn.Module):
         """Base output and the experts' weighted sum; `gate`, shape (B, E), has to be set before."""
         outputs = [up(down(x)) * self.scale for down, up in zip(self.down, self.up, strict=True)]
         stacked = torch.stack(outputs, dim=1)
-        weights = self.gate.view(*self.gate.shape, *[1] * (stacked.ndim - 2))
+        weights = self.gate.to(stacked.dtype).view(*self.gate.shape, *[1] * (stacked.ndim - 2))
         return self.base_layer(x) + (weights * stacked).sum(dim=1)

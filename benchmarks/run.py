@@ -7,28 +7,35 @@ from tempfile import TemporaryDirectory
 from benchmarks.diffusers_loop import DiffusersLoop
 from benchmarks.meters import speed
 from benchmarks.race import Comparison, Race
-from benchmarks.small_sd15 import EIGHTH, TINY, save_base
+from benchmarks.setting import Setting
+from benchmarks.small_sd15 import EIGHTH, FULL, TINY, save_base
 from benchmarks.trainers import STYLE, style_folder, trainer
 
 
-def races(small: bool) -> Iterator[Race]:
-    """One of the emoji styles, on the emoji base at 64 x 64 pixels and on one with the proportions of SD 1.5."""
-    size, steps = (2, 1) if small else (8, 4)
-    with style_folder(small) as folder:
-        yield _race("emoji base", folder, size, steps, rounds=16)
+def races(setting: Setting) -> Iterator[Race]:
+    """One of the emoji styles: on the emoji base at 64 x 64 pixels, and on one with the proportions of SD 1.5.
+
+    The latter is an eighth as wide on a CPU, and SD 1.5 itself, 512 x 512 pixels, on a GPU.
+    """
+    size, steps = (2, 1) if setting.small else (8, 4)
+    with style_folder(setting.small) as folder:
+        yield _race(setting, "emoji base", folder, size, steps, rounds=16)
     # Few pictures: what they are does not matter to what a step costs, and fera encodes all of them first.
-    size = 2 if small else 4
+    size = 2 if setting.small else 4
+    name, sizes = ("SD 1.5 at an eighth of its width", EIGHTH) if setting.is_cpu else ("SD 1.5 at full size", FULL)
     with style_folder(small=True) as folder, TemporaryDirectory() as parent:
-        base = save_base(Path(parent, "base"), TINY if small else EIGHTH)
-        yield _race("SD 1.5 at an eighth of its width", folder, size, 1, rounds=8, base=base)
+        base = save_base(Path(parent, "base"), TINY if setting.small else sizes)
+        yield _race(setting, name, folder, size, 1, rounds=8, base=base)
 
 
-def _race(name: str, folder: Path, size: int, steps: int, rounds: int, base: Path | None = None) -> Race:
+def _race(
+    setting: Setting, name: str, folder: Path, size: int, steps: int, rounds: int, base: Path | None = None
+) -> Race:
     """Each contestant takes some steps a turn."""
     contestants = {
-        "fera train": trainer(folder, "without", size, {}, base),
-        "fera train with FECL": trainer(folder, "with", size, {"consistency_weight": 0.1}, base),
-        "diffusers' way": DiffusersLoop(folder / "train", size, base),
+        "fera train": trainer(setting, folder, "without", size, {}, base),
+        "fera train with FECL": trainer(setting, folder, "with", size, {"consistency_weight": 0.1}, base),
+        "diffusers' way": DiffusersLoop(setting, folder / "train", size, base),
     }
     return Race(
         f"whole run, {name}, {STYLE}, batch {size}",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.layer import linear_contestants
 from benchmarks.race import Comparison, Race
+from benchmarks.setting import Setting
 
 # Layers share what belongs to the gate, in every denoiser: one layer by itself would pay for all of it.
 LAYERS = 4
@@ -41,10 +42,11 @@ SIZES = [
 ]
 
 
-def races(small: bool) -> Iterator[Race]:
+def races(setting: Setting) -> Iterator[Race]:
     """One axis at a time from a middle size, then corners."""
-    for size in [Size(2, 2, 2, 4, 8)] if small else SIZES:
-        contestants = linear_contestants((size.batch, size.tokens, size.width), size.experts, size.rank, LAYERS)
+    for size in [Size(2, 2, 2, 4, 8)] if setting.small else SIZES:
+        shape = (size.batch, size.tokens, size.width)
+        contestants = linear_contestants(setting, shape, size.experts, size.rank, LAYERS)
         del contestants["released form"]
         yield Race(
             f"E={size.experts} r={size.rank} (E·r {size.experts * size.rank}), batch {size.batch}, "

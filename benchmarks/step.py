@@ -15,18 +15,19 @@ from benchmarks.contestants import (
     with_released,
 )
 from benchmarks.race import Comparison, Race
+from benchmarks.setting import Setting
 
 
-def races(small: bool) -> Iterator[Race]:
+def races(setting: Setting) -> Iterator[Race]:
     """The emoji base, and a small UNet of SDXL's shape."""
-    cases = [
-        ("emoji base", emoji_unet(), 1 if small else 8, 16, 60),
-        ("small SDXL", small_sdxl(1 if small else 10), 1 if small else 2, 77, 30),
-    ]
-    for name, base, size, tokens, rounds in cases:
-        batch = batch_for(base, size, tokens)
+    for name, build, size, tokens, rounds in [
+        ("emoji base", emoji_unet, 8, 16, 60),
+        ("small SDXL", small_sdxl, 2, 77, 30),
+    ]:
+        base = build(setting)
+        batch = batch_for(base, 1 if setting.small else size, tokens)
         yield Race(
-            f"training step, {name}, batch {size}, r={RANK}, E={EXPERTS}",
+            f"training step, {name}, batch {len(batch.target)}, r={RANK}, E={EXPERTS}",
             {
                 "fera": training_step(with_fera(base), batch),
                 LORA: training_step(with_lora(base), batch),

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from benchmarks.contestants import EXPERTS, RANK
+from benchmarks.setting import Setting
 from fera.demo import base_path, unpack_style
 from fera.training.config import TrainConfig
 from fera.training.reporting import Reporter
@@ -31,10 +31,13 @@ def style_folder(small: bool = False) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_config(folder: Path, name: str, batch_size: int, base: Path | None = None, **train: Any) -> TrainConfig:
+def run_config(
+    setting: Setting, folder: Path, name: str, batch_size: int, base: Path | None = None, **train: Any
+) -> TrainConfig:
     """A run of `fera train` as its defaults have it.
 
     Args:
+        setting: its precision.
         folder: as `style_folder` gives it; what is encoded is kept there too.
         name: of the run's own folder in it.
         batch_size: pictures a step and process.
@@ -47,23 +50,27 @@ def run_config(folder: Path, name: str, batch_size: int, base: Path | None = Non
             "output_dir": folder / name,
             "data": {"train_data_dir": folder / "train", "cache_dir": folder / "cache"},
             "adapter": {"r": RANK, "num_experts": EXPERTS},
-            "train": {"batch_size": batch_size} | train,
+            "train": {"batch_size": batch_size, "mixed_precision": setting.mixed_precision} | train,
         }
     )
 
 
-def trainer(folder: Path, name: str, batch_size: int, train: Mapping[str, Any], base: Path | None = None) -> Trainer:
+def trainer(
+    setting: Setting, folder: Path, name: str, batch_size: int, train: Mapping[str, Any], base: Path | None = None
+) -> Trainer:
     """A run after its start-up: `advance()` is one step of it, drawing, loss, checks and optimizer included.
 
     Args:
+        setting: device and precision.
         folder: as for `run_config`.
         name: as for `run_config`.
         batch_size: pictures a step.
         train: other keys of the section `train`.
         base: as for `run_config`.
     """
-    config = run_config(folder, name, batch_size, base, **{"steps": 1_000_000} | dict(train))
+    config = run_config(setting, folder, name, batch_size, base, **{"steps": 1_000_000} | dict(train))
     run = RunFolder(config.output_dir)
     reporter = Reporter(run.log, is_main=False, quiet=True)  # its bar would be drawn into the tables
-    setup = prepare(config, torch.device("cpu"), reporter)
-    return Trainer(config, run, Accelerator(cpu=True), setup, reporter)
+    accelerator = Accelerator(cpu=setting.is_cpu, mixed_precision=setting.mixed_precision)
+    setup = prepare(config, accelerator.device, reporter)
+    return Trainer(config, run, accelerator, setup, reporter)

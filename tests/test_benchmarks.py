@@ -29,13 +29,16 @@ from benchmarks.contestants import (
     with_released,
 )
 from benchmarks.layer import LinearLayers
-from benchmarks.meters import PEAK_BYTES, REPORTED_SPEED, SECONDS, speed
+from benchmarks.meters import REPORTED_SPEED, SECONDS, peak_bytes, speed
 from benchmarks.race import Comparison, Race, Result, run
 from benchmarks.registry import APART, BENCHMARKS, DEFAULT
 from benchmarks.released import StackedExperts
 from benchmarks.report import Finding, markdown
+from benchmarks.setting import Setting
 from benchmarks.small_sd15 import EIGHTH, FULL, operations
 from fera import FeraConfig, register_denoiser
+
+CPU = torch.device("cpu")
 
 # What trains whole denoisers: many seconds each.
 HEAVY = {"step", "consistency", "memory", "run", "processes", "full"}
@@ -134,8 +137,8 @@ def test_peak_of_blocks_that_come_and_go():
         kept.append(torch.empty(400))
         del second
 
-    assert peak_allocated(work) == 4 * (1000 + 500)
-    assert PEAK_BYTES.measure(work, None) == 6000
+    assert peak_allocated(work, CPU) == 4 * (1000 + 500)
+    assert peak_bytes(CPU).measure(work, None) == 6000
 
 
 def test_peak_of_what_autograd_keeps():
@@ -147,10 +150,10 @@ def test_peak_of_what_autograd_keeps():
         y.backward(slope)
 
     slope = torch.ones(1000)
-    assert 2 * 4000 <= peak_allocated(work) <= 3 * 4000
+    assert 2 * 4000 <= peak_allocated(work, CPU) <= 3 * 4000
     x.grad = None
     with torch.no_grad():
-        assert peak_allocated(lambda: x.exp()) == 4000
+        assert peak_allocated(lambda: x.exp(), CPU) == 4000
 
 
 def test_what_was_there_before_does_not_count():
@@ -160,7 +163,7 @@ def test_what_was_there_before_does_not_count():
         there.clear()
         torch.empty(10)
 
-    assert peak_allocated(work) == 40
+    assert peak_allocated(work, CPU) == 40
 
 
 def test_contestants_train_as_many_ranks_on_the_same_layers():
@@ -192,7 +195,7 @@ def test_training_step_moves_the_adapter_alone(build):
 
 
 def test_contestants_lie_channels_last_as_fera_loads_a_base():
-    base = emoji_unet()
+    base = emoji_unet(Setting())
     for unet in (base, with_lora(base), with_fera(base), with_released(base)):
         kernels = [module.weight for module in unet.modules() if isinstance(module, nn.Conv2d)]
         assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
@@ -234,7 +237,7 @@ def test_default_leaves_out_what_takes_long():
 )
 def test_every_benchmark_runs(name):
     races = 0
-    for race in BENCHMARKS[name](True):
+    for race in BENCHMARKS[name](Setting(small=True)):
         finding = Finding(name, race, run(race, rounds=1))
         assert all(value > 0 for result in finding.results.values() for value in result.values)
         assert finding.rows()

@@ -202,10 +202,44 @@ def test_what_a_short_cut_does_not_know_is_left_to_peft(ways, change):
     assert not ways
 
 
-def test_autocast_is_left_to_peft(ways):
-    model = make()
+def _mixed(base):
+    """A base of this dtype with an adapter in float32, as mixed precision trains it; its parts and random arguments."""
+    model, gate = make(dtype=base), gates(4, equal=False).requires_grad_()
+    layer = model.to_q
+    layer.lora_A.float()
+    layer.lora_B.float()
+    trained = [layer.lora_A["default"].weight.requires_grad_(), layer.lora_B["default"].weight.requires_grad_(), gate]
+    return model, gate, trained, inputs(4, 200, 40)
+
+
+def _in_mixed_precision(model, gate, trained, x, slope):
+    """Output and gradients under autocast."""
+    with torch.autocast("cpu", torch.bfloat16), model.fera.using({"default": gate}):
+        output = model.to_q(x)
+    return [output, *torch.autograd.grad(output, [x, *trained], slope.to(output.dtype))]
+
+
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_mixed_precision_rounds_no_worse_than_peft(ways, monkeypatch, base, given):
+    model, gate, trained, slope = _mixed(base)
+    x = inputs(4, 200, 24, dtype=given).requires_grad_()
+    found = _in_mixed_precision(model, gate, trained, x, slope)
+    assert ways == [("added", None)]
+    assert [one.dtype for one in found] == [torch.bfloat16, given, *[torch.float32] * 3]
+    exact = formula(model.to_q, x, gate)
+    exact = [exact, *torch.autograd.grad(exact, [x, *trained], slope.double())]
+    monkeypatch.setattr(linear.RoutedLinear, "forward", LoraLinear.forward)
+    for mine, theirs, right in zip(found, _in_mixed_precision(model, gate, trained, x, slope), exact, strict=True):
+        error = (mine.double() - right).norm()
+        assert error <= 0.01 * right.norm()
+        assert error <= 1.1 * (theirs.double() - right).norm()
+
+
+def test_double_precision_under_autocast_is_left_to_peft(ways):
+    model = make(dtype=torch.float64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), model.fera.using({"default": gates(4, equal=True)}):
-        assert model.to_q(inputs(4, 200, 24)).dtype == torch.bfloat16
+        assert model.to_q(inputs(4, 200, 24, dtype=torch.float64)).dtype == torch.float64
     assert not ways
 
 

@@ -1,6 +1,6 @@
 """The routed layer of a plain `nn.Linear`: what PEFT's layer computes, in fewer and smaller steps."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -14,6 +14,19 @@ from fera.tuner.product import routed_linear
 _MERGE_FROM = 1.25
 _CALLS = 2**16
 
+# Autocast leaves other dtypes as they are.
+_CAST_BY_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
+
+
+class Operands(NamedTuple):
+    """What a plain routed layer multiplies, all in one dtype."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    lora_a: Tensor
+    lora_b: Tensor
+
 
 class RoutedLinear(LoraLinear):
     r"""PEFT's LoRA layer, with short cuts where one routed adapter acts alone on an unchanged `nn.Linear`.
@@ -25,7 +38,8 @@ class RoutedLinear(LoraLinear):
 
     once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else once a
     sample. The result is the same but for rounding; weights of half precision, which would be rounded once more, are
-    never merged. Everything else is left to PEFT's forward and its call of `RoutedLora`.
+    never merged. Under autocast, inputs and weights are cast once, to its dtype: PEFT's layer casts the input there and
+    back. Everything else is left to PEFT's forward and its call of `RoutedLora`.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -37,15 +51,15 @@ class RoutedLinear(LoraLinear):
             **kwargs: for PEFT's forward.
 
         Returns:
-            Shape (N, ..., out), the dtype of x.
+            Shape (N, ..., out), the dtype of x, or autocast's.
         """
-        adapter = None if args or kwargs else self._sole_adapter(x)
-        parts = None if adapter is None else self._plain_weights(adapter, x.dtype)
-        if adapter is None or parts is None:
+        adapter = None if args or kwargs else self._sole_adapter()
+        operands = None if adapter is None else self._plain_operands(adapter, x)
+        if adapter is None or operands is None:
             return super().forward(x, *args, **kwargs)
         variant = self.lora_variant[adapter]
         assert isinstance(variant, RoutedLora)  # for the type checker
-        weight, bias, lora_a, lora_b = parts
+        x, weight, bias, lora_a, lora_b = operands
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
         if weights.distinct is not None and x.element_size() >= 4 and _merging_pays(x, weight, len(weights.distinct)):
             return _merged(x, weight, bias, lora_a, lora_b, weights.distinct)
@@ -53,7 +67,7 @@ class RoutedLinear(LoraLinear):
 
     # In small models these look-ups cost as much as the experts' products: they go past `nn.Module.__getattr__`.
 
-    def _sole_adapter(self, x: Tensor) -> str | None:
+    def _sole_adapter(self) -> str | None:
         """The one active adapter, where it is routed and nothing is switched that this class does not know."""
         if self._disable_adapters or self.merged_adapters:
             return None
@@ -62,31 +76,40 @@ class RoutedLinear(LoraLinear):
         if len(active) != 1:
             return None
         name = active[0]
-        if not isinstance(self.lora_variant.get(name), RoutedLora) or torch.is_autocast_enabled(x.device.type):
+        if not isinstance(self.lora_variant.get(name), RoutedLora):
             return None
         drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
         return None if drops or self.lora_bias[name] else name
 
-    def _plain_weights(self, adapter: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor, Tensor] | None:
-        """Weight and bias of the base layer, A and B, unless one of the three layers is more than a plain product."""
+    def _plain_operands(self, adapter: str, x: Tensor) -> Operands | None:
+        """What is multiplied, in one dtype, unless one of the three layers is more than a plain product."""
         modules = vars(self)["_modules"]
         base = modules["base_layer"]
-        weight = _weight(base, dtype)
-        lora_a, lora_b = _weight(modules["lora_A"][adapter], dtype), _weight(modules["lora_B"][adapter], dtype)
+        weight, lora_a, lora_b = (
+            _weight(layer) for layer in (base, modules["lora_A"][adapter], modules["lora_B"][adapter])
+        )
         if weight is None or lora_a is None or lora_b is None:
             return None
-        return weight, vars(base)["_parameters"]["bias"], lora_a, lora_b
+        bias = vars(base)["_parameters"]["bias"]
+        if not torch.is_autocast_enabled(x.device.type):
+            same = x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype
+            return Operands(x, weight, bias, lora_a, lora_b) if same else None
+        if not {x.dtype, weight.dtype, lora_a.dtype, lora_b.dtype} <= _CAST_BY_AUTOCAST:
+            return None
+        dtype = torch.get_autocast_dtype(x.device.type)
+        bias = None if bias is None else bias.to(dtype)
+        return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
 
 
-def _weight(module: nn.Module, dtype: torch.dtype) -> Tensor | None:
-    """The weight of a linear layer that has this dtype and whose call nobody watches or replaces, else None."""
+def _weight(module: nn.Module) -> Tensor | None:
+    """The weight of a linear layer whose call nobody watches or replaces, else None."""
     own = vars(module)
     watched = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
     if type(module) is not nn.Linear or watched or "forward" in own:  # accelerate's hooks replace the forward
         return None
     weight = own["_parameters"]["weight"]
     # Quantized and sharded weights are tensors of classes of their own, which know few operators.
-    return weight if type(weight) is nn.Parameter and weight.dtype == dtype else None
+    return weight if type(weight) is nn.Parameter else None
 
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
