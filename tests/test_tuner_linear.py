@@ -145,11 +145,15 @@ def test_training_passes_the_general_way_gives_the_same_gradients(monkeypatch):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
 
 
-def test_half_precision_is_not_merged(ways):
-    model, gate = make(dtype=torch.bfloat16), gates(4, equal=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_merged_weight_of_half_precision_rounds_no_worse_than_peft(ways, dtype, equal):
+    model, gate, x = make(dtype=dtype), gates(4, equal), inputs(4, 200, 24, dtype=dtype)
+    exact = formula(model.to_q, x, gate)
     with torch.no_grad(), model.fera.using({"default": gate}):
-        model.to_q(inputs(4, 200, 24, dtype=torch.bfloat16))
-    assert ways == [("added", None)]
+        mine, theirs = model.to_q(x), LoraLinear.forward(model.to_q, x)
+    assert [way for way, _ in ways] == ["merged"]
+    assert (mine.double() - exact).norm() <= 1.05 * (theirs.double() - exact).norm()
 
 
 def _disable(model):

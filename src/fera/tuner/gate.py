@@ -23,6 +23,7 @@ from fera.released import ReleasedBands
 from fera.router import SoftFrequencyRouter
 from fera.router_input import RouterInput
 from fera.tuner.config import FeraConfig
+from fera.tuner.forming import StepWeights
 
 Gates = dict[str, Tensor]
 
@@ -106,6 +107,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._reader = CallReader(denoiser)
         self._traces: list[_Trace] = []
         self._thread = _PerThread()
+        self.step_weights = StepWeights()
         # In a tuple: not submodules. Found once, since to walk a denoiser takes a percent of its training step.
         self._blocks = tuple(module for module in denoiser.modules() if hasattr(module, "gradient_checkpointing"))
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
@@ -125,6 +127,11 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         is_meta = any(parameter.is_meta for parameter in router.parameters())
         self.router[adapter_name] = router if is_meta else router.to(device)
 
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Activate adapters, as PEFT does when adapters come or go too."""
+        self.step_weights.forget()
+        super().set_adapter(adapter_names, inference_mode)
+
     def remove_hooks(self) -> None:
         """Stop routing the denoiser."""
         for hook in self._hooks:
@@ -139,6 +146,26 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def shared(self) -> dict[Hashable, Any]:
         """What layers computed from the current gates and may use again; forgotten together with the gates."""
         return {} if torch.compiler.is_compiling() else self._thread.shared
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Take the router of an adapter away."""
+        self.step_weights.forget()
+        super().delete_adapter(adapter_name)
+
+    def is_one(self, adapter: str) -> bool:
+        """Whether all samples of the current forward have one gate; not where to ask is not allowed or too dear.
+
+        It waits for the device, once a forward of several samples.
+        """
+        shared, gates = self.shared, self.gates
+        if gates is None or torch.compiler.is_compiling():
+            return False
+        key = ("one gate", adapter)
+        if key not in shared:
+            gate = gates[adapter]
+            may_ask = gate.is_cpu or (gate.is_cuda and not torch.cuda.is_current_stream_capturing())
+            shared[key] = len(gate) == 1 or (may_ask and bool((gate == gate[:1]).all()))
+        return shared[key]
 
     @contextmanager
     def using(self, gates: Gates | None) -> Iterator[None]:
@@ -192,6 +219,8 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             self._carry_through_checkpoints()
 
     def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        if not torch.compiler.is_compiling():
+            self.step_weights.learn(self._thread.shared)
         self._set_gates(None)
 
     def _record(self, adapter: str, timestep: Any, indicator: Tensor, gate: Tensor) -> None:

@@ -40,8 +40,8 @@ class RankWeights(NamedTuple):
 
     Args:
         each: one row for each sample, shape (N, E r).
-        distinct: the first row where all are equal, else all of them; None where no weight may be formed from them,
-            because they are trained or traced by the compiler.
+        distinct: the first row where all are equal, else all of them; None where no weight is formed from them: they
+            are trained or traced by the compiler, or too many for a GPU.
     """
 
     each: Tensor
@@ -119,8 +119,16 @@ class RoutedLora(LoraVariant):
         if key not in shared:
             gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch)
             each = (gate.to(dtype) * scale).repeat_interleave(width // self.num_experts, dim=1)
-            shared[key] = RankWeights(each, _distinct(gate, each))
+            shared[key] = RankWeights(each, self._distinct(adapter, each))
         return shared[key]
+
+    def _distinct(self, adapter: str, each: Tensor) -> Tensor | None:
+        """What `RankWeights.distinct` holds for these weights."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if self.gate.is_one(adapter):
+            return each[:1]
+        return each if each.is_cpu else None
 
     @staticmethod
     def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
@@ -136,14 +144,6 @@ class RoutedLora(LoraVariant):
     def unmerge(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Always refused."""
         raise no_merge(active_adapter)
-
-
-def _distinct(gate: Tensor, weights: Tensor) -> Tensor | None:
-    """What `RankWeights.distinct` holds for the gate of a batch and its weights."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return None
-    # Not on the CPU, to ask would be to wait for the device.
-    return weights[:1] if gate.is_cpu and bool((gate == gate[:1]).all()) else weights
 
 
 def no_merge(adapter: str) -> FeraError:

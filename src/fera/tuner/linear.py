@@ -14,6 +14,9 @@ from fera.tuner.product import routed_linear
 _MERGE_FROM = 1.25
 _CALLS = 2**16
 
+# Weights up to this size are formed together with others where calls are what costs: larger ones keep a GPU busy.
+_SMALL = 2**22
+
 # Autocast leaves other dtypes as they are.
 _CAST_BY_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
 
@@ -36,10 +39,10 @@ class RoutedLinear(LoraLinear):
 
     .. math:: W + B \operatorname{diag}(g \otimes 1_r) A,
 
-    once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else once a
-    sample. The result is the same but for rounding; weights of half precision, which would be rounded once more, are
-    never merged. Under autocast, inputs and weights are cast once, to its dtype: PEFT's layer casts the input there and
-    back. Everything else is left to PEFT's forward and its call of `RoutedLora`.
+    once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else, on a CPU,
+    once a sample; on a GPU small layers' weights are formed together (`StepWeights`). In half precision the weight is
+    rounded once more and the output once less. Under autocast, inputs and weights are cast once, to its dtype: PEFT's
+    layer casts the input there and back. Everything else is left to PEFT's forward and its call of `RoutedLora`.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -61,9 +64,19 @@ class RoutedLinear(LoraLinear):
         assert isinstance(variant, RoutedLora)  # for the type checker
         x, weight, bias, lora_a, lora_b = operands
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
-        if weights.distinct is not None and x.element_size() >= 4 and _merging_pays(x, weight, len(weights.distinct)):
-            return _merged(x, weight, bias, lora_a, lora_b, weights.distinct)
+        rows = weights.distinct
+        if rows is not None and len(rows) == 1 and _forms_together(x, weight, lora_a):
+            formed = variant.gate.step_weights.take(self, adapter, rows, variant.gate.shared)
+            if formed is not None:
+                return nn.functional.linear(x, formed, bias)
+        if rows is not None and _merging_pays(x, weight, len(rows)):
+            return _merged(x, weight, bias, lora_a, lora_b, rows)
         return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
+
+    def summands(self, adapter: str) -> tuple[Any, Any, Any, float]:
+        """The layer of W, that of A, that of B, and the scale of the experts."""
+        modules = vars(self)["_modules"]
+        return modules["base_layer"], modules["lora_A"][adapter], modules["lora_B"][adapter], self.scaling[adapter]
 
     # In small models these look-ups cost as much as the experts' products: they go past `nn.Module.__getattr__`.
 
@@ -110,6 +123,16 @@ def _weight(module: nn.Module) -> Tensor | None:
     weight = own["_parameters"]["weight"]
     # Quantized and sharded weights are tensors of classes of their own, which know few operators.
     return weight if type(weight) is nn.Parameter else None
+
+
+def _forms_together(x: Tensor, weight: Tensor, lora_a: Tensor) -> bool:
+    """Whether calls are what a layer costs, and its weights are used as they are, not cast by autocast."""
+    return _calls_cost(x) and weight.numel() <= _SMALL and type(lora_a) is nn.Parameter
+
+
+def _calls_cost(x: Tensor) -> bool:
+    """Whether each call is a kernel's launch, which costs more than the arithmetic of a small layer."""
+    return x.is_cuda
 
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:

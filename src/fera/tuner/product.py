@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Entries of an input from which on a GPU takes longer for a pass over it than the host for a few calls.
+_LARGE = 2**22
+
 
 def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """The layer's output.
@@ -26,9 +29,14 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: 
         Shape (N, ..., out). All arguments have one dtype, which is its too.
     """
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    if frozen and torch.is_grad_enabled() and not _traced():
+    if frozen and torch.is_grad_enabled() and _passes_cost(x) and not _traced():
         return _RoutedLinear.apply(x, weight, bias, a, b, weights)
     return _product(x, weight, bias, a, b, weights)[0]
+
+
+def _passes_cost(x: Tensor) -> bool:
+    """Whether a pass over the input costs more than the calls of a backward pass that is written in Python."""
+    return not x.is_cuda or x.numel() >= _LARGE
 
 
 def _traced() -> bool:
@@ -40,11 +48,12 @@ def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Output (N, ..., out) and ranks before their weights, (N, tokens, E r)."""
-    ranks = _by_sample(torch.mm(x.flatten(0, -2), a.t()), x)
-    output = nn.functional.linear(x, weight, bias)
-    # Adding in place spares a pass over the output and a second one in memory.
-    output.flatten(0, -2).addmm_((ranks * weights[:, None]).flatten(0, 1), b.t())
-    return output, ranks
+    inputs = x.flatten(0, -2)
+    ranks = _by_sample(torch.mm(inputs, a.t()), x)
+    output = nn.functional.linear(inputs, weight, bias)
+    # Adding in place spares a pass over the output and a second one in memory. To a view of it, autograd would copy.
+    output.addmm_((ranks * weights[:, None]).flatten(0, 1), b.t())
+    return output.view(*x.shape[:-1], len(weight)), ranks
 
 
 def _by_sample(rows: Tensor, x: Tensor) -> Tensor:

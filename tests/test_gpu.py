@@ -1,0 +1,152 @@
+"""On a GPU: what the CPU computes, in full and in mixed precision, without waiting for the device."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from denoiser_cases import flux
+from diffusers.training_utils import cast_training_params
+from peft import get_peft_model
+from peft.tuners.lora.layer import Linear as LoraLinear
+from test_tuner_compile import flux_inputs
+from training_cases import log_of, run_config
+from tuner_cases import CASES, UNET, Case, adapter_gradients, config, fill, predict, step
+
+import fera
+from fera.bases import load_base
+from fera.training import train
+from fera.tuner.linear import RoutedLinear
+
+pytestmark = pytest.mark.gpu
+FLUX = Case("flux", flux.make_transformer, lambda batch, seed=0: flux_inputs(seed))
+cases = pytest.mark.parametrize("case", CASES, ids=repr)
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions():
+    """As matrix products are by default."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Raise where the host would wait for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def on_gpu(value, dtype=None):
+    """Tensors of a call on the GPU; latents and texts in a precision, timesteps as they are."""
+    if isinstance(value, dict):
+        return {name: one.to("cuda") if name == "timestep" else on_gpu(one, dtype) for name, one in value.items()}
+    return value.to("cuda", dtype if value.is_floating_point() else None)
+
+
+@cases
+def test_outputs_and_gradients_are_those_of_the_cpu(case):
+    model = fill(get_peft_model(case.model(), config())).train()
+    inputs = case.inputs(3)
+    loss = step(model, inputs)
+    expected, drawn = adapter_gradients(model), predict(model.eval(), inputs).detach()
+    model.to("cuda").train()
+    assert float(step(model, on_gpu(inputs))) == pytest.approx(float(loss), rel=1e-4)
+    for name, gradient in adapter_gradients(model).items():
+        torch.testing.assert_close(gradient.cpu(), expected[name], rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(predict(model.eval(), on_gpu(inputs)).cpu(), drawn, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@cases
+def test_mixed_precision_is_as_exact_as_through_peft(case, dtype, monkeypatch):
+    model = fill(get_peft_model(case.model(), config())).train()
+    inputs = case.inputs(3)
+    step(model, inputs)
+    expected = adapter_gradients(model)
+    mixed = copy.deepcopy(model).to("cuda")
+    for parameter in mixed.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+    def error() -> float:
+        mixed.zero_grad()
+        with torch.autocast("cuda", dtype):
+            predicted = predict(mixed, on_gpu(inputs, dtype))
+        predicted.float().square().mean().backward()
+        found = adapter_gradients(mixed)
+        assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+        errors = [(found[name].cpu() - right).norm() / right.norm() for name, right in expected.items()]
+        return float(torch.stack(errors).square().mean().sqrt())
+
+    mine = error()
+    monkeypatch.setattr(RoutedLinear, "forward", LoraLinear.forward)
+    assert mine <= 1.2 * error() and mine < 0.1
+
+
+@pytest.mark.parametrize("case", [*CASES, FLUX], ids=repr)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_neither_drawing_nor_training_waits_for_the_device(case, mixed):
+    dtype = torch.bfloat16 if mixed else torch.float32
+    model = fill(get_peft_model(case.model(), config())).to("cuda", dtype)
+    inputs = on_gpu(case.inputs(2), dtype)
+    with torch.no_grad():
+        predict(model, inputs)  # reads what it keeps: where tokens lie, transfer functions
+        with never_waiting():
+            predict(model, inputs)
+    cast_training_params(model, torch.float32)
+    for wait in (True, False):
+        with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+            if wait:
+                loss = predict(model.train(), inputs).float().square().mean()
+            else:
+                with never_waiting():
+                    loss = predict(model, inputs).float().square().mean()
+                    loss.backward()
+        if wait:
+            loss.backward()
+
+
+def test_compiled_blocks_draw_the_same():
+    model = fill(get_peft_model(UNET.model(), config())).to("cuda").get_base_model()
+    inputs = on_gpu(UNET.inputs(2))
+    with torch.no_grad():
+        expected = predict(model, inputs)
+        model.compile_repeated_blocks(fullgraph=True)
+        torch.testing.assert_close(predict(model, inputs), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_a_run_and_drawing_with_its_adapter(precision, tiny_sd_dir, image_folder, tmp_path):
+    run = run_config(
+        tiny_sd_dir,
+        image_folder,
+        tmp_path / "run",
+        train={"mixed_precision": precision, "consistency_weight": 0.1},
+        validation={"prompts": ["a red rocket"]},
+    )
+    summary = train(run, quiet=True)
+    assert summary.skipped_steps == 0
+    assert all(torch.tensor(log_of(run, "loss")).isfinite())
+    pipe = load_base(str(tiny_sd_dir)).to("cuda")
+    fera.load_adapter(pipe, run.output_dir)
+    with fera.trace(pipe) as routings:
+        pipe("a red rocket", num_inference_steps=2, output_type="latent")
+    assert len(routings) == 2 and routings[0].gates.device.type == "cpu"
+
+
+def test_mixed_precision_takes_the_short_cut(monkeypatch):
+    model = fill(get_peft_model(UNET.model(), config())).to("cuda", torch.bfloat16)
+    cast_training_params(model, torch.float32)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the general way was taken")
+
+    monkeypatch.setattr(LoraLinear, "forward", refuse)
+    with torch.autocast("cuda", torch.bfloat16):
+        predict(model.train(), on_gpu(UNET.inputs(2), torch.bfloat16)).float().sum().backward()

@@ -1,0 +1,292 @@
+"""Weights of a step formed for many layers at once: never another result, whatever changes between two forwards."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora.layer import Linear as LoraLinear
+from tuner_cases import CASES, UNET, config, fill, find_gate, predict
+
+from fera.tuner import forming, linear
+
+cases = pytest.mark.parametrize("case", CASES, ids=repr)
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(linear, "_calls_cost", lambda x: True)
+
+
+@pytest.fixture
+def formed(monkeypatch):
+    """How many layers each call has formed the weights of."""
+    sizes = []
+    form = forming._Group.form
+
+    def note(group, row):
+        weights = form(group, row)
+        sizes.append(len(weights))
+        return weights
+
+    monkeypatch.setattr(forming._Group, "form", note)
+    return sizes
+
+
+def make(case=UNET, dtype=torch.float32, **settings):
+    return fill(inject_adapter_in_model(config(**settings), case.model())).eval().to(dtype)
+
+
+def guided(case, seed=0, dtype=torch.float32):
+    """One latent twice, as guidance passes it."""
+    one = case.inputs(1, seed=seed, dtype=dtype)
+    return {
+        name: torch.cat([value, value.flip(1) if name.startswith("encoder") else value]) for name, value in one.items()
+    }
+
+
+def generally(model, inputs):
+    """What PEFT's forward gives."""
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear.RoutedLinear, "forward", LoraLinear.forward)
+        return predict(model, inputs)
+
+
+def check(model, inputs):
+    expected = generally(model, inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(predict(model, inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def count_routed(model):
+    return sum(isinstance(module, linear.RoutedLinear) for module in model.modules())
+
+
+@cases
+def test_layers_are_formed_together_once_their_order_is_known(formed, case):
+    model = make(case)
+    check(model, guided(case))
+    assert formed == []
+    for seed in range(1, 4):
+        formed.clear()
+        check(model, guided(case, seed))
+        assert sum(formed) == count_routed(model) > len(formed) == len({_shape(m) for m in _routed(model)})
+    assert not find_gate(model).shared
+
+
+def _routed(model):
+    return [module for module in model.modules() if isinstance(module, linear.RoutedLinear)]
+
+
+def _shape(layer):
+    return layer.base_layer.weight.shape
+
+
+def test_no_more_bytes_at_once_than_allowed(formed, monkeypatch):
+    model = make()
+    weights = [layer.base_layer.weight for layer in _routed(model)]
+    monkeypatch.setattr(forming, "_MOST_BYTES", 2 * max(weight.numel() for weight in weights) * 4)
+    for seed in range(3):
+        formed.clear()
+        check(model, guided(UNET, seed))
+    assert sum(formed) == len(weights) and max(formed) <= 3 < len(formed)
+
+
+def test_different_gates_are_not_formed(formed):
+    model = make()
+    for seed in range(3):
+        check(model, UNET.inputs(2, seed=seed))
+    check(model, guided(UNET))
+    assert formed == []
+
+
+def test_nothing_is_formed_where_gradients_are_wanted(formed):
+    model = make()
+    for _ in range(3):
+        predict(model, guided(UNET)).sum().backward()
+    assert formed == []
+
+
+def test_ranks_and_scales_of_their_own(formed):
+    model = make(rank_pattern={"to_k": 3}, alpha_pattern={"to_v": 9})
+    for seed in range(3):
+        check(model, guided(UNET, seed))
+    assert sum(formed) == 2 * count_routed(model)
+    _weigh_some(model)  # kinds are no more what they were
+    for seed in range(4):
+        formed.clear()
+        check(model, guided(UNET, seed))
+    assert sum(formed) == count_routed(model)
+
+
+def _change_values(model):
+    for layer in _routed(model):
+        layer.lora_B["default"].weight.data.copy_(layer.lora_B["default"].weight.flip(0))
+
+
+def _put_other_weights(model):
+    for layer in _routed(model):
+        layer.lora_A["default"].weight.data = layer.lora_A["default"].weight.flip(0)
+
+
+def _change_base(model):
+    _routed(model)[0].base_layer.weight.data.mul_(2)
+
+
+def _weigh(model):
+    for layer in _routed(model):
+        layer.set_scale("default", 0.5)
+
+
+def _weigh_some(model):
+    for layer in _routed(model)[::2]:
+        layer.set_scale("default", 0.5)
+
+
+def _disable_one(model):
+    _routed(model)[3].enable_adapters(False)
+
+
+def _watch_one(model):
+    _routed(model)[3].base_layer.register_forward_hook(lambda module, args, output: output + 1)
+
+
+def _halve_one(model):
+    layer = _routed(model)[3]
+    layer.lora_A.half()
+    layer.lora_B.half()
+
+
+def _add_plain(model):
+    inject_adapter_in_model(LoraConfig(r=1, target_modules=["to_q"], init_lora_weights=False), model, "plain")
+    for layer in _routed(model):
+        layer.set_adapter([name for name in ("default", "plain") if name in layer.lora_A])
+
+
+def _another(model):
+    fill(inject_adapter_in_model(config(r=3), model, "other"), seed=5, adapter="other")
+    for module in [*_routed(model), find_gate(model)]:
+        module.set_adapter("other")
+
+
+def _replace(model):
+    for module in [*_routed(model), find_gate(model)]:
+        module.delete_adapter("default")
+    fill(inject_adapter_in_model(config(r=3), model), seed=5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _change_values,
+        _put_other_weights,
+        _change_base,
+        _weigh,
+        _weigh_some,
+        _disable_one,
+        _watch_one,
+        _halve_one,
+        _add_plain,
+        _another,
+        _replace,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_what_changes_between_forwards_counts(change):
+    model, inputs = make(), guided(UNET)
+    for _ in range(2):
+        check(model, inputs)
+    before = generally(model, inputs)
+    change(model)
+    assert (generally(model, inputs) - before).abs().max() > 1e-4
+    for _ in range(3):
+        check(model, inputs)
+
+
+def test_a_layer_that_is_called_twice_and_one_that_is_called_no_more(formed):
+    model, inputs = make(), guided(UNET)
+    attention = next(module for module in model.modules() if type(module).__name__ == "Attention")
+    check(model, inputs)
+    first = attention.to_q
+    attention.to_q, attention.to_k = attention.to_k, attention.to_k
+    for _ in range(2):
+        check(model, inputs)
+    attention.to_q = first
+    check(model, inputs)
+    assert not find_gate(model).shared
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_learns_anew(formed, copied):
+    model, inputs = make(), guided(UNET)
+    for _ in range(2):
+        check(model, inputs)
+    other = copied(model)
+    _change_values(other)
+    formed.clear()
+    check(other, inputs)
+    assert formed == []
+    check(other, inputs)
+    check(model, inputs)
+    assert sum(formed) == 2 * count_routed(model)
+
+
+def test_a_forward_that_fails_leaves_nothing_and_the_next_is_right(formed):
+    model = make()
+    broken = guided(UNET) | {"encoder_hidden_states": torch.zeros(2, 5, 33)}
+    for _ in range(2):
+        with torch.no_grad(), pytest.raises(RuntimeError):
+            predict(model, broken)
+        assert not find_gate(model).shared
+    for seed in range(3):
+        check(model, guided(UNET, seed))
+    assert sum(formed) > count_routed(model)
+
+
+def test_threads_that_share_a_denoiser():
+    model = make()
+    inputs = [guided(UNET, seed) for seed in range(8)]
+    expected = [generally(model, one) for one in inputs]
+
+    def draw(one):
+        with torch.no_grad():
+            return [predict(model, one) for _ in range(4)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for drawn, right in zip(pool.map(draw, inputs), expected, strict=True):
+            for one in drawn:
+                torch.testing.assert_close(one, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_no_worse_than_peft(formed, dtype):
+    model = make(dtype=dtype)
+    double = copy.deepcopy(model).double()
+    mine, theirs = 0.0, 0.0
+    for seed in range(12):
+        inputs = guided(UNET, seed, dtype)
+        with torch.no_grad():
+            exact = predict(double, {name: value.double() for name, value in inputs.items()})
+            mine += float((predict(model, inputs).double() - exact).square().sum())
+        theirs += float((generally(model, inputs).double() - exact).square().sum())
+    assert sum(formed) == 2 * 11 * count_routed(model)  # those of the reference too
+    assert mine <= 1.1 * theirs
+
+
+def test_in_a_peft_model(formed):
+    model = fill(get_peft_model(UNET.model(), config())).eval()
+    for seed in range(3):
+        check(model, guided(UNET, seed))
+    with torch.no_grad(), model.disable_adapter():
+        torch.testing.assert_close(predict(model, guided(UNET)), predict(UNET.model().eval(), guided(UNET)))
+    assert sum(formed) == 2 * count_routed(model)
+
+
+def test_layers_that_autocast_casts_form_their_own(formed):
+    model = make()
+    for _ in range(3):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            predict(model, guided(UNET))
+    assert formed == []
