@@ -21,6 +21,7 @@ from fera import SoftFrequencyRouter
 from fera.bases import lay_out
 from fera.demo import base_path
 from fera.training.adapters import adapter_of
+from fera.training.compiling import compile_denoiser
 from fera.training.config import AdapterConfig, OptimizationConfig
 from fera.training.optimizers import build_optimizer
 
@@ -105,21 +106,21 @@ def batch_for(unet: Any, size: int, tokens: int) -> Batch:
 
 def with_lora(base: nn.Module, rank: int = WIDE) -> nn.Module:
     """A copy of a base with PEFT's LoRA on its attention."""
-    denoiser = _copy(base)
+    denoiser = copied(base)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), denoiser)
     return denoiser
 
 
 def with_fera(base: nn.Module) -> nn.Module:
     """A copy of a base with routed experts on its attention, as `fera train` makes them."""
-    denoiser = _copy(base)
+    denoiser = copied(base)
     adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS)).add(denoiser)
     return denoiser
 
 
 def with_released(base: nn.Module) -> nn.Module:
     """A copy of a base with experts on its attention in the form that the method was released in."""
-    unet = _copy(base)
+    unet = copied(base)
     device = next(base.parameters()).device
     stacked = []
     for name, module in list(unet.named_modules()):
@@ -139,7 +140,13 @@ def with_released(base: nn.Module) -> nn.Module:
     return unet.to(device)
 
 
-def _copy(base: nn.Module) -> nn.Module:
+def compiled(denoiser: nn.Module, what: str = "denoiser") -> nn.Module:
+    """A denoiser that `train.compile` would have compiled so; at its first call."""
+    compile_denoiser(denoiser, what)
+    return denoiser
+
+
+def copied(base: nn.Module) -> nn.Module:
     """A copy that shares the base's frozen weights: those of a large one fit into memory once."""
     return copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
 

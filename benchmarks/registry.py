@@ -2,7 +2,20 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import consistency, full, generation, indicator, layer, memory, processes, run, scaling, share, step
+from benchmarks import (
+    compiled,
+    consistency,
+    full,
+    generation,
+    indicator,
+    layer,
+    memory,
+    processes,
+    run,
+    scaling,
+    share,
+    step,
+)
 from benchmarks.race import Race
 from benchmarks.setting import Setting
 
@@ -19,11 +32,12 @@ BENCHMARKS: dict[str, Builder] = {
     "memory": memory.races,
     "run": run.races,
     "processes": processes.races,
+    "compiled": compiled.races,
     "full": full.races,
     "share": share.races,
 }
 
 # Many minutes on two cores: run when asked for by name.
-APART = ("full", "share")
+APART = ("compiled", "full", "share")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

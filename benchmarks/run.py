@@ -34,13 +34,14 @@ def _race(
     """Each contestant takes some steps a turn."""
     contestants = {
         "fera train": trainer(setting, folder, "without", size, {}, base),
+        "fera train, compiled": trainer(setting, folder, "compiled", size, {"compile": "denoiser"}, base),
         "fera train with FECL": trainer(setting, folder, "with", size, {"consistency_weight": 0.1}, base),
         "diffusers' way": DiffusersLoop(setting, folder / "train", size, base),
     }
     return Race(
         f"whole run, {name}, {STYLE}, batch {size}",
         {one: _repeated(contestant.advance, steps) for one, contestant in contestants.items()},
-        [Comparison(one, "diffusers' way", at_least=1.5) for one in ("fera train", "fera train with FECL")],
+        [Comparison(one, "diffusers' way", at_least=1.5) for one in contestants if one != "diffusers' way"],
         rounds=rounds,
         meter=speed(steps * size),
     )

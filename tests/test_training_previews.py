@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from training_cases import run_config
 
 from fera.cli import main
-from fera.training import to_toml, train
+from fera.training import compiling, to_toml, train
 
 VALIDATION = {
     "prompts": ["a red rocket", "a blue house"],
@@ -44,15 +44,23 @@ def generate(adapter, record, output):
 
 
 @pytest.mark.parametrize(
-    ("base", "precision"), [("tiny_sd_dir", "no"), ("tiny_sd_dir", "bf16"), ("tiny_sd3_dir", "bf16")]
+    ("base", "precision", "compiled"),
+    [
+        ("tiny_sd_dir", "no", "no"),
+        ("tiny_sd_dir", "no", "blocks"),
+        ("tiny_sd_dir", "bf16", "denoiser"),
+        ("tiny_sd3_dir", "bf16", "no"),
+    ],
 )
-def test_previews_are_what_generate_draws(request, image_folder, tmp_path, base, precision):
+def test_previews_are_what_generate_draws(request, image_folder, tmp_path, base, precision, compiled, monkeypatch):
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     config = run_config(
         request.getfixturevalue(base),
         image_folder,
         tmp_path / "run",
         data={"resolution": 24},  # unlike the base's own
-        train={"steps": 3, "checkpointing_steps": 2, "mixed_precision": precision, "learning_rate": 0.1},
+        train={"steps": 3, "checkpointing_steps": 2, "mixed_precision": precision, "learning_rate": 0.1}
+        | {"compile": compiled},
         validation=VALIDATION,
     )
     (tmp_path / "run.toml").write_text(to_toml(config))

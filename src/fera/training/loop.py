@@ -15,6 +15,7 @@ from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.training.calibrating import with_kappa
 from fera.training.card import write_card
+from fera.training.compiling import check_compile, compiling_explained
 from fera.training.config import TrainConfig
 from fera.training.failures import failures_explained
 from fera.training.hub import claim_repo, push_adapter
@@ -62,6 +63,7 @@ def train(
     began = time.monotonic()
     check_allow(allow, resume=resume)
     check_launch(config)
+    check_compile(config)
     run = RunFolder(config.output_dir)
     is_main = find_processes().is_main_process
     reporter = Reporter(run.log, is_main=is_main, quiet=quiet)
@@ -92,7 +94,8 @@ def train(
                 chosen = setup.calibration.chosen
                 reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
         accelerator.wait_for_everyone()
-        with stop_request() as stop:
+        compiling = compiling_explained() if config.train.compile != "no" else nullcontext()
+        with stop_request() as stop, compiling:
             _run(trainer, config, run, reporter, stop)
         summary = trainer.finish(time.monotonic() - began)
         if is_main:

@@ -26,6 +26,7 @@ FREE = (
     "train.checkpointing_steps",
     "train.checkpoints_total_limit",
     "train.gradient_checkpointing",
+    "train.compile",
     "train.max_skipped_steps",
     "train.report_to",
     "train.logging_dir",

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fera.errors import FeraError
+from fera.training.compiling import repeated_blocks
 from fera.training.config import TrainConfig
 from fera.training.zero import ZeroOptimizer, share
 from fera.training.zero_launch import check_zero, is_launched, launched_plainly
@@ -94,6 +95,7 @@ def _refused(config: TrainConfig) -> list[str]:
         f"quantization is {config.quantization}": config.quantization != "none",
         f"train.optimizer is {settings.optimizer}": settings.optimizer != "adamw",
         "train.use_ema is set": settings.use_ema,
+        "train.compile is set": settings.compile != "no",
         "train.mixed_precision is fp16": settings.mixed_precision == "fp16",
         "validation.prompts are set (draw from checkpoints by fera generate)": bool(config.validation.prompts),
     }
@@ -145,9 +147,7 @@ def shard(
         weight.data = weight.data.contiguous()  # FSDP2 takes no convolutions that lie channels last
     plugin = accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
-        repeated: Any = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None)
-        present = {type(module).__name__ for module in denoiser.modules()}
-        plugin.transformer_cls_names_to_wrap = sorted(present & {*(repeated or ())})
+        plugin.transformer_cls_names_to_wrap = sorted(repeated_blocks(denoiser))
     try:
         return accelerator.prepare(denoiser, optimizer)
     except ValueError as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fera.errors import FeraError
 from fera.fingerprint import fingerprint
 from fera.training.averages import average_of
+from fera.training.compiling import compile_denoiser, uncompiled
 from fera.training.config import TrainConfig
 from fera.training.draws import Draw, draw
 from fera.training.families import Conditions
@@ -69,6 +70,7 @@ class Trainer:
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+        compile_denoiser(setup.denoiser, config.train.compile)
         self._average = average_of(config.train, optimizer, self._trained)
         self._fault: Fault | None = None
         self._names: list[str] = []
@@ -213,7 +215,8 @@ class Trainer:
 
     def validate(self, *, pictures: bool, loss: bool) -> None:
         """Measure the held-out loss and draw the validation prompts, with the weights that are kept."""
-        self._validator.validate(self.progress, pictures=pictures, loss=loss)
+        with uncompiled(self._config):
+            self._validator.validate(self.progress, pictures=pictures, loss=loss)
 
     def save_checkpoint(self) -> None:
         """Write what `restore` needs.

@@ -18,6 +18,11 @@ class OptimizationConfig(Section):
     batch_size: int = Field(default=8, ge=1, le=65536, description="Pictures a forward and process.")
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forwards to add up for one optimizer step.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations: less memory, slower.")
+    compile: Literal["no", "blocks", "denoiser"] = Field(
+        default="no",
+        description="Compile steps by torch.compile: the blocks that the denoiser repeats, or all of it. Faster after "
+        "a first step that takes up to minutes: [performance.md](performance.md).",
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
         default="no", description="Precision of the frozen base; adapter and router stay in float32."
     )

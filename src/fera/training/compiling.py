@@ -1,0 +1,80 @@
+"""Compiling the denoiser for training steps: `train.compile`.
+
+What is measured and drawn along the way runs uncompiled: it would be compiled anew for evaluation, and pictures would
+not be, to the bit, those of `fera generate`.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from fera.errors import FeraError
+from fera.training.config import TrainConfig
+
+BACKEND = "inductor"
+
+
+def check_compile(config: TrainConfig) -> None:
+    """Refuse what cannot be compiled, before anything is loaded.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        FeraError: this PyTorch is too old for it.
+    """
+    if config.train.compile != "no" and not hasattr(torch.compiler, "set_stance"):
+        raise FeraError(f"train.compile needs PyTorch 2.6 or newer, and this is {torch.__version__}")
+
+
+def compile_denoiser(denoiser: nn.Module, what: str) -> None:
+    """Have the calls of a denoiser, or of its blocks, compiled at their first.
+
+    Args:
+        denoiser: changed in place; its hooks, which route it, run as ever.
+        what: "no", "blocks" or "denoiser".
+
+    Raises:
+        FeraError: the denoiser names no blocks.
+    """
+    if what == "denoiser":
+        denoiser.forward = torch.compile(denoiser.forward, backend=BACKEND)
+    elif what == "blocks":
+        names = repeated_blocks(denoiser)
+        blocks = [module for module in denoiser.modules() if type(module).__name__ in names]
+        if not blocks:
+            raise FeraError(
+                f'train.compile = "blocks": {type(denoiser).__name__} does not say which blocks it repeats; use '
+                '"denoiser"'
+            )
+        for block in blocks:
+            block.compile(backend=BACKEND)
+
+
+def repeated_blocks(denoiser: nn.Module) -> set[str]:
+    """Classes of the blocks that a denoiser repeats, by name; none where diffusers does not say."""
+    named: Any = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None)
+    return {type(module).__name__ for module in denoiser.modules()} & {*(named or ())}
+
+
+def uncompiled(config: TrainConfig) -> AbstractContextManager[Any]:
+    """In this context the run's denoiser runs as if it were not compiled."""
+    return nullcontext() if config.train.compile == "no" else torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def compiling_explained() -> Iterator[None]:
+    """Raise what the compiler fails at as `FeraError`."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second: where it is needed
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise FeraError(
+            f'PyTorch cannot compile the denoiser here: {reason}. Set train.compile = "no", or mend what it says'
+        ) from error
