@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from tuner_cases import CASES, config
 
 from fera import FeraError
@@ -87,3 +88,20 @@ def test_weights_that_cannot_be_read_are_passed_over(tiny_unet):
     assert not any(fingerprint(ghost)["sample"].values())
     check_fingerprint(ghost, expected)
     check_fingerprint(tiny_unet(), fingerprint(ghost))
+
+
+class OneWeight(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+# The sizes of FLUX.1's feed-forward layers and of SD 1.5's widest convolutions: beyond 2^24, where float32 skips places.
+@pytest.mark.parametrize("shape", [(3072, 12288), (1280, 2560, 3, 3), (1, 2**24 + 1), (1, 1)])
+def test_places_in_large_tensors(shape):
+    base = OneWeight(torch.full((1,), 2.0).expand(shape))
+    assert fingerprint(base)["sample"] == {"weight": [2.0] * 4}
+
+
+def test_places_are_spread_evenly_from_the_first_to_the_last():
+    assert fingerprint(OneWeight(torch.arange(10_000.0).view(100, 100)))["sample"] == {"weight": [0, 3333, 6666, 9999]}

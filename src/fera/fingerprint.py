@@ -88,8 +88,9 @@ def _values(tensor: Tensor) -> list[float]:
     if tensor.is_meta or not tensor.is_floating_point() or type(tensor) not in (Tensor, nn.Parameter):
         return []
     flat = tensor.detach().reshape(-1)
-    index = torch.linspace(0, flat.numel() - 1, _VALUES, device=flat.device).long()
-    return [float(f"{value:.5g}") for value in flat[index].float().tolist()]
+    # In integers: single precision rounds places in large tensors, on each device its own way, and past their end.
+    places = [number * (flat.numel() - 1) // (_VALUES - 1) for number in range(_VALUES)]
+    return [float(f"{value:.5g}") for value in flat[torch.tensor(places, device=flat.device)].float().tolist()]
 
 
 def _distance(found: dict[str, list[float]], expected: dict[str, list[float]]) -> float:

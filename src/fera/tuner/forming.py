@@ -1,31 +1,65 @@
 r"""Weights of a step for many small layers at once.
 
 On a GPU a call costs more than the arithmetic of a small layer. Where all samples of a forward have one gate, the
-weights :math:`W + B \operatorname{diag}(g \otimes 1_r) A` of layers of one shape are formed in five calls, however many
+weights :math:`W + B \operatorname{diag}(g \otimes 1_r) A` of layers of one kind are formed in five calls, however many
 there are. Which layers a denoiser calls, and in which order, is learned from its forwards. This knows of a layer only
 what it adds to what.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # Weights of more bytes are not formed at once: they stand in memory until their layers have been called.
 _MOST_BYTES = 2**28
 
 # What is shared by the layers of one forward: the gate's, which forgets it when the forward ends.
 Shared = dict[Hashable, Any]
+# In it: the layers that asked in vain. Formed layers lie under the names of their adapters.
+_ASKED = ("layers without a group",)
+
+
+class Summands(NamedTuple):
+    """What a layer's weight of a step is made of.
+
+    Args:
+        weight: of the base, shape (out, in).
+        bias: of the base, which stays as it is.
+        a: the experts' A, stacked, shape (E r, in).
+        b: the experts' B, stacked, shape (out, E r).
+        scale: of the experts.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    @property
+    def kind(self) -> Hashable:
+        """What layers have in common that are formed together."""
+        parts = (self.weight, self.a, self.b)
+        return self.scale, *((part.shape, part.dtype, part.device) for part in parts)
+
+
+class FormedLayer(NamedTuple):
+    """A layer's weight of a step, its bias, and the scale of the experts that are in it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
 
 
 class Formable(Protocol):
     """A layer whose weight can be formed with others."""
 
-    def summands(self, adapter: str) -> tuple[Any, Any, Any, float]:
-        """The layer of W, that of A, that of B, and the scale of the experts."""
+    def summands(self, adapter: str) -> Summands | None:
+        """What its weight is made of; None where it is not a weight and this adapter's experts alone."""
 
 
 class StepWeights:
@@ -38,8 +72,8 @@ class StepWeights:
     def __reduce__(self) -> tuple[type["StepWeights"], tuple[()]]:
         return (StepWeights, ())  # a copied denoiser has other layers, and learns their order anew
 
-    def take(self, layer: Formable, adapter: str, row: Tensor, shared: Shared) -> Tensor | None:
-        """The weight of a layer, formed with those of the layers that follow it.
+    def take(self, layer: Formable, adapter: str, row: Tensor, shared: Shared) -> FormedLayer | None:
+        """A layer formed, and with it those of its group, which lie in `shared` under their ids until they are called.
 
         Args:
             layer: it asks in its call.
@@ -48,29 +82,28 @@ class StepWeights:
             shared: by the layers of this forward.
 
         Returns:
-            Shape (out, in), for this call alone; None where the layer has to form it by itself.
+            For this call alone; None where the layer has to form its weight by itself.
         """
-        formed: dict[int, Tensor] = shared.setdefault(("formed", adapter), {})
+        group = self._groups.get((adapter, id(layer)))
+        if group is None:
+            shared.setdefault(_ASKED, []).append((adapter, layer))
+            return None
+        formed: dict[int, FormedLayer] = shared.setdefault(adapter, {})
+        formed.update(group.form(row))
         if id(layer) not in formed:
-            group = self._groups.get((adapter, id(layer)))
-            if group is None:
-                shared.setdefault("asked", []).append((adapter, layer))
-                return None
-            formed.update(group.form(row))
-        weight = formed.pop(id(layer), None)
-        if weight is None:
             self.forget()
-        return weight
+        return formed.pop(id(layer), None)
 
-    def learn(self, shared: Shared) -> None:
+    def learn(self, shared: Mapping[Hashable, Any]) -> None:
         """Remember, at the end of a forward, the layers that asked for the first time."""
-        for adapter in dict.fromkeys(adapter for adapter, _ in shared.get("asked", ())):
-            new = {id(layer): layer for name, layer in shared["asked"] if name == adapter}
-            order = self._order[adapter] = {**self._order.get(adapter, {}), **new}
+        asked: list[tuple[str, Formable]] = shared.get(_ASKED, [])
+        for adapter in dict.fromkeys(adapter for adapter, _ in asked):
+            order = {**self._order.get(adapter, {}), **{id(layer): layer for name, layer in asked if name == adapter}}
+            self._order[adapter] = order
             for chunk in _chunks(list(order.values()), adapter):
                 of_kind = defaultdict(list)
-                for layer in chunk:
-                    of_kind[_kind(layer, adapter)].append(layer)
+                for layer, summands in chunk:
+                    of_kind[summands.kind].append(layer)
                 for layers in of_kind.values():
                     group = _Group(adapter, tuple(layers))
                     self._groups |= {(adapter, id(layer)): group for layer in layers}
@@ -92,36 +125,34 @@ class _Group:
     adapter: str
     layers: tuple[Formable, ...]
 
-    def form(self, row: Tensor) -> dict[int, Tensor]:
-        """Weights by the layers' ids; none where they are not of one kind any more."""
-        bases, down, up, scales = zip(*(layer.summands(self.adapter) for layer in self.layers), strict=True)
-        weights, a, b = ([part.weight for part in parts] for parts in (bases, down, up))
-        kind = (nn.Parameter, row.dtype, row.device)
-        alike = all((type(one), one.dtype, one.device) == kind for one in (*weights, *a, *b))
-        if not alike or len(set(scales)) > 1:
+    def form(self, row: Tensor) -> dict[int, FormedLayer]:
+        """Its layers by their ids, without those that are not what they were; none where they differ in kind."""
+        found = {id(layer): summands for layer in self.layers if (summands := layer.summands(self.adapter)) is not None}
+        if not found:
+            return {}
+        weights, biases, a, b, scales = zip(*found.values(), strict=True)
+        parts = [*weights, *a, *b]
+        kinds = {one.dtype for one in parts}, {one.device for one in parts}, set(scales)
+        if any(len(kind) > 1 for kind in kinds):
             return {}
         formed = torch.bmm(torch.stack(b) * row, torch.stack(a)).unbind()
         torch._foreach_add_(formed, weights)
-        return {id(layer): weight for layer, weight in zip(self.layers, formed, strict=True)}
+        return dict(zip(found, map(FormedLayer, formed, biases, scales), strict=True))
 
 
-def _kind(layer: Formable, adapter: str) -> Hashable:
-    """What layers have in common that are formed together."""
-    *parts, scale = layer.summands(adapter)
-    return scale, *((part.weight.shape, part.weight.dtype, part.weight.device) for part in parts)
-
-
-def _chunks(layers: Sequence[Formable], adapter: str) -> Iterator[list[Formable]]:
+def _chunks(layers: Sequence[Formable], adapter: str) -> Iterator[list[tuple[Formable, Summands]]]:
     """Layers that follow each other, as many as may stand in memory at once."""
-    chunk: list[Formable] = []
+    chunk: list[tuple[Formable, Summands]] = []
     held = 0
     for layer in layers:
-        weight = layer.summands(adapter)[0].weight
-        size = weight.numel() * weight.element_size()
+        summands = layer.summands(adapter)
+        if summands is None:
+            continue
+        size = summands.weight.numel() * summands.weight.element_size()
         if chunk and held + size > _MOST_BYTES:
             yield chunk
             chunk, held = [], 0
-        chunk.append(layer)
+        chunk.append((layer, summands))
         held += size
     if chunk:
         yield chunk

@@ -6,6 +6,7 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
+from fera.tuner.forming import FormedLayer, Summands
 from fera.tuner.layer import RoutedLora
 from fera.tuner.product import routed_linear
 
@@ -29,6 +30,16 @@ class Operands(NamedTuple):
     bias: Tensor | None
     lora_a: Tensor
     lora_b: Tensor
+
+
+class _Plain(NamedTuple):
+    """A layer that is no more than it seems: its one active adapter, and the layers of W, A and B."""
+
+    adapter: str
+    variant: RoutedLora
+    base: nn.Module
+    down: nn.Module
+    up: nn.Module
 
 
 class RoutedLinear(LoraLinear):
@@ -56,73 +67,115 @@ class RoutedLinear(LoraLinear):
         Returns:
             Shape (N, ..., out), the dtype of x, or autocast's.
         """
-        adapter = None if args or kwargs else self._sole_adapter()
-        operands = None if adapter is None else self._plain_operands(adapter, x)
-        if adapter is None or operands is None:
-            return super().forward(x, *args, **kwargs)
-        variant = self.lora_variant[adapter]
-        assert isinstance(variant, RoutedLora)  # for the type checker
+        if not args and not kwargs:
+            formed = None if torch.is_grad_enabled() else self._formed(x)
+            if formed is not None:
+                return nn.functional.linear(x, formed.weight, formed.bias)
+            plain = self._plain_parts()
+            operands = None if plain is None else _operands(x, plain)
+            if plain is not None and operands is not None:
+                return self._routed(plain, operands)
+        return super().forward(x, *args, **kwargs)
+
+    def _formed(self, x: Tensor) -> FormedLayer | None:
+        """This layer where the weight of the step has been formed with others, for this call alone."""
+        own = vars(self)
+        active = own["_active_adapter"]
+        name = active[0] if type(active) is list and len(active) == 1 else active
+        variant = own["lora_variant"].get(name) if type(name) is str else None
+        if type(variant) is not RoutedLora:
+            return None
+        ready = variant.gate.shared.get(name)
+        formed = ready.pop(id(self), None) if ready else None
+        # What a hook within the forward may have changed since; the rest was seen when it was formed.
+        changed = own["_disable_adapters"] or own["merged_adapters"]
+        if formed is None or changed or formed.scale != own["scaling"][name] or formed.weight.dtype != x.dtype:
+            return None
+        return formed
+
+    def _routed(self, plain: _Plain, operands: Operands) -> Tensor:
+        """The output of a layer that is as this class knows it."""
+        adapter, variant = plain.adapter, plain.variant
         x, weight, bias, lora_a, lora_b = operands
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
         rows = weights.distinct
         if rows is not None and len(rows) == 1 and _forms_together(x, weight, lora_a):
             formed = variant.gate.step_weights.take(self, adapter, rows, variant.gate.shared)
             if formed is not None:
-                return nn.functional.linear(x, formed, bias)
+                return nn.functional.linear(x, formed.weight, formed.bias)
         if rows is not None and _merging_pays(x, weight, len(rows)):
             return _merged(x, weight, bias, lora_a, lora_b, rows)
         return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
 
-    def summands(self, adapter: str) -> tuple[Any, Any, Any, float]:
-        """The layer of W, that of A, that of B, and the scale of the experts."""
-        modules = vars(self)["_modules"]
-        return modules["base_layer"], modules["lora_A"][adapter], modules["lora_B"][adapter], self.scaling[adapter]
+    def summands(self, adapter: str) -> Summands | None:
+        """What the weight of a step is made of, where this adapter acts alone on an unchanged layer."""
+        plain = self._plain_parts()
+        weights = None if plain is None or plain.adapter != adapter else _weights(plain)
+        return None if weights is None else Summands(*weights, self.scaling[adapter])
 
-    # In small models these look-ups cost as much as the experts' products: they go past `nn.Module.__getattr__`.
+    def _plain_parts(self) -> _Plain | None:
+        """The one active adapter and the three layers, where all is as this class knows it.
 
-    def _sole_adapter(self) -> str | None:
-        """The one active adapter, where it is routed and nothing is switched that this class does not know."""
-        if self._disable_adapters or self.merged_adapters:
+        In small models these look-ups cost as much as the experts' products: they go past properties and
+        `nn.Module.__getattr__`, and call little.
+        """
+        own = vars(self)
+        if own["_disable_adapters"] or own["merged_adapters"]:
             return None
-        held = vars(self)["_modules"]["lora_A"]
-        active = [name for name in self.active_adapters if name in held]
-        if len(active) != 1:
+        modules, active = own["_modules"], own["_active_adapter"]
+        downs = modules["lora_A"]._modules
+        names = [active] if type(active) is str else active
+        if len(names) != 1:
+            names = [name for name in names if name in downs]
+        if len(names) != 1:
             return None
-        name = active[0]
-        if not isinstance(self.lora_variant.get(name), RoutedLora):
+        (name,) = names
+        variant = own["lora_variant"].get(name)
+        if type(variant) is not RoutedLora or own["lora_bias"][name]:
             return None
-        drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
-        return None if drops or self.lora_bias[name] else name
+        if own["training"] and type(modules["lora_dropout"][name]) is not nn.Identity:
+            return None
+        parts = modules["base_layer"], downs[name], modules["lora_B"]._modules[name]
+        for part in parts:
+            held = vars(part)
+            if (
+                type(part) is not nn.Linear
+                or held["_forward_hooks"]
+                or held["_forward_pre_hooks"]
+                or held["_backward_hooks"]
+                or held["_backward_pre_hooks"]
+                or "forward" in held  # accelerate's hooks replace it
+            ):
+                return None
+        return _Plain(name, variant, *parts)
 
-    def _plain_operands(self, adapter: str, x: Tensor) -> Operands | None:
-        """What is multiplied, in one dtype, unless one of the three layers is more than a plain product."""
-        modules = vars(self)["_modules"]
-        base = modules["base_layer"]
-        weight, lora_a, lora_b = (
-            _weight(layer) for layer in (base, modules["lora_A"][adapter], modules["lora_B"][adapter])
-        )
-        if weight is None or lora_a is None or lora_b is None:
-            return None
-        bias = vars(base)["_parameters"]["bias"]
-        if not torch.is_autocast_enabled(x.device.type):
-            same = x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype
-            return Operands(x, weight, bias, lora_a, lora_b) if same else None
-        if not {x.dtype, weight.dtype, lora_a.dtype, lora_b.dtype} <= _CAST_BY_AUTOCAST:
-            return None
-        dtype = torch.get_autocast_dtype(x.device.type)
-        bias = None if bias is None else bias.to(dtype)
-        return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
 
-
-def _weight(module: nn.Module) -> Tensor | None:
-    """The weight of a linear layer whose call nobody watches or replaces, else None."""
-    own = vars(module)
-    watched = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    if type(module) is not nn.Linear or watched or "forward" in own:  # accelerate's hooks replace the forward
-        return None
-    weight = own["_parameters"]["weight"]
+def _weights(plain: _Plain) -> tuple[Tensor, Tensor | None, Tensor, Tensor] | None:
+    """Weight and bias of the base, A and B, unless they are more than numbers."""
+    own = vars(plain.base)["_parameters"]
+    lora_a, lora_b = vars(plain.down)["_parameters"]["weight"], vars(plain.up)["_parameters"]["weight"]
+    weight = own["weight"]
     # Quantized and sharded weights are tensors of classes of their own, which know few operators.
-    return weight if type(weight) is nn.Parameter else None
+    if not (type(weight) is type(lora_a) is type(lora_b) is nn.Parameter):
+        return None
+    return weight, own["bias"], lora_a, lora_b
+
+
+def _operands(x: Tensor, plain: _Plain) -> Operands | None:
+    """What is multiplied, in one dtype, where there is one."""
+    weights = _weights(plain)
+    if weights is None:
+        return None
+    weight, bias, lora_a, lora_b = weights
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        same = x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype
+        return Operands(x, weight, bias, lora_a, lora_b) if same else None
+    if not {x.dtype, weight.dtype, lora_a.dtype, lora_b.dtype} <= _CAST_BY_AUTOCAST:
+        return None
+    dtype = torch.get_autocast_dtype(device)
+    bias = None if bias is None else bias.to(dtype)
+    return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
 
 
 def _forms_together(x: Tensor, weight: Tensor, lora_a: Tensor) -> bool:
