@@ -96,7 +96,7 @@ class OneWeight(nn.Module):
         self.weight = nn.Parameter(weight)
 
 
-# The sizes of FLUX.1's feed-forward layers and of SD 1.5's widest convolutions: beyond 2^24, where float32 skips places.
+# FLUX.1's feed-forward layers and SD 1.5's widest convolutions: beyond 2^24 entries float32 skips places.
 @pytest.mark.parametrize("shape", [(3072, 12288), (1280, 2560, 3, 3), (1, 2**24 + 1), (1, 1)])
 def test_places_in_large_tensors(shape):
     base = OneWeight(torch.full((1,), 2.0).expand(shape))

@@ -22,6 +22,7 @@ from fera.fixed_routers import RankMaskRouter, UniformRouter
 from fera.released import ReleasedBands
 from fera.router import SoftFrequencyRouter
 from fera.router_input import RouterInput
+from fera.tuner.casting import StepCasts
 from fera.tuner.config import FeraConfig
 from fera.tuner.forming import StepWeights
 
@@ -108,6 +109,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._traces: list[_Trace] = []
         self._thread = _PerThread()
         self.step_weights = StepWeights()
+        self.step_casts = StepCasts()
         # In a tuple: not submodules. Found once, since to walk a denoiser takes a percent of its training step.
         self._blocks = tuple(module for module in denoiser.modules() if hasattr(module, "gradient_checkpointing"))
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
@@ -129,7 +131,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate adapters, as PEFT does when adapters come or go too."""
-        self.step_weights.forget()
+        self._forget_layers()
         super().set_adapter(adapter_names, inference_mode)
 
     def remove_hooks(self) -> None:
@@ -149,8 +151,12 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Take the router of an adapter away."""
-        self.step_weights.forget()
+        self._forget_layers()
         super().delete_adapter(adapter_name)
+
+    def _forget_layers(self) -> None:
+        self.step_weights.forget()
+        self.step_casts.forget()
 
     def is_one(self, adapter: str) -> bool:
         """Whether all samples of the current forward have one gate; not where to ask is not allowed or too dear.
@@ -170,12 +176,15 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     @contextmanager
     def using(self, gates: Gates | None) -> Iterator[None]:
         """Put given gates in force, for layers that are run again after their forward has ended."""
-        previous = self._thread.gates
+        gates_before, shared_before = self._thread.gates, self._thread.shared
         self._set_gates(gates)
+        # A block that is run again is called with a few of the layers: not the weights of all are cast for it.
+        self.step_casts.cast_alone(self._thread.shared)
         try:
             yield
         finally:
-            self._set_gates(previous)
+            self._set_gates(gates_before)
+            self._thread.shared = shared_before
 
     def start_trace(self, routings: list[Routing], component: str, *, to_cpu: bool = True) -> None:
         """Append one entry a forward and adapter to a list from now on, under a name for the denoiser."""
@@ -221,6 +230,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if not torch.compiler.is_compiling():
             self.step_weights.learn(self._thread.shared)
+            self.step_casts.learn(self._thread.shared)
         self._set_gates(None)
 
     def _record(self, adapter: str, timestep: Any, indicator: Tensor, gate: Tensor) -> None:

@@ -175,6 +175,9 @@ def _operands(x: Tensor, plain: _Plain) -> Operands | None:
         return None
     dtype = torch.get_autocast_dtype(device)
     bias = None if bias is None else bias.to(dtype)
+    if _calls_cost(x) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        gate = plain.variant.gate
+        lora_a, lora_b = (gate.step_casts.take(one, dtype, gate.shared) for one in (lora_a, lora_b))
     return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
 
 
