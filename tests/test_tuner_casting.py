@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from tuner_cases import CASES, UNET, adapter_gradients, config, fill, find_gate, predict
 
 from fera.tuner import casting, linear
@@ -134,9 +135,9 @@ def _halve_some(model):
 
 def _add_plain(model):
     inject_adapter_in_model(LoraConfig(r=1, target_modules=["to_q"]), model.get_base_model(), "plain")
-    for name, parameter in model.named_parameters():
-        if ".plain." in name:
-            parameter.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter("default")
 
 
 @pytest.mark.parametrize(
