@@ -131,8 +131,7 @@ class _Group:
         if not found:
             return {}
         weights, biases, a, b, scales = zip(*found.values(), strict=True)
-        parts = [*weights, *a, *b]
-        kinds = {one.dtype for one in parts}, {one.device for one in parts}, set(scales)
+        kinds = {one.dtype for one in (*weights, *a, *b)}, {one.device for one in weights}, set(scales)
         if any(len(kind) > 1 for kind in kinds):
             return {}
         formed = torch.bmm(torch.stack(b) * row, torch.stack(a)).unbind()

@@ -33,13 +33,17 @@ class Operands(NamedTuple):
 
 
 class _Plain(NamedTuple):
-    """A layer that is no more than it seems: its one active adapter, and the layers of W, A and B."""
+    """A layer that is no more than it seems.
+
+    Args:
+        adapter: its one active adapter.
+        variant: that routes it.
+        summands: what its output is made of.
+    """
 
     adapter: str
     variant: RoutedLora
-    base: nn.Module
-    down: nn.Module
-    up: nn.Module
+    summands: Summands
 
 
 class RoutedLinear(LoraLinear):
@@ -71,7 +75,7 @@ class RoutedLinear(LoraLinear):
             formed = None if torch.is_grad_enabled() else self._formed(x)
             if formed is not None:
                 return nn.functional.linear(x, formed.weight, formed.bias)
-            plain = self._plain_parts()
+            plain = self._plain()
             operands = None if plain is None else _operands(x, plain)
             if plain is not None and operands is not None:
                 return self._routed(plain, operands)
@@ -95,7 +99,7 @@ class RoutedLinear(LoraLinear):
 
     def _routed(self, plain: _Plain, operands: Operands) -> Tensor:
         """The output of a layer that is as this class knows it."""
-        adapter, variant = plain.adapter, plain.variant
+        adapter, variant, _ = plain
         x, weight, bias, lora_a, lora_b = operands
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
         rows = weights.distinct
@@ -109,12 +113,11 @@ class RoutedLinear(LoraLinear):
 
     def summands(self, adapter: str) -> Summands | None:
         """What the weight of a step is made of, where this adapter acts alone on an unchanged layer."""
-        plain = self._plain_parts()
-        weights = None if plain is None or plain.adapter != adapter else _weights(plain)
-        return None if weights is None else Summands(*weights, self.scaling[adapter])
+        plain = self._plain()
+        return plain.summands if plain is not None and plain.adapter == adapter else None
 
-    def _plain_parts(self) -> _Plain | None:
-        """The one active adapter and the three layers, where all is as this class knows it.
+    def _plain(self) -> _Plain | None:
+        """What the layer consists of, where all is as this class knows it.
 
         In small models these look-ups cost as much as the experts' products: they go past properties and
         `nn.Module.__getattr__`, and call little.
@@ -135,8 +138,8 @@ class RoutedLinear(LoraLinear):
             return None
         if own["training"] and type(modules["lora_dropout"][name]) is not nn.Identity:
             return None
-        parts = modules["base_layer"], downs[name], modules["lora_B"]._modules[name]
-        for part in parts:
+        weights = []
+        for part in (modules["base_layer"], downs[name], modules["lora_B"]._modules[name]):
             held = vars(part)
             if (
                 type(part) is not nn.Linear
@@ -147,26 +150,19 @@ class RoutedLinear(LoraLinear):
                 or "forward" in held  # accelerate's hooks replace it
             ):
                 return None
-        return _Plain(name, variant, *parts)
-
-
-def _weights(plain: _Plain) -> tuple[Tensor, Tensor | None, Tensor, Tensor] | None:
-    """Weight and bias of the base, A and B, unless they are more than numbers."""
-    own = vars(plain.base)["_parameters"]
-    lora_a, lora_b = vars(plain.down)["_parameters"]["weight"], vars(plain.up)["_parameters"]["weight"]
-    weight = own["weight"]
-    # Quantized and sharded weights are tensors of classes of their own, which know few operators.
-    if not (type(weight) is type(lora_a) is type(lora_b) is nn.Parameter):
-        return None
-    return weight, own["bias"], lora_a, lora_b
+            weight = held["_parameters"]["weight"]
+            # Quantized and sharded weights are tensors of classes of their own, which know few operators.
+            if type(weight) is not nn.Parameter:
+                return None
+            weights.append(weight)
+        weight, lora_a, lora_b = weights
+        bias = vars(modules["base_layer"])["_parameters"]["bias"]
+        return _Plain(name, variant, Summands(weight, bias, lora_a, lora_b, own["scaling"][name]))
 
 
 def _operands(x: Tensor, plain: _Plain) -> Operands | None:
     """What is multiplied, in one dtype, where there is one."""
-    weights = _weights(plain)
-    if weights is None:
-        return None
-    weight, bias, lora_a, lora_b = weights
+    weight, bias, lora_a, lora_b, _ = plain.summands
     device = x.device.type
     if not torch.is_autocast_enabled(device):
         same = x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype
