@@ -35,23 +35,23 @@ def races(setting: Setting) -> Iterator[Race]:
     sizes, buffer = TINY if setting.small else FULL, random_buffer(setting)
     base = lay_out(made(lambda: unet_of(sizes), buffer))
     size = 1 if setting.is_cpu else 4
-    yield _generation("SD 1.5", base, batch_for(base, 1, sizes.tokens).guided())
+    yield _generation(setting, "SD 1.5", base, batch_for(base, 1, sizes.tokens).guided())
     yield from _training(setting, "SD 1.5", base, batch_for(base, size, sizes.tokens))
     yield _from_pictures(setting, sizes, buffer, base, batch_for(base, size, sizes.tokens))
     if setting.is_cpu:
         return
     del base
     base = lay_out(made(lambda: sdxl_of(setting.small), buffer))
-    yield _generation("SDXL", base, batch_for(base, 1, 77).guided())
+    yield _generation(setting, "SDXL", base, batch_for(base, 1, 77).guided())
     yield from _training(setting, "SDXL", base, batch_for(base, 2, 77))
     del base
     base = made(lambda: flux_of(setting.small), buffer)
-    yield _generation("FLUX.1", base, flux_batch(base, setting.small))
+    yield _generation(setting, "FLUX.1", base, flux_batch(base, setting.small))
     base.enable_gradient_checkpointing()
     yield from _training(setting, "FLUX.1, checkpointed", base, flux_batch(base, setting.small), released=False)
 
 
-def _generation(name: str, base: nn.Module, batch: Batch) -> Race:
+def _generation(setting: Setting, name: str, base: nn.Module, batch: Batch) -> Race:
     return Race(
         f"generation step, {name} at full size, batch {_size(batch)}, {ADAPTERS}",
         {
@@ -64,7 +64,7 @@ def _generation(name: str, base: nn.Module, batch: Batch) -> Race:
             Comparison("fera", f"{LORA}, unmerged", 0.95),
             Comparison(f"{LORA}, unmerged", "base alone"),
         ],
-        rounds=5,
+        rounds=5 if setting.is_cpu else 20,
         warm_up=1,
     )
 
@@ -78,7 +78,7 @@ def _training(setting: Setting, name: str, base: nn.Module, batch: Batch, *, rel
         steps["released form"] = training_step(with_released(base), batch)
         comparisons += [Comparison("fera", "released form", 0.65), Comparison(LORA, "released form")]
     case = f"{name} at full size, batch {_size(batch)}, {ADAPTERS}"
-    yield Race(f"training step, {case}", steps, comparisons, rounds=4, warm_up=1)
+    yield Race(f"training step, {case}", steps, comparisons, rounds=4 if setting.is_cpu else 12, warm_up=1)
     yield Race(
         f"peak memory of a training step, {case}",
         pair,
@@ -99,7 +99,7 @@ def _from_pictures(setting: Setting, sizes: Sizes, buffer: Tensor, base: nn.Modu
             "diffusers' way": _encoding(setting, sizes, buffer, _size(batch), plain),
         },
         [Comparison("diffusers' way", "fera, encoded before", at_least=1.5)],
-        rounds=4,
+        rounds=4 if setting.is_cpu else 12,
         warm_up=1,
     )
 

@@ -37,6 +37,14 @@ from transformers import (
 
 torch.set_num_threads(1)
 
+
+@pytest.fixture
+def exact_convolutions() -> Iterator[None]:
+    """On a GPU, as matrix products are by default: not in TF32."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 WORDS = ["a red rocket", "a green tree", "a blue house", "a yellow cat", "the sun and moon"]
 COLORS = {"a red rocket": "red", "a green tree": "green", "a blue house": "blue", "a yellow cat": "yellow"}
 

@@ -206,6 +206,7 @@ offloading = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.usefixtures("exact_convolutions")
 @offloading
 @pytest.mark.parametrize("pipeline", ["sd", "sd3"])
 def test_an_offloaded_pipeline_draws_the_same(kind, device, pipeline):
@@ -218,6 +219,7 @@ def test_an_offloaded_pipeline_draws_the_same(kind, device, pipeline):
     torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("exact_convolutions")
 @offloading
 def test_an_adapter_loaded_into_an_offloaded_pipeline(kind, device, tmp_path):
     ink = write_adapter("sd", tmp_path / "ink", seed=1)
