@@ -34,7 +34,7 @@ def _race(
     """Each contestant takes some steps a turn."""
     contestants = {
         "fera train": trainer(setting, folder, "without", size, {}, base),
-        "fera train, blocks compiled": trainer(setting, folder, "compiled", size, {"compile": "blocks"}, base),
+        "fera train, compiled": trainer(setting, folder, "compiled", size, {"compile": "denoiser"}, base),
         "fera train with FECL": trainer(setting, folder, "with", size, {"consistency_weight": 0.1}, base),
         "diffusers' way": DiffusersLoop(setting, folder / "train", size, base),
     }

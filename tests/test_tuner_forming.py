@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from tuner_cases import CASES, UNET, config, fill, find_gate, predict
 
+import fera
 from fera.tuner import forming, linear
 
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
@@ -282,6 +283,20 @@ def test_in_a_peft_model(formed):
     with torch.no_grad(), model.disable_adapter():
         torch.testing.assert_close(predict(model, guided(UNET)), predict(UNET.model().eval(), guided(UNET)))
     assert sum(formed) == 2 * count_routed(model)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_gate_that_goes_lets_go_of_the_layers(wrapped):
+    model = fill(get_peft_model(UNET.model(), config()) if wrapped else make()).eval()
+    for _ in range(2):
+        check(model, guided(UNET))
+    gate = find_gate(model)
+    assert gate.step_weights._order
+    if wrapped:
+        model.unload()
+    else:
+        fera.unload(model)
+    assert not gate.step_weights._order and not gate.step_weights._groups
 
 
 def test_layers_that_autocast_casts_form_their_own(formed):

@@ -135,9 +135,10 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         super().set_adapter(adapter_names, inference_mode)
 
     def remove_hooks(self) -> None:
-        """Stop routing the denoiser."""
+        """Stop routing the denoiser, and let go of its layers."""
         for hook in self._hooks:
             hook.remove()
+        self._forget_layers()
 
     @property
     def gates(self) -> Gates | None:
