@@ -69,8 +69,9 @@ def test_nothing_is_compiled_again_at_later_steps(configure, way, monkeypatch):
     assert counts[0] > 0 and set(counts) == {counts[0]}
 
 
-@pytest.mark.slow  # shapes that vary take the compiler a minute
-def test_pictures_of_several_sizes(configure, tmp_path, tiny_sd_dir):
+@pytest.mark.slow  # three sizes, each compiled
+def test_pictures_of_several_sizes(tmp_path, tiny_sd_dir, monkeypatch):
+    monkeypatch.setattr(compiling, "BACKEND", "inductor")
     pictures = mixed_folder(tmp_path / "mixed")
     sections = {"data": {"enable_bucket": True, "resolution": 24}}
     found = []

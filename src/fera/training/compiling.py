@@ -15,6 +15,8 @@ from fera.errors import FeraError
 from fera.training.config import TrainConfig
 
 BACKEND = "inductor"
+# Each size of pictures by itself: code for any size took longer than that for several, where it could be written at all.
+_DYNAMIC = False
 
 
 def check_compile(config: TrainConfig) -> None:
@@ -41,7 +43,7 @@ def compile_denoiser(denoiser: nn.Module, what: str) -> None:
         FeraError: the denoiser names no blocks.
     """
     if what == "denoiser":
-        denoiser.forward = torch.compile(denoiser.forward, backend=BACKEND)
+        denoiser.forward = torch.compile(denoiser.forward, backend=BACKEND, dynamic=_DYNAMIC)
     elif what == "blocks":
         names = repeated_blocks(denoiser)
         blocks = [module for module in denoiser.modules() if type(module).__name__ in names]
@@ -51,7 +53,7 @@ def compile_denoiser(denoiser: nn.Module, what: str) -> None:
                 '"denoiser"'
             )
         for block in blocks:
-            block.compile(backend=BACKEND)
+            block.compile(backend=BACKEND, dynamic=_DYNAMIC)
 
 
 def repeated_blocks(denoiser: nn.Module) -> set[str]:
