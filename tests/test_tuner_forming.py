@@ -285,6 +285,32 @@ def test_in_a_peft_model(formed):
     assert sum(formed) == 2 * count_routed(model)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.enable_adapters(False),
+        lambda layer: layer.set_scale("default", 0.5),
+        lambda layer: layer.merged_adapters.append("other"),
+    ],
+    ids=["disabled", "weighed", "merged"],
+)
+def test_what_a_hook_switches_within_a_forward_counts(formed, change):
+    model, inputs = make(), guided(UNET)
+    for _ in range(2):
+        check(model, inputs)
+    first = _routed(model)[0]
+    same = [layer for layer in _routed(model) if _shape(layer) == _shape(first)]
+    before = generally(model, inputs)
+    first.register_forward_hook(lambda module, args, output: change(same[-1]))
+    after = generally(model, inputs)
+    assert (after - before).abs().max() > 1e-5
+    same[-1].enable_adapters(True)
+    same[-1].set_scale("default", 1.0)
+    same[-1].merged_adapters.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(predict(model, inputs), after, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_gate_that_goes_lets_go_of_the_layers(wrapped):
     model = fill(get_peft_model(UNET.model(), config()) if wrapped else make()).eval()

@@ -15,7 +15,7 @@ from fera.errors import FeraError
 from fera.training.config import TrainConfig
 
 BACKEND = "inductor"
-# Each size of pictures by itself: code for any size took longer than that for several, where it could be written at all.
+# Each size of pictures by itself: code for any size takes longer than that for several, where it can be written.
 _DYNAMIC = False
 
 
