@@ -3,33 +3,22 @@
 Their weights are a single number seen everywhere, so that they take no memory; nothing is computed with them.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 from peft import inject_adapter_in_model
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import fera
+from benchmarks.full_models import SD15, SDXL
 from fera import FeraConfig
 from fera.tuner.linear import RoutedLinear
 
-SD15 = {
-    "block_out_channels": (320, 640, 1280, 1280),
-    "attention_head_dim": 8,
-    "cross_attention_dim": 768,
-}
-SDXL = {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 SD35_LARGE = {
     "sample_size": 128,
     "num_layers": 38,

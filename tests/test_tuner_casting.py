@@ -109,28 +109,28 @@ def _change_values(model):
             parameter.data.mul_(2)
 
 
-def _freeze_some(model):
+def _freeze(model, part):
     for name, parameter in model.named_parameters():
-        if ".to_q.lora_A." in name:
+        if part in name:
             parameter.requires_grad_(False)
+
+
+def _freeze_some(model):
+    _freeze(model, ".to_q.lora_A.")
 
 
 def _disable_some(model):
     for name, module in model.named_modules():
         if name.endswith("to_q"):
             module.enable_adapters(False)
-    for name, parameter in model.named_parameters():
-        if ".to_q." in name:
-            parameter.requires_grad_(False)
+    _freeze(model, ".to_q.")
 
 
 def _halve_some(model):
     for name, module in model.named_modules():
         if name.endswith("to_q"):
             module.lora_A.to(torch.bfloat16)
-    for name, parameter in model.named_parameters():
-        if ".to_q." in name:
-            parameter.requires_grad_(False)
+    _freeze(model, ".to_q.")
 
 
 def _add_plain(model):
