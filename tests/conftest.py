@@ -38,6 +38,17 @@ from transformers import (
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu-ways", action="store_true", help="let layers go on the CPU the ways that they go on a GPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--gpu-ways"):
+        from fera.tuner import linear
+
+        linear._calls_cost = lambda x: True
+
+
 @pytest.fixture
 def exact_convolutions() -> Iterator[None]:
     """On a GPU, as matrix products are by default: not in TF32."""
