@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from diffusers import UNet3DConditionModel
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear as LoraLinear
-from tuner_cases import CASES, UNET, config, fill, find_gate, predict
+from tuner_cases import CASES, UNET, config, fill, find_gate, make_video_unet, predict, video_inputs
 
 import fera
+from fera import register_denoiser
 from fera.tuner import forming, linear
 
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
@@ -95,12 +97,75 @@ def test_no_more_bytes_at_once_than_allowed(formed, monkeypatch):
     assert sum(formed) == len(weights) and max(formed) <= 3 < len(formed)
 
 
-def test_different_gates_are_not_formed(formed):
+@cases
+def test_where_gates_differ_experts_are_gated_together(formed, case):
+    model = make(case)
+    check(model, case.inputs(2))
+    for seed in range(1, 4):
+        formed.clear()
+        check(model, case.inputs(2, seed=seed))
+        assert sum(formed) == count_routed(model) > len(formed) == len({_shape(m) for m in _routed(model)})
+    assert not find_gate(model).shared
+
+
+def test_one_gate_and_several_take_turns(formed):
     model = make()
-    for seed in range(3):
-        check(model, UNET.inputs(2, seed=seed))
     check(model, guided(UNET))
-    assert formed == []
+    for seed in range(3):
+        formed.clear()
+        check(model, UNET.inputs(2, seed=seed))
+        check(model, guided(UNET, seed))
+        check(model, UNET.inputs(1, seed=seed))
+        assert sum(formed) == 3 * count_routed(model)
+
+
+def test_gated_experts_take_no_more_memory_than_the_weight(formed):
+    model = make()
+    widths = [layer.base_layer.weight.shape[1] for layer in _routed(model)]
+    for count in (1, max(widths)):  # of six ranks each
+        for _ in range(2):
+            formed.clear()
+            check(model, UNET.inputs(count))
+        assert sum(formed) == (len(widths) if count == 1 else 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 24), (2, 7, 24), (2, 3, 5, 24)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gated_experts_give_the_formula(shape, bias):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    weight, offset, a, b = random(40, 24), random(40) if bias else None, random(6, 24), random(40, 6)
+    x, rows = random(*shape), random(2, 6)
+    layer = Alone(forming.Summands(weight, offset, a, b, 2.0))
+    weights, shared = forming.StepWeights(), {}
+    assert weights.take(layer, "default", rows, shared) is None
+    weights.learn(shared)
+    found = weights.take(layer, "default", rows, {}).output(x)
+    expected = torch.stack([one @ (weight + b @ torch.diag(row) @ a).T for one, row in zip(x, rows, strict=True)])
+    torch.testing.assert_close(found, expected if offset is None else expected + offset, rtol=1e-12, atol=1e-12)
+
+
+class Alone:
+    """A layer of nothing but what it is made of."""
+
+    def __init__(self, made_of):
+        self._made_of = made_of
+
+    def summands(self, adapter):
+        return self._made_of
+
+
+def test_layers_that_see_frames_in_the_batch_are_formed_once(formed, only_own_denoisers):
+    register_denoiser(UNet3DConditionModel, latent=lambda call: call["sample"].flatten(1, 2))
+    model = fill(inject_adapter_in_model(config(r=1, num_experts=2), make_video_unet())).eval()
+    inputs = video_inputs(2)
+    for _ in range(3):
+        formed.clear()
+        check(model, inputs)
+    assert 0 < sum(formed) <= count_routed(model)
 
 
 def test_nothing_is_formed_where_gradients_are_wanted(formed):
@@ -194,9 +259,10 @@ def _replace(model):
         _replace,
     ],
 )
+@pytest.mark.parametrize("inputs", [guided(UNET), UNET.inputs(2)], ids=["one gate", "two gates"])
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_what_changes_between_forwards_counts(change):
-    model, inputs = make(), guided(UNET)
+def test_what_changes_between_forwards_counts(change, inputs):
+    model = make()
     for _ in range(2):
         check(model, inputs)
     before = generally(model, inputs)
@@ -262,12 +328,13 @@ def test_threads_that_share_a_denoiser():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_rounds_no_worse_than_peft(formed, dtype):
+@pytest.mark.parametrize("one_gate", [True, False])
+def test_half_precision_rounds_no_worse_than_peft(formed, dtype, one_gate):
     model = make(dtype=dtype)
     double = copy.deepcopy(model).double()
     mine, theirs = 0.0, 0.0
     for seed in range(12):
-        inputs = guided(UNET, seed, dtype)
+        inputs = guided(UNET, seed, dtype) if one_gate else UNET.inputs(2, seed=seed, dtype=dtype)
         with torch.no_grad():
             exact = predict(double, {name: value.double() for name, value in inputs.items()})
             mine += float((predict(model, inputs).double() - exact).square().sum())
@@ -294,8 +361,9 @@ def test_in_a_peft_model(formed):
     ],
     ids=["disabled", "weighed", "merged"],
 )
-def test_what_a_hook_switches_within_a_forward_counts(formed, change):
-    model, inputs = make(), guided(UNET)
+@pytest.mark.parametrize("inputs", [guided(UNET), UNET.inputs(2)], ids=["one gate", "two gates"])
+def test_what_a_hook_switches_within_a_forward_counts(formed, change, inputs):
+    model = make()
     for _ in range(2):
         check(model, inputs)
     first = _routed(model)[0]

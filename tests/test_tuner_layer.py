@@ -6,12 +6,24 @@ from diffusers import UNet3DConditionModel
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Conv2d as LoraConv2d
 from peft.tuners.lora.layer import LoraLayer
-from tuner_cases import ATTENTION, CASES, SD3, UNET, config, doubled, fill, latents, predict, sample_of, step
-from tuner_cases import unet_inputs as inputs_for_unet
+from tuner_cases import (
+    ATTENTION,
+    CASES,
+    SD3,
+    UNET,
+    config,
+    doubled,
+    fill,
+    latents,
+    make_video_unet,
+    predict,
+    sample_of,
+    step,
+    video_inputs,
+)
 
 import fera
-from fera import FeraError, denoisers, register_denoiser
-from fera.denoisers import registry
+from fera import FeraError, register_denoiser
 from fera.tuner.linear import RoutedLinear
 
 CONVOLUTIONS = ["conv1", "conv2", "conv_shortcut", "proj_in", "conv_in"]
@@ -235,23 +247,10 @@ def test_a_linear_layer_takes_any_number_of_axes(routed_linear, shape):
     torch.testing.assert_close(output, released_formula(layer, x, weights, 2.0), rtol=1e-12, atol=1e-12)
 
 
-def test_a_video_denoiser_whose_layers_see_frames_in_the_batch(monkeypatch):
-    monkeypatch.setattr(registry, "_DENOISERS", denoisers.known())
+def test_a_video_denoiser_whose_layers_see_frames_in_the_batch(only_own_denoisers):
     register_denoiser(UNet3DConditionModel, latent=lambda call: call["sample"].flatten(1, 2))
-    torch.manual_seed(0)
-    base = UNet3DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        layers_per_block=1,
-        cross_attention_dim=32,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    ).eval()
-    model = fill(get_peft_model(base, config()))
-    inputs = inputs_for_unet(3)
-    inputs["sample"] = torch.stack([inputs["sample"], inputs["sample"].flip(2), inputs["sample"].flip(3)], dim=2)
+    model = fill(get_peft_model(make_video_unet(), config()))
+    inputs = video_inputs(3)
     with torch.no_grad():
         together = predict(model, inputs)
         apart = torch.cat([predict(model, sample_of(inputs, n)) for n in range(3)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from conftest import make_sd3_transformer, make_unet
+from diffusers import UNet3DConditionModel
 from peft import get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 
@@ -53,6 +54,28 @@ def sd3_inputs(batch: int, size: int = 8, seed: int = 0, dtype: torch.dtype = to
         "pooled_projections": torch.randn(batch, 64, generator=generator).to(dtype),
         "timestep": torch.linspace(100, 900, batch),
     }
+
+
+def make_video_unet() -> UNet3DConditionModel:
+    """A denoiser whose layers see frames, or places, in the batch; fera is to be told where its latent is."""
+    torch.manual_seed(0)
+    return UNet3DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    ).eval()
+
+
+def video_inputs(batch: int) -> dict[str, Any]:
+    """Three frames a sample."""
+    inputs = unet_inputs(batch)
+    frames = [inputs["sample"], inputs["sample"].flip(2), inputs["sample"].flip(3)]
+    return inputs | {"sample": torch.stack(frames, dim=2)}
 
 
 UNET = Case("unet", make_unet, unet_inputs)

@@ -16,6 +16,9 @@ from fera.errors import FeraError
 # Entries, one a size and one a side: enough for some forty sizes, and below 20 MB for 128 x 128 latents in three bands.
 _CACHE_SIZE = 96
 
+# The least normal float32, about.
+_LEAST = 1e-37
+
 
 class FrequencyBands:
     r"""K difference-of-Gaussian bands of a latent, low to high frequency.
@@ -148,9 +151,9 @@ class FrequencyBands:
         latent = self._checked(latent)
         # Shares do not depend on the scale; dividing it out keeps the squares inside float32's range.
         peak = latent.detach().abs().amax(dim=tuple(range(1, latent.ndim)), keepdim=True)
-        energies = self.energies(latent / torch.where(peak > 0, peak, 1.0))
-        total = energies.sum(dim=1, keepdim=True)
-        return torch.where(total > 0, energies / torch.where(total > 0, total, 1.0), 1 / self.num_bands)
+        # The least keeps zeros from being divided by zero, and is far below what a share is rounded to.
+        energies = self.energies(latent / peak.clamp_min(_LEAST)) + _LEAST
+        return energies / energies.sum(dim=1, keepdim=True)
 
     def split(self, latent: Tensor) -> Tensor:
         """The latent's bands, each of the latent's own shape.

@@ -1,9 +1,10 @@
-r"""Weights of a step for many small layers at once.
+r"""What many small layers multiply with in a step, formed at once.
 
 On a GPU a call costs more than the arithmetic of a small layer. Where all samples of a forward have one gate, the
 weights :math:`W + B \operatorname{diag}(g \otimes 1_r) A` of layers of one kind are formed in five calls, however many
-there are. Which layers a denoiser calls, and in which order, is learned from its forwards. This knows of a layer only
-what it adds to what.
+there are; where gates differ, the experts' :math:`\operatorname{diag}(g \otimes 1_r) B^\top` of each sample, in four.
+Which layers a denoiser calls, and in which order, is learned from its forwards. This knows of a layer only what it adds
+to what.
 """
 
 from collections import defaultdict
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Weights of more bytes are not formed at once: they stand in memory until their layers have been called.
 _MOST_BYTES = 2**28
@@ -48,11 +49,32 @@ class Summands(NamedTuple):
 
 
 class FormedLayer(NamedTuple):
-    """A layer's weight of a step, its bias, and the scale of the experts that are in it."""
+    """What a layer multiplies with in a step.
+
+    Args:
+        weight: with the experts in it; of the base alone where experts are given.
+        bias: of the base.
+        scale: of the experts.
+        experts: their A, shape (E r, in), and the gated B of each sample, shape (N, E r, out).
+    """
 
     weight: Tensor
     bias: Tensor | None
     scale: float
+    experts: tuple[Tensor, Tensor] | None = None
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether it was formed for an input of this precision and so many samples."""
+        return x.dtype == self.weight.dtype and (self.experts is None or len(x) == len(self.experts[1]))
+
+    def output(self, x: Tensor) -> Tensor:
+        """The layer's output for an input that fits, shape (N, ..., in)."""
+        if self.experts is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        a, b = self.experts
+        rows = x if x.ndim == 3 else x.reshape(len(x), -1, x.shape[-1])
+        result = nn.functional.linear(rows, self.weight, self.bias).baddbmm_(nn.functional.linear(rows, a), b)
+        return result if x.ndim == 3 else result.view(*x.shape[:-1], -1)
 
 
 class Formable(Protocol):
@@ -63,7 +85,7 @@ class Formable(Protocol):
 
 
 class StepWeights:
-    """Forms the weights of a denoiser's small layers, and remembers which to form together."""
+    """Forms what a denoiser's small layers multiply with, and remembers which to form together."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, int], _Group] = {}  # of each adapter and layer
@@ -72,24 +94,27 @@ class StepWeights:
     def __reduce__(self) -> tuple[type["StepWeights"], tuple[()]]:
         return (StepWeights, ())  # a copied denoiser has other layers, and learns their order anew
 
-    def take(self, layer: Formable, adapter: str, row: Tensor, shared: Shared) -> FormedLayer | None:
+    def take(self, layer: Formable, adapter: str, rows: Tensor, shared: Shared) -> FormedLayer | None:
         """A layer formed, and with it those of its group, which lie in `shared` under their ids until they are called.
 
         Args:
             layer: it asks in its call.
             adapter: its only active one.
-            row: the weight of each rank, the gate times the scale, shape (1, E r), in the dtype of the layer's.
+            rows: the weight of each rank, the gate times the scale, in the dtype of the layer's; shape (1, E r) where
+                all samples have one gate, else (N, E r).
             shared: by the layers of this forward.
 
         Returns:
-            For this call alone; None where the layer has to form its weight by itself.
+            For this call alone; None where the layer has to see for itself.
         """
         group = self._groups.get((adapter, id(layer)))
         if group is None:
             shared.setdefault(_ASKED, []).append((adapter, layer))
             return None
         formed: dict[int, FormedLayer] = shared.setdefault(adapter, {})
-        formed.update(group.form(row))
+        if id(layer) in formed:  # and did not fit
+            return None
+        formed.update(group.form(rows))
         if id(layer) not in formed:
             self.forget()
         return formed.pop(id(layer), None)
@@ -125,7 +150,7 @@ class _Group:
     adapter: str
     layers: tuple[Formable, ...]
 
-    def form(self, row: Tensor) -> dict[int, FormedLayer]:
+    def form(self, rows: Tensor) -> dict[int, FormedLayer]:
         """Its layers by their ids, without those that are not what they were; none where they differ in kind."""
         found = {id(layer): summands for layer in self.layers if (summands := layer.summands(self.adapter)) is not None}
         if not found:
@@ -134,7 +159,10 @@ class _Group:
         kinds = {one.dtype for one in (*weights, *a, *b)}, {one.device for one in weights}, set(scales)
         if any(len(kind) > 1 for kind in kinds):
             return {}
-        formed = torch.bmm(torch.stack(b) * row, torch.stack(a)).unbind()
+        if len(rows) > 1:
+            gated = (torch.stack(b)[:, None] * rows[:, None]).mT.unbind()
+            return dict(zip(found, map(FormedLayer, weights, biases, scales, zip(a, gated, strict=True)), strict=True))
+        formed = torch.bmm(torch.stack(b) * rows, torch.stack(a)).unbind()
         torch._foreach_add_(formed, weights)
         return dict(zip(found, map(FormedLayer, formed, biases, scales), strict=True))
 

@@ -41,7 +41,7 @@ class RankWeights(NamedTuple):
     Args:
         each: one row for each sample, shape (N, E r).
         distinct: the first row where all are equal, else all of them; None where no weight is formed from them: they
-            are trained or traced by the compiler, or too many for a GPU.
+            are trained, or traced by the compiler.
     """
 
     each: Tensor
@@ -126,9 +126,7 @@ class RoutedLora(LoraVariant):
         """What `RankWeights.distinct` holds for these weights."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
-        if self.gate.is_one(adapter):
-            return each[:1]
-        return each if each.is_cpu else None
+        return each[:1] if self.gate.is_one(adapter) else each
 
     @staticmethod
     def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:

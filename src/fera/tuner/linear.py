@@ -55,9 +55,10 @@ class RoutedLinear(LoraLinear):
     .. math:: W + B \operatorname{diag}(g \otimes 1_r) A,
 
     once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else, on a CPU,
-    once a sample; on a GPU small layers' weights are formed together (`StepWeights`). In half precision the weight is
-    rounded once more and the output once less. Under autocast, inputs and weights are cast once, to its dtype: PEFT's
-    layer casts the input there and back. Everything else is left to PEFT's forward and its call of `RoutedLora`.
+    once a sample. On a GPU small layers' weights, or gated experts, are formed together (`StepWeights`). In half
+    precision the weight is rounded once more and the output once less. Under autocast, inputs and weights are cast
+    once, to its dtype: PEFT's layer casts the input there and back. Everything else is left to PEFT's forward and its
+    call of `RoutedLora`.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -74,7 +75,7 @@ class RoutedLinear(LoraLinear):
         if not args and not kwargs:
             formed = None if torch.is_grad_enabled() else self._formed(x)
             if formed is not None:
-                return nn.functional.linear(x, formed.weight, formed.bias)
+                return formed.output(x)
             plain = self._plain()
             operands = None if plain is None else _operands(x, plain)
             if plain is not None and operands is not None:
@@ -82,20 +83,20 @@ class RoutedLinear(LoraLinear):
         return super().forward(x, *args, **kwargs)
 
     def _formed(self, x: Tensor) -> FormedLayer | None:
-        """This layer where the weight of the step has been formed with others, for this call alone."""
+        """What this layer multiplies with, where that has been formed with others, for this call alone."""
         own = vars(self)
         active = own["_active_adapter"]
         name = active[0] if type(active) is list and len(active) == 1 else active
         variant = own["lora_variant"].get(name) if type(name) is str else None
         if type(variant) is not RoutedLora:
             return None
-        ready = variant.gate.shared.get(name)
-        formed = ready.pop(id(self), None) if ready else None
-        # What a hook within the forward may have changed since; the rest was seen when it was formed.
-        changed = own["_disable_adapters"] or own["merged_adapters"]
-        if formed is None or changed or formed.scale != own["scaling"][name] or formed.weight.dtype != x.dtype:
+        ready: dict[int, FormedLayer] = variant.gate.shared.get(name, {})
+        formed = ready.get(id(self))
+        if formed is None:
             return None
-        return formed
+        # What a hook within the forward may have changed since; the rest was seen when it was formed.
+        changed = own["_disable_adapters"] or own["merged_adapters"] or formed.scale != own["scaling"][name]
+        return None if changed or not formed.fits(x) else ready.pop(id(self))
 
     def _routed(self, plain: _Plain, operands: Operands) -> Tensor:
         """The output of a layer that is as this class knows it."""
@@ -103,10 +104,10 @@ class RoutedLinear(LoraLinear):
         x, weight, bias, lora_a, lora_b = operands
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
         rows = weights.distinct
-        if rows is not None and len(rows) == 1 and _forms_together(x, weight, lora_a):
+        if rows is not None and _forms_together(x, weight, lora_a, rows):
             formed = variant.gate.step_weights.take(self, adapter, rows, variant.gate.shared)
             if formed is not None:
-                return nn.functional.linear(x, formed.weight, formed.bias)
+                return formed.output(x)
         if rows is not None and _merging_pays(x, weight, len(rows)):
             return _merged(x, weight, bias, lora_a, lora_b, rows)
         return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
@@ -177,9 +178,13 @@ def _operands(x: Tensor, plain: _Plain) -> Operands | None:
     return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
 
 
-def _forms_together(x: Tensor, weight: Tensor, lora_a: Tensor) -> bool:
-    """Whether calls are what a layer costs, and its weights are used as they are, not cast by autocast."""
-    return _calls_cost(x) and weight.numel() <= _SMALL and type(lora_a) is nn.Parameter
+def _forms_together(x: Tensor, weight: Tensor, lora_a: Tensor, rows: Tensor) -> bool:
+    """Whether calls are what a layer costs, and its weights are used as they are, not cast by autocast.
+
+    The gated experts of many samples would take more memory than the weight.
+    """
+    small = weight.numel() <= _SMALL and (len(rows) == 1 or rows.numel() <= weight.shape[1])
+    return _calls_cost(x) and small and type(lora_a) is nn.Parameter
 
 
 def _calls_cost(x: Tensor) -> bool:
@@ -189,6 +194,8 @@ def _calls_cost(x: Tensor) -> bool:
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
     """Whether forming so many weights takes less than two thin products for all tokens."""
+    if distinct > 1 and (_calls_cost(x) or not x.is_cpu):
+        return False
     tokens = x.numel() // x.shape[-1]
     return tokens * sum(weight.shape) + _CALLS >= _MERGE_FROM * distinct * weight.numel()
 
