@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from conftest import make_unet
 from diffusers import UNet2DConditionModel
 from torch._dynamo.testing import CompileCounterWithBackend
 from training_cases import assert_resumes, log_of, mixed_folder, run_config
 
 from fera.errors import FeraError
 from fera.training import compiling, train
+from fera.training.compiling import compile_denoiser
 from fera.training.trainer import Trainer
 
 WAYS = ("blocks", "denoiser")
@@ -67,6 +69,20 @@ def test_nothing_is_compiled_again_at_later_steps(configure, way, monkeypatch):
     settings = {"compile": way, "steps": 4, "consistency_weight": 0.1}
     losses(configure(train=settings, validation={"prompts": ["a red rocket"], "loss_steps": 2}))
     assert counts[0] > 0 and set(counts) == {counts[0]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_more_sizes_than_pytorch_compiles_by_itself(way, monkeypatch, configure):
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(compiling, "BACKEND", counter)
+    unet = make_unet()
+    compile_denoiser(unet, way)
+    with torch.no_grad(), compiling.compiling(configure(train={"compile": way})):
+        before = 0
+        for size in range(8, 26, 2):
+            unet(torch.zeros(1, 4, size, 8), 1, torch.zeros(1, 5, 32))
+            assert counter.frame_count > before
+            before = counter.frame_count
 
 
 @pytest.mark.slow  # three sizes, each compiled

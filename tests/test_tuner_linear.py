@@ -55,18 +55,22 @@ def formula(layer, x, gate):
 def ways(monkeypatch):
     """Which way each forward went, and over how many weights."""
     taken = []
-    merged, add = linear._merged, linear.routed_linear
+    merged = linear._merged
 
     def note_merged(*args):
         taken.append(("merged", len(args[-1])))
         return merged(*args)
 
-    def note_added(*args):
-        taken.append(("added", None))
-        return add(*args)
+    def noting(add):
+        def note_added(*args):
+            taken.append(("added", None))
+            return add(*args)
+
+        return note_added
 
     monkeypatch.setattr(linear, "_merged", note_merged)
-    monkeypatch.setattr(linear, "routed_linear", note_added)
+    for name in ("routed_linear", "routed_rows"):
+        monkeypatch.setattr(linear, name, noting(getattr(linear, name)))
     return taken
 
 
@@ -247,7 +251,8 @@ def test_double_precision_under_autocast_is_left_to_peft(ways):
     assert not ways
 
 
-def test_guidance_sees_one_latent_and_one_weight(ways):
+def test_guidance_sees_one_latent_and_one_weight(ways, monkeypatch):
+    monkeypatch.setattr(linear, "_calls_cost", lambda x: False)
     model = fill(inject_adapter_in_model(config(), UNET.model())).eval()
     one = UNET.inputs(1, size=16)
     both = {name: torch.cat([value, value]) if value.ndim else value for name, value in one.items()}

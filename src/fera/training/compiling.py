@@ -17,6 +17,9 @@ from fera.training.config import TrainConfig
 BACKEND = "inductor"
 # Each size of pictures by itself: code for any size takes longer than that for several, where it can be written.
 _DYNAMIC = False
+# Versions of a function that may be compiled. A UNet's attention blocks see four sizes in each size of pictures, with
+# the adapter and without it: PyTorch's own limit, 8, would leave the second size uncompiled.
+VERSIONS = 128
 
 
 def check_compile(config: TrainConfig) -> None:
@@ -68,13 +71,22 @@ def uncompiled(config: TrainConfig) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def compiling_explained() -> Iterator[None]:
-    """Raise what the compiler fails at as `FeraError`."""
-    from torch._dynamo.exc import TorchDynamoException  # takes a second: where it is needed
+def compiling(config: TrainConfig) -> Iterator[None]:
+    """In this context the run's denoiser is compiled where it is called in a new way.
 
-    try:
+    Raises:
+        FeraError: the compiler fails.
+    """
+    if config.train.compile == "no":
         yield
-    except TorchDynamoException as error:
+        return
+    import torch._dynamo  # takes a second: where it is needed
+
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    try:
+        with torch._dynamo.config.patch({limit: VERSIONS}):
+            yield
+    except torch._dynamo.exc.TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)
         reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise FeraError(

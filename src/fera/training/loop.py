@@ -15,7 +15,7 @@ from fera.checkpoint import open_adapter
 from fera.errors import FeraError
 from fera.training.calibrating import with_kappa
 from fera.training.card import write_card
-from fera.training.compiling import check_compile, compiling_explained
+from fera.training.compiling import check_compile, compiling
 from fera.training.config import TrainConfig
 from fera.training.failures import failures_explained
 from fera.training.hub import claim_repo, push_adapter
@@ -94,8 +94,7 @@ def train(
                 chosen = setup.calibration.chosen
                 reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
         accelerator.wait_for_everyone()
-        compiling = compiling_explained() if config.train.compile != "no" else nullcontext()
-        with stop_request() as stop, compiling:
+        with stop_request() as stop, compiling(config):
             _run(trainer, config, run, reporter, stop)
         summary = trainer.finish(time.monotonic() - began)
         if is_main:

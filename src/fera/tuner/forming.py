@@ -3,25 +3,25 @@ r"""What many small layers multiply with in a step, formed at once.
 On a GPU a call costs more than the arithmetic of a small layer. Where all samples of a forward have one gate, the
 weights :math:`W + B \operatorname{diag}(g \otimes 1_r) A` of layers of one kind are formed in five calls, however many
 there are; where gates differ, the experts' :math:`\operatorname{diag}(g \otimes 1_r) B^\top` of each sample, in four.
-Which layers a denoiser calls, and in which order, is learned from its forwards. This knows of a layer only what it adds
-to what.
+All forwards alike, the first one too: one seed, one picture. This knows of a layer only what it adds to what.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+# Weights up to this size are formed together: larger ones keep a GPU busy.
+SMALL = 2**22
 # Weights of more bytes are not formed at once: they stand in memory until their layers have been called.
 _MOST_BYTES = 2**28
 
-# What is shared by the layers of one forward: the gate's, which forgets it when the forward ends.
+# What is shared by the layers of one forward: the gate's, which forgets it when the forward ends. Formed layers lie in
+# it under the names of their adapters.
 Shared = dict[Hashable, Any]
-# In it: the layers that asked in vain. Formed layers lie under the names of their adapters.
-_ASKED = ("layers without a group",)
 
 
 class Summands(NamedTuple):
@@ -72,11 +72,12 @@ class FormedLayer(NamedTuple):
         if self.experts is None:
             return nn.functional.linear(x, self.weight, self.bias)
         a, b = self.experts
-        rows = x if x.ndim == 3 else x.reshape(len(x), -1, x.shape[-1])
+        rows = x if x.ndim == 3 else x.reshape(len(x), x.shape[1:-1].numel(), x.shape[-1])
         result = nn.functional.linear(rows, self.weight, self.bias).baddbmm_(nn.functional.linear(rows, a), b)
-        return result if x.ndim == 3 else result.view(*x.shape[:-1], -1)
+        return result if x.ndim == 3 else result.view(*x.shape[:-1], result.shape[-1])
 
 
+@runtime_checkable
 class Formable(Protocol):
     """A layer whose weight can be formed with others."""
 
@@ -85,16 +86,17 @@ class Formable(Protocol):
 
 
 class StepWeights:
-    """Forms what a denoiser's small layers multiply with, and remembers which to form together."""
+    """Forms what a denoiser's small layers multiply with, and keeps which to form together."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, int], _Group] = {}  # of each adapter and layer
-        self._order: dict[str, dict[int, Formable]] = {}
+        self._groups: dict[str, dict[int, _Group]] = {}  # of each adapter and layer
 
     def __reduce__(self) -> tuple[type["StepWeights"], tuple[()]]:
-        return (StepWeights, ())  # a copied denoiser has other layers, and learns their order anew
+        return (StepWeights, ())  # a copied denoiser has other layers
 
-    def take(self, layer: Formable, adapter: str, rows: Tensor, shared: Shared) -> FormedLayer | None:
+    def take(
+        self, layer: Formable, adapter: str, rows: Tensor, denoiser: nn.Module, shared: Shared
+    ) -> FormedLayer | None:
         """A layer formed, and with it those of its group, which lie in `shared` under their ids until they are called.
 
         Args:
@@ -102,49 +104,38 @@ class StepWeights:
             adapter: its only active one.
             rows: the weight of each rank, the gate times the scale, in the dtype of the layer's; shape (1, E r) where
                 all samples have one gate, else (N, E r).
+            denoiser: of the layer.
             shared: by the layers of this forward.
 
         Returns:
             For this call alone; None where the layer has to see for itself.
         """
-        group = self._groups.get((adapter, id(layer)))
-        if group is None:
-            shared.setdefault(_ASKED, []).append((adapter, layer))
-            return None
         formed: dict[int, FormedLayer] = shared.setdefault(adapter, {})
         if id(layer) in formed:  # and did not fit
             return None
-        formed.update(group.form(rows))
-        if id(layer) not in formed:
-            self.forget()
+        if adapter in self._groups:
+            group = self._groups[adapter].get(id(layer))
+            if group is None:
+                return None
+            formed.update(group.form(rows))
+        if id(layer) not in formed:  # there are no groups yet, or layers differ that were of a kind
+            self._groups = {**self._groups, adapter: _groups(denoiser, adapter)}
+            group = self._groups[adapter].get(id(layer))
+            formed.update(group.form(rows) if group is not None else {})
         return formed.pop(id(layer), None)
 
-    def learn(self, shared: Mapping[Hashable, Any]) -> None:
-        """Remember, at the end of a forward, the layers that asked for the first time."""
-        asked: list[tuple[str, Formable]] = shared.get(_ASKED, [])
-        for adapter in dict.fromkeys(adapter for adapter, _ in asked):
-            order = {**self._order.get(adapter, {}), **{id(layer): layer for name, layer in asked if name == adapter}}
-            self._order[adapter] = order
-            for chunk in _chunks(list(order.values()), adapter):
-                of_kind = defaultdict(list)
-                for layer, summands in chunk:
-                    of_kind[summands.kind].append(layer)
-                for layers in of_kind.values():
-                    group = _Group(adapter, tuple(layers))
-                    self._groups |= {(adapter, id(layer)): group for layer in layers}
-
     def forget(self) -> None:
-        """Learn anew: layers or adapters have come or gone."""
-        self._groups, self._order = {}, {}
+        """Look for layers anew: they or adapters have come or gone."""
+        self._groups = {}
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Layers of one kind that follow each other.
+    """Layers of one kind.
 
     Args:
         adapter: whose experts are added.
-        layers: in the order of their calls.
+        layers: in the denoiser's order.
     """
 
     adapter: str
@@ -160,20 +151,39 @@ class _Group:
         if any(len(kind) > 1 for kind in kinds):
             return {}
         if len(rows) > 1:
-            gated = (torch.stack(b)[:, None] * rows[:, None]).mT.unbind()
+            gated = (_stacked(b)[:, None] * rows[:, None]).mT.unbind()
             return dict(zip(found, map(FormedLayer, weights, biases, scales, zip(a, gated, strict=True)), strict=True))
-        formed = torch.bmm(torch.stack(b) * rows, torch.stack(a)).unbind()
+        formed = torch.bmm(_stacked(b) * rows, _stacked(a)).unbind()
         torch._foreach_add_(formed, weights)
         return dict(zip(found, map(FormedLayer, formed, biases, scales), strict=True))
 
 
-def _chunks(layers: Sequence[Formable], adapter: str) -> Iterator[list[tuple[Formable, Summands]]]:
-    """Layers that follow each other, as many as may stand in memory at once."""
+def _stacked(matrices: tuple[Tensor, ...]) -> Tensor:
+    """Matrices of one shape along a new axis; `torch.stack` takes a call for each."""
+    return torch.cat(matrices).view(len(matrices), *matrices[0].shape)
+
+
+def _groups(denoiser: nn.Module, adapter: str) -> dict[int, _Group]:
+    """The group of each small layer of a denoiser, by the layer's id."""
+    groups: dict[int, _Group] = {}
+    for chunk in _chunks(denoiser, adapter):
+        of_kind = defaultdict(list)
+        for layer, summands in chunk:
+            of_kind[summands.kind].append(layer)
+        for layers in of_kind.values():
+            groups |= dict.fromkeys(map(id, layers), _Group(adapter, tuple(layers)))
+    return groups
+
+
+def _chunks(denoiser: nn.Module, adapter: str) -> Iterator[list[tuple[Formable, Summands]]]:
+    """Small layers that follow each other, as many as may stand in memory at once."""
     chunk: list[tuple[Formable, Summands]] = []
     held = 0
-    for layer in layers:
+    for layer in denoiser.modules():
+        if not isinstance(layer, Formable):
+            continue
         summands = layer.summands(adapter)
-        if summands is None:
+        if summands is None or summands.weight.numel() > SMALL:
             continue
         size = summands.weight.numel() * summands.weight.element_size()
         if chunk and held + size > _MOST_BYTES:

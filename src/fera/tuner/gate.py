@@ -24,7 +24,7 @@ from fera.router import SoftFrequencyRouter
 from fera.router_input import RouterInput
 from fera.tuner.casting import StepCasts
 from fera.tuner.config import FeraConfig
-from fera.tuner.forming import StepWeights
+from fera.tuner.forming import Formable, FormedLayer, StepWeights
 
 Gates = dict[str, Tensor]
 
@@ -69,9 +69,10 @@ class _Trace:
 
 
 class _PerThread(threading.local):
-    """Gates of the forward that this thread is in: threads that share a denoiser do not see each other's."""
+    """The forward that this thread is in: threads that share a denoiser do not see each other's gates."""
 
     def __init__(self) -> None:
+        self.denoiser: nn.Module | None = None
         self.gates: Gates | None = None
         self.shared: dict[Hashable, Any] = {}
 
@@ -174,17 +175,22 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             shared[key] = len(gate) == 1 or (may_ask and bool((gate == gate[:1]).all()))
         return shared[key]
 
+    def formed(self, layer: Formable, adapter: str, rows: Tensor) -> FormedLayer | None:
+        """What a layer multiplies with in the current forward, formed with others: `StepWeights.take`."""
+        denoiser = self._thread.denoiser
+        return None if denoiser is None else self.step_weights.take(layer, adapter, rows, denoiser, self.shared)
+
     @contextmanager
     def using(self, gates: Gates | None) -> Iterator[None]:
         """Put given gates in force, for layers that are run again after their forward has ended."""
-        gates_before, shared_before = self._thread.gates, self._thread.shared
+        before, shared_before = (self._thread.gates, self._thread.denoiser), self._thread.shared
         self._set_gates(gates)
         # A block that is run again is called with a few of the layers: not the weights of all are cast for it.
         self.step_casts.cast_alone(self._thread.shared)
         try:
             yield
         finally:
-            self._set_gates(gates_before)
+            self._set_gates(*before)
             self._thread.shared = shared_before
 
     def start_trace(self, routings: list[Routing], component: str, *, to_cpu: bool = True) -> None:
@@ -204,9 +210,10 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def unscale_layer(self, scale: float | None = None) -> None:
         """As `set_scale`."""
 
-    def _set_gates(self, gates: Gates | None) -> None:
+    def _set_gates(self, gates: Gates | None, denoiser: nn.Module | None = None) -> None:
         self._compiled_gates = gates
         if not torch.compiler.is_compiling():
+            self._thread.denoiser = denoiser
             self._thread.gates = gates
             self._thread.shared = {}
 
@@ -224,13 +231,12 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             if self._traces:
                 timestep, indicator = self._reader.timestep(args, kwargs), inputs.bands.indicator(latent)
                 self._record(name, timestep, indicator, gates[name])
-        self._set_gates(gates)
+        self._set_gates(gates, denoiser)
         if torch.is_grad_enabled():
             self._carry_through_checkpoints()
 
     def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if not torch.compiler.is_compiling():
-            self.step_weights.learn(self._thread.shared)
             self.step_casts.learn(self._thread.shared)
         self._set_gates(None)
 

@@ -122,6 +122,30 @@ class RoutedLora(LoraVariant):
             shared[key] = RankWeights(each, self._distinct(adapter, each))
         return shared[key]
 
+    def row_weights(self, module: LoraLayer, adapter: str, width: int, x: Tensor) -> Tensor:
+        """Each rank's weight for each row of a layer's input.
+
+        Args:
+            module: the LoRA layer.
+            adapter: name of the adapter.
+            width: E r, a multiple of the number of experts.
+            x: the input, shape (N, ..., in), in the dtype of the ranks.
+
+        Returns:
+            Shape (rows, E r).
+
+        Raises:
+            FeraError: as `forward`.
+        """
+        batch, tokens = len(x), x.shape[1:-1].numel()
+        shared = self.gate.shared
+        key = (adapter, width, batch, tokens, module.scaling[adapter], x.dtype, torch.is_grad_enabled())
+        if key not in shared:
+            each = self.rank_weights(module, adapter, width, batch, x.dtype).each
+            shared[key] = each.repeat_interleave(tokens, dim=0)
+        weights: Tensor = shared[key]
+        return weights
+
     def _distinct(self, adapter: str, each: Tensor) -> Tensor | None:
         """What `RankWeights.distinct` holds for these weights."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():

@@ -6,17 +6,17 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
-from fera.tuner.forming import FormedLayer, Summands
+from fera.tuner.forming import SMALL, FormedLayer, Summands
 from fera.tuner.layer import RoutedLora
-from fera.tuner.product import routed_linear
+from fera.tuner.product import routed_linear, routed_rows
 
 # Measured on a CPU: what a merged weight must save in multiplications for each of its entries, since it is also written
 # and read, and what the fewer calls are worth.
 _MERGE_FROM = 1.25
 _CALLS = 2**16
 
-# Weights up to this size are formed together with others where calls are what costs: larger ones keep a GPU busy.
-_SMALL = 2**22
+# Entries of an input from which on a GPU takes longer for a pass over it than the host for a few calls.
+_LARGE = 2**23
 
 # Autocast leaves other dtypes as they are.
 _CAST_BY_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
@@ -104,12 +104,17 @@ class RoutedLinear(LoraLinear):
         x, weight, bias, lora_a, lora_b = operands
         weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
         rows = weights.distinct
-        if rows is not None and _forms_together(x, weight, lora_a, rows):
-            formed = variant.gate.step_weights.take(self, adapter, rows, variant.gate.shared)
-            if formed is not None:
-                return formed.output(x)
-        if rows is not None and _merging_pays(x, weight, len(rows)):
-            return _merged(x, weight, bias, lora_a, lora_b, rows)
+        if rows is not None:
+            merging = _merging_pays(x, weight, len(rows))
+            if type(lora_a) is nn.Parameter and _forms_together(x, weight, rows, merging):
+                formed = variant.gate.formed(self, adapter, rows)
+                if formed is not None:
+                    return formed.output(x)
+            if merging:
+                return _merged(x, weight, bias, lora_a, lora_b, rows)
+        if _calls_cost(x) and x.numel() < _LARGE and not torch.compiler.is_compiling():
+            of_rows = variant.row_weights(self, adapter, lora_a.shape[0], x)
+            return routed_rows(x, weight, bias, lora_a, lora_b, of_rows)
         return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
 
     def summands(self, adapter: str) -> Summands | None:
@@ -178,13 +183,21 @@ def _operands(x: Tensor, plain: _Plain) -> Operands | None:
     return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
 
 
-def _forms_together(x: Tensor, weight: Tensor, lora_a: Tensor, rows: Tensor) -> bool:
-    """Whether calls are what a layer costs, and its weights are used as they are, not cast by autocast.
+def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> bool:
+    """Whether it takes less to form what a layer multiplies with together with others, under so many different gates.
 
-    The gated experts of many samples would take more memory than the weight.
+    Args:
+        x: the layer's input.
+        weight: of the base.
+        rows: rank weights, (1 or N, E r).
+        merging: whether a weight for each gate would be less arithmetic.
     """
-    small = weight.numel() <= _SMALL and (len(rows) == 1 or rows.numel() <= weight.shape[1])
-    return _calls_cost(x) and small and type(lora_a) is nn.Parameter
+    if not _calls_cost(x) or weight.numel() > SMALL:
+        return False
+    if len(rows) == 1:
+        return True
+    # Gated experts are to take no more memory than the weight; where passes over the input cost, weights save two.
+    return rows.numel() <= weight.shape[1] and not (merging and x.numel() >= _LARGE)
 
 
 def _calls_cost(x: Tensor) -> bool:
@@ -194,8 +207,6 @@ def _calls_cost(x: Tensor) -> bool:
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
     """Whether forming so many weights takes less than two thin products for all tokens."""
-    if distinct > 1 and (_calls_cost(x) or not x.is_cpu):
-        return False
     tokens = x.numel() // x.shape[-1]
     return tokens * sum(weight.shape) + _CALLS >= _MERGE_FROM * distinct * weight.numel()
 
