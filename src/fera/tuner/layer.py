@@ -39,9 +39,9 @@ class RankWeights(NamedTuple):
     """The weights of an adapter's ranks in one forward.
 
     Args:
-        each: one row for each sample, shape (N, E r).
-        distinct: the first row where all are equal, else all of them; None where no weight is formed from them: they
-            are trained, or traced by the compiler.
+        each: shape (N, 1, E r).
+        distinct: the first row where all are equal, shape (1, E r), else all of them, shape (N, E r); None where no
+            weight is formed from them: they are trained, or traced by the compiler.
     """
 
     each: Tensor
@@ -94,7 +94,7 @@ class RoutedLora(LoraVariant):
         axis = 1 if isinstance(module, _ConvNd) else ranks.ndim - 1
         weights = self.rank_weights(module, active_adapter, ranks.shape[axis], ranks.shape[0], ranks.dtype).each
         shape = [1] * ranks.ndim
-        shape[0], shape[axis] = weights.shape
+        shape[0], shape[axis] = len(weights), weights.shape[-1]
         return result + lora_b(ranks * weights.view(shape))
 
     def rank_weights(self, module: LoraLayer, adapter: str, width: int, batch: int, dtype: torch.dtype) -> RankWeights:
@@ -108,7 +108,7 @@ class RoutedLora(LoraVariant):
             dtype: of the ranks.
 
         Returns:
-            Weights of shape (N, E r).
+            The same for all layers that ask alike in a forward.
 
         Raises:
             FeraError: as `forward`.
@@ -119,7 +119,7 @@ class RoutedLora(LoraVariant):
         if key not in shared:
             gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch)
             each = (gate.to(dtype) * scale).repeat_interleave(width // self.num_experts, dim=1)
-            shared[key] = RankWeights(each, self._distinct(adapter, each))
+            shared[key] = RankWeights(each[:, None], self._distinct(adapter, each))
         return shared[key]
 
     def row_weights(self, module: LoraLayer, adapter: str, width: int, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class RoutedLora(LoraVariant):
         key = (adapter, width, batch, tokens, module.scaling[adapter], x.dtype, torch.is_grad_enabled())
         if key not in shared:
             each = self.rank_weights(module, adapter, width, batch, x.dtype).each
-            shared[key] = each.repeat_interleave(tokens, dim=0)
+            shared[key] = each.expand(-1, tokens, -1).flatten(0, 1)
         weights: Tensor = shared[key]
         return weights
 

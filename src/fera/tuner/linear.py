@@ -15,8 +15,9 @@ from fera.tuner.product import routed_linear, routed_rows
 _MERGE_FROM = 1.25
 _CALLS = 2**16
 
-# Entries of an input from which on a GPU takes longer for a pass over it than the host for a few calls.
-_LARGE = 2**23
+# Multiplications of a layer from which a GPU takes longer for them than its host for the layer's calls (on an H100), in
+# drawing and in training, which calls more.
+_BUSY, _BUSY_TRAINING = 2**32, 2**34
 
 # Autocast leaves other dtypes as they are.
 _CAST_BY_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
@@ -112,7 +113,7 @@ class RoutedLinear(LoraLinear):
                     return formed.output(x)
             if merging:
                 return _merged(x, weight, bias, lora_a, lora_b, rows)
-        if _calls_cost(x) and x.numel() < _LARGE and not torch.compiler.is_compiling():
+        if _calls_cost(x) and not _is_busy(x, weight) and not torch.compiler.is_compiling():
             of_rows = variant.row_weights(self, adapter, lora_a.shape[0], x)
             return routed_rows(x, weight, bias, lora_a, lora_b, of_rows)
         return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
@@ -197,12 +198,17 @@ def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> b
     if len(rows) == 1:
         return True
     # Gated experts are to take no more memory than the weight; where passes over the input cost, weights save two.
-    return rows.numel() <= weight.shape[1] and not (merging and x.numel() >= _LARGE)
+    return rows.numel() <= weight.shape[1] and not (merging and _is_busy(x, weight))
 
 
 def _calls_cost(x: Tensor) -> bool:
     """Whether each call is a kernel's launch, which costs more than the arithmetic of a small layer."""
     return x.is_cuda
+
+
+def _is_busy(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer's arithmetic takes a GPU longer than the calls take its host: then passes over the input cost."""
+    return x.numel() * len(weight) >= (_BUSY_TRAINING if torch.is_grad_enabled() else _BUSY)
 
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:

@@ -20,15 +20,18 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: 
         bias: of the base, shape (out,), or None.
         a: the experts' A, stacked, shape (E r, in).
         b: the experts' B, stacked, shape (out, E r).
-        weights: of the ranks, shape (N, E r).
+        weights: of the ranks, shape (N, 1, E r).
 
     Returns:
         Shape (N, ..., out). All arguments have one dtype, which is its too.
     """
+    tokens = x if x.ndim == 3 else x.reshape(len(x), x.shape[1:-1].numel(), x.shape[-1])
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     if frozen and torch.is_grad_enabled() and not _traced():
-        return _RoutedLinear.apply(x, weight, bias, a, b, weights)
-    return _product(x, weight, bias, a, b, weights)[0]
+        output: Tensor = _RoutedLinear.apply(tokens, weight, bias, a, b, weights)
+    else:
+        output = _product(tokens, weight, bias, a, b, weights)[0]
+    return output if x.ndim == 3 else output.view(*x.shape[:-1], len(weight))
 
 
 def routed_rows(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
@@ -59,18 +62,12 @@ def _traced() -> bool:
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Output (N, ..., out) and ranks before their weights, (N, tokens, E r)."""
-    inputs = x.flatten(0, -2)
-    ranks = _by_sample(torch.mm(inputs, a.t()), x)
-    output = nn.functional.linear(inputs, weight, bias)
+    """Output (N, tokens, out) and ranks before their weights, (N, tokens, E r)."""
+    ranks = nn.functional.linear(x, a)
+    output = nn.functional.linear(x.flatten(0, 1), weight, bias)
     # Adding in place spares a pass over the output and a second one in memory. To a view of it, autograd would copy.
-    output.addmm_((ranks * weights[:, None]).flatten(0, 1), b.t())
-    return output.view(*x.shape[:-1], len(weight)), ranks
-
-
-def _by_sample(rows: Tensor, x: Tensor) -> Tensor:
-    """Rows (N tokens, E r) as (N, tokens, E r), for the N of x, shape (N, ..., in)."""
-    return rows.view(len(x), x.shape[1:-1].numel(), rows.shape[1])
+    output.addmm_((ranks * weights).flatten(0, 1), b.t())
+    return output.view(*x.shape[:2], len(weight)), ranks
 
 
 class _RoutedLinear(torch.autograd.Function):
@@ -91,18 +88,14 @@ class _RoutedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, weights, ranks = ctx.saved_tensors
-        inputs, slopes, weights = x.flatten(0, -2), slope.flatten(0, -2), weights[:, None]
+        needs_x, _, _, needs_a, needs_b, needs_weights = ctx.needs_input_grad
+        inputs, slopes = x.flatten(0, 1), slope.flatten(0, 1)
         if torch.is_grad_enabled():  # a second derivative is asked for, and what is kept of the ranks has none
-            ranks = _by_sample(torch.mm(inputs, a.t()), x)
-        of_weighted = _by_sample(torch.mm(slopes, b), x)
+            ranks = nn.functional.linear(x, a)
+        of_weighted = torch.matmul(slope, b)
         of_ranks = (of_weighted * weights).flatten(0, 1)
-        of_x = of_a = of_b = of_weights = None
-        if ctx.needs_input_grad[0]:
-            of_x = torch.mm(slopes, weight).addmm_(of_ranks, a).view(x.shape)
-        if ctx.needs_input_grad[3]:
-            of_a = torch.mm(of_ranks.t(), inputs)
-        if ctx.needs_input_grad[4]:
-            of_b = torch.mm(slopes.t(), (ranks * weights).flatten(0, 1))
-        if ctx.needs_input_grad[5]:
-            of_weights = (ranks * of_weighted).sum(dim=1)
+        of_x = torch.mm(slopes, weight).addmm_(of_ranks, a).view(x.shape) if needs_x else None
+        of_a = torch.mm(of_ranks.t(), inputs) if needs_a else None
+        of_b = torch.mm(slopes.t(), (ranks * weights).flatten(0, 1)) if needs_b else None
+        of_weights = (ranks * of_weighted).sum(dim=1, keepdim=True) if needs_weights else None
         return of_x, None, None, of_a, of_b, of_weights
