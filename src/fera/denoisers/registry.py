@@ -178,7 +178,8 @@ class CallReader:
         timestep = torch.as_tensor(timestep, device=like.device)
         level = (timestep.float() - clean) / (noise - clean)
         level = level.flatten(1).amax(dim=1) if level.ndim > 1 else level.reshape(-1)
-        return level.repeat_interleave(like.shape[0] // level.shape[0])
+        count = like.shape[0]
+        return level.expand(count) if len(level) in (1, count) else level.repeat_interleave(count // len(level))
 
 
 def _argument_names(denoiser_class: type[nn.Module]) -> list[str]:

@@ -74,7 +74,7 @@ class RoutedLinear(LoraLinear):
             Shape (N, ..., out), the dtype of x, or autocast's.
         """
         if not args and not kwargs:
-            formed = None if torch.is_grad_enabled() else self._formed(x)
+            formed = self._formed(x) if _calls_cost(x) and not torch.is_grad_enabled() else None
             if formed is not None:
                 return formed.output(x)
             plain = self._plain()
