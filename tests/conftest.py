@@ -50,6 +50,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers go the ways that they go on a GPU."""
+    from fera.tuner import linear
+
+    monkeypatch.setattr(linear, "_calls_cost", lambda x: True)
+
+
+@pytest.fixture
 def exact_convolutions() -> Iterator[None]:
     """On a GPU, as matrix products are by default: not in TF32."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

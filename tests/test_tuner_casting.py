@@ -11,12 +11,8 @@ from tuner_cases import CASES, UNET, adapter_gradients, config, fill, find_gate,
 
 from fera.tuner import casting, linear
 
+pytestmark = pytest.mark.usefixtures("as_on_a_gpu")
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
-
-
-@pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(linear, "_calls_cost", lambda x: True)
 
 
 @pytest.fixture

@@ -26,12 +26,8 @@ import fera
 from fera import register_denoiser
 from fera.tuner import forming, linear
 
+pytestmark = pytest.mark.usefixtures("as_on_a_gpu")
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
-
-
-@pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(linear, "_calls_cost", lambda x: True)
 
 
 @pytest.fixture
@@ -423,3 +419,12 @@ def test_layers_that_autocast_casts_form_their_own(formed):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             predict(model, guided(UNET))
     assert formed == []
+
+
+def test_autocast_that_begins_within_a_forward(formed):
+    model, inputs = make(), UNET.inputs(2)
+    attention = [module for module in model.modules() if type(module).__name__ == "Attention"][-1]
+    attention.forward = torch.autocast("cpu", torch.bfloat16)(attention.forward)
+    with torch.no_grad():
+        torch.testing.assert_close(predict(model, inputs), generally(model, inputs), rtol=0.02, atol=0.02)
+    assert formed

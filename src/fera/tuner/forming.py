@@ -65,7 +65,9 @@ class FormedLayer(NamedTuple):
 
     def fits(self, x: Tensor) -> bool:
         """Whether it was formed for an input of this precision and so many samples."""
-        return x.dtype == self.weight.dtype and (self.experts is None or len(x) == len(self.experts[1]))
+        if self.experts is not None and (len(x) != len(self.experts[1]) or torch.is_autocast_enabled(x.device.type)):
+            return False
+        return x.dtype == self.weight.dtype
 
     def output(self, x: Tensor) -> Tensor:
         """The layer's output for an input that fits, shape (N, ..., in)."""

@@ -91,9 +91,9 @@ class RoutedLinear(LoraLinear):
         variant = own["lora_variant"].get(name) if type(name) is str else None
         if type(variant) is not RoutedLora:
             return None
-        ready: dict[int, FormedLayer] = variant.gate.shared.get(name, {})
-        formed = ready.get(id(self))
-        if formed is None:
+        ready: dict[int, FormedLayer] | None = variant.gate.shared.get(name)
+        formed = ready.get(id(self)) if ready else None
+        if ready is None or formed is None:
             return None
         # What a hook within the forward may have changed since; the rest was seen when it was formed.
         changed = own["_disable_adapters"] or own["merged_adapters"] or formed.scale != own["scaling"][name]
