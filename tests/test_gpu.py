@@ -57,9 +57,12 @@ def test_outputs_and_gradients_are_those_of_the_cpu(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@cases
-def test_mixed_precision_is_as_exact_as_through_peft(case, dtype, monkeypatch):
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("case", [*CASES, FLUX], ids=repr)
+def test_mixed_precision_is_as_exact_as_through_peft(case, checkpointed, dtype, monkeypatch):
     model = fill(get_peft_model(case.model(), config())).train()
+    if checkpointed:
+        model.get_base_model().enable_gradient_checkpointing()
     mixed = copy.deepcopy(model).to("cuda")
     for parameter in mixed.parameters():
         if not parameter.requires_grad:
