@@ -133,8 +133,8 @@ def test_gated_experts_take_no_more_memory_than_the_weight(formed):
 
 def test_where_passes_cost_each_of_several_gates_has_a_weight_of_its_own(formed, monkeypatch):
     monkeypatch.setattr(linear, "_is_busy", lambda x, weight: True)
-    model = make()
-    check(model, UNET.inputs(2))
+    model = make(target_modules=["attn1.to_q", "attn1.to_v"])  # layers of many tokens
+    check(model, UNET.inputs(2, size=16))
     assert formed == []
     check(model, guided(UNET))
     assert sum(formed) == count_routed(model)

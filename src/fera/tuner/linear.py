@@ -11,7 +11,7 @@ from fera.tuner.layer import RoutedLora
 from fera.tuner.product import routed_linear, routed_rows
 
 # Measured on a CPU: what a merged weight must save in multiplications for each of its entries, since it is also written
-# and read, and what the fewer calls are worth.
+# and read, and what the fewer calls are worth where one serves all samples.
 _MERGE_FROM = 1.25
 _CALLS = 2**16
 
@@ -213,8 +213,8 @@ def _is_busy(x: Tensor, weight: Tensor) -> bool:
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
     """Whether forming so many weights takes less than two thin products for all tokens."""
-    tokens = x.numel() // x.shape[-1]
-    return tokens * sum(weight.shape) + _CALLS >= _MERGE_FROM * distinct * weight.numel()
+    saved = x.numel() // x.shape[-1] * sum(weight.shape) + (_CALLS if distinct == 1 else 0)
+    return saved >= _MERGE_FROM * distinct * weight.numel()
 
 
 def _merged(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, gated: Tensor) -> Tensor:
