@@ -170,6 +170,21 @@ def training_step(denoiser: nn.Module, batch: Batch) -> Callable[[], None]:
     return step
 
 
+def passes_alone(base: nn.Module, batch: Batch) -> Callable[[], None]:
+    """Forward and backward of a base from where its first adapter would be: a training step whose adapters take nothing."""
+    denoiser = copied(base).train()
+    first = next(module for name, module in denoiser.named_modules() if name.endswith(f".{TARGETS[0]}"))
+    start = torch.zeros(1, device=batch.target.device, requires_grad=True)
+    first.register_forward_pre_hook(lambda module, args: (args[0] + start, *args[1:]))
+
+    def step() -> None:
+        with autocast_of(denoiser):
+            prediction = denoiser(**batch.inputs, return_dict=False)[0]
+        (prediction.float() - batch.target).square().mean().backward()
+
+    return step
+
+
 def generation_step(denoiser: nn.Module, batch: Batch) -> Callable[[], Tensor]:
     """The denoiser's call as a pipeline makes it, adapters active and unmerged, in the base's precision."""
     denoiser.eval()
