@@ -171,7 +171,7 @@ def training_step(denoiser: nn.Module, batch: Batch) -> Callable[[], None]:
 
 
 def passes_alone(base: nn.Module, batch: Batch) -> Callable[[], None]:
-    """Forward and backward of a base from where its first adapter would be: a training step whose adapters take nothing."""
+    """Forward and backward of a base from where its first adapter would be: a step whose adapters take no time."""
     denoiser = copied(base).train()
     first = next(module for name, module in denoiser.named_modules() if name.endswith(f".{TARGETS[0]}"))
     start = torch.zeros(1, device=batch.target.device, requires_grad=True)
