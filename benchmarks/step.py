@@ -8,6 +8,7 @@ from benchmarks.contestants import (
     RANK,
     batch_for,
     emoji_unet,
+    passes_alone,
     small_sdxl,
     training_step,
     with_fera,
@@ -32,7 +33,12 @@ def races(setting: Setting) -> Iterator[Race]:
                 "fera": training_step(with_fera(base), batch),
                 LORA: training_step(with_lora(base), batch),
                 "released form": training_step(with_released(base), batch),
+                "the base's passes alone": passes_alone(base, batch),
             },
-            [Comparison("fera", LORA, 1.00), Comparison("fera", "released form", 0.65)],
+            [
+                Comparison("fera", LORA, 1.00),
+                Comparison("fera", "released form", 0.65),
+                Comparison("the base's passes alone", "released form"),
+            ],
             rounds=rounds,
         )
