@@ -7,6 +7,8 @@ contestants alike.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +58,12 @@ class Batch:
 
 def emoji_unet(setting: Setting) -> UNet2DConditionModel:
     """The bundled base's UNet: 11 million parameters, latents (4, 16, 16)."""
-    unet = UNet2DConditionModel.from_pretrained(base_path(), subfolder="unet")
+    return unet_from(setting, base_path())
+
+
+def unet_from(setting: Setting, base: Path) -> UNet2DConditionModel:
+    """The UNet of a base's folder, frozen."""
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
     return lay_out(setting.place(unet.requires_grad_(False)))
 
 
@@ -160,9 +167,7 @@ def training_step(denoiser: nn.Module, batch: Batch) -> Callable[[], None]:
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def step() -> None:
-        with autocast_of(denoiser):
-            prediction = denoiser(**batch.inputs, return_dict=False)[0]
-        (prediction.float() - batch.target).square().mean().backward()
+        _passes(denoiser, batch)
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -176,13 +181,13 @@ def passes_alone(base: nn.Module, batch: Batch) -> Callable[[], None]:
     first = next(module for name, module in denoiser.named_modules() if name.endswith(f".{TARGETS[0]}"))
     start = torch.zeros(1, device=batch.target.device, requires_grad=True)
     first.register_forward_pre_hook(lambda module, args: (args[0] + start, *args[1:]))
+    return partial(_passes, denoiser, batch)
 
-    def step() -> None:
-        with autocast_of(denoiser):
-            prediction = denoiser(**batch.inputs, return_dict=False)[0]
-        (prediction.float() - batch.target).square().mean().backward()
 
-    return step
+def _passes(denoiser: nn.Module, batch: Batch) -> None:
+    with autocast_of(denoiser):
+        prediction = denoiser(**batch.inputs, return_dict=False)[0]
+    (prediction.float() - batch.target).square().mean().backward()
 
 
 def generation_step(denoiser: nn.Module, batch: Batch) -> Callable[[], Tensor]:

@@ -4,16 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from diffusers import UNet2DConditionModel
-
-from benchmarks.contestants import batch_for, passes_alone
+from benchmarks.contestants import batch_for, passes_alone, unet_from
 from benchmarks.diffusers_loop import DiffusersLoop
 from benchmarks.meters import speed
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from benchmarks.small_sd15 import EIGHTH, FULL, TINY, save_base
 from benchmarks.trainers import STYLE, style_folder, trainer
-from fera.bases import lay_out
 from fera.demo import base_path
 
 
@@ -37,16 +34,19 @@ def _race(
     setting: Setting, name: str, folder: Path, size: int, steps: int, rounds: int, base: Path | None = None
 ) -> Race:
     """Each contestant takes some steps a turn."""
+    unet = unet_from(setting, base or base_path())
+    batch = batch_for(unet, size, tokens=16 if setting.is_cpu else FULL.tokens)
     contestants = {
-        "fera train": trainer(setting, folder, "without", size, {}, base),
-        "fera train, compiled": trainer(setting, folder, "compiled", size, {"compile": "denoiser"}, base),
-        "fera train with FECL": trainer(setting, folder, "with", size, {"consistency_weight": 0.1}, base),
-        "the base's passes alone": _Passes(setting, size, base or base_path()),
-        "diffusers' way": DiffusersLoop(setting, folder / "train", size, base),
+        "fera train": trainer(setting, folder, "without", size, {}, base).advance,
+        "fera train, compiled": trainer(setting, folder, "compiled", size, {"compile": "denoiser"}, base).advance,
+        "fera train with FECL": trainer(setting, folder, "with", size, {"consistency_weight": 0.1}, base).advance,
+        # What an uncompiled run cannot be faster than.
+        "the base's passes alone": passes_alone(unet, batch),
+        "diffusers' way": DiffusersLoop(setting, folder / "train", size, base).advance,
     }
     return Race(
         f"whole run, {name}, {STYLE}, batch {size}",
-        {one: _repeated(contestant.advance, steps) for one, contestant in contestants.items()},
+        {one: _repeated(step, steps) for one, step in contestants.items()},
         [
             *(Comparison(one, "diffusers' way", at_least=1.5) for one in contestants if one.startswith("fera")),
             Comparison("the base's passes alone", "diffusers' way"),
@@ -54,15 +54,6 @@ def _race(
         rounds=rounds,
         meter=speed(steps * size),
     )
-
-
-class _Passes:
-    """What an uncompiled run cannot be faster than: the base's forward and backward, with nothing else to do."""
-
-    def __init__(self, setting: Setting, size: int, base: Path) -> None:
-        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
-        unet = lay_out(setting.place(unet.requires_grad_(False)))
-        self.advance = passes_alone(unet, batch_for(unet, size, tokens=16 if setting.is_cpu else FULL.tokens))
 
 
 def _repeated(step: Callable[[], None], times: int) -> Callable[[], None]:

@@ -17,8 +17,8 @@ from fera.training.config import TrainConfig
 BACKEND = "inductor"
 # Each size of pictures by itself: code for any size takes longer than that for several, where it can be written.
 _DYNAMIC = False
-# Versions of a function that may be compiled. A UNet's attention blocks see four sizes in each size of pictures, with
-# the adapter and without it: PyTorch's own limit, 8, would leave the second size uncompiled.
+# Versions of a function that may be compiled. SD 1.5's attention blocks see four sizes in each size of pictures:
+# PyTorch's own limit, 8, would leave the third size uncompiled.
 VERSIONS = 128
 
 

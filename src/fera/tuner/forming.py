@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 # Weights up to this size are formed together: larger ones keep a GPU busy.
-SMALL = 2**22
+_SMALL = 2**22
 # Weights of more bytes are not formed at once: they stand in memory until their layers have been called.
 _MOST_BYTES = 2**28
 
@@ -185,7 +185,7 @@ def _chunks(denoiser: nn.Module, adapter: str) -> Iterator[list[tuple[Formable, 
         if not isinstance(layer, Formable):
             continue
         summands = layer.summands(adapter)
-        if summands is None or summands.weight.numel() > SMALL:
+        if summands is None or summands.weight.numel() > _SMALL:
             continue
         size = summands.weight.numel() * summands.weight.element_size()
         if chunk and held + size > _MOST_BYTES:

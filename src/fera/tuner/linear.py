@@ -6,7 +6,7 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
-from fera.tuner.forming import SMALL, FormedLayer, Summands
+from fera.tuner.forming import FormedLayer, Summands
 from fera.tuner.layer import RoutedLora
 from fera.tuner.product import routed_linear, routed_rows
 
@@ -55,8 +55,8 @@ class RoutedLinear(LoraLinear):
 
     .. math:: W + B \operatorname{diag}(g \otimes 1_r) A,
 
-    once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else, on a CPU,
-    once a sample. On a GPU small layers' weights, or gated experts, are formed together (`StepWeights`). In half
+    once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else once a
+    sample. On a GPU small layers' weights, or gated experts, are formed together (`StepWeights`). In half
     precision the weight is rounded once more and the output once less. Under autocast, inputs and weights are cast
     once, to its dtype: PEFT's layer casts the input there and back. Everything else is left to PEFT's forward and its
     call of `RoutedLora`.
@@ -193,7 +193,7 @@ def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> b
         rows: rank weights, (1 or N, E r).
         merging: whether a weight for each gate would be less arithmetic.
     """
-    if not _calls_cost(x) or weight.numel() > SMALL:
+    if not _calls_cost(x):
         return False
     if len(rows) == 1:
         return True
