@@ -32,9 +32,9 @@ def check_images(examples: Sequence[Example], *, skip_bad: bool) -> tuple[list[E
     """
     good, bad = sift_images(examples)
     if bad and not skip_bad:
-        count = "a picture" if len(bad) == 1 else f"{len(bad)} pictures"
         raise FeraError(
-            f"{count} of {len(examples)} cannot be used: {some_of(bad)}. Repair or remove them, or set data.skip_bad"
+            f"{len(bad)} of {len(examples)} pictures cannot be used: {some_of(bad)}. "
+            "Repair or remove them; a training run leaves them out with data.skip_bad = true"
         )
     if not good:
         raise FeraError(f"none of {len(examples)} pictures can be used: {some_of(bad)}")
