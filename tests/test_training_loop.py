@@ -168,6 +168,18 @@ def test_run_can_be_prolonged(configure):
     assert_same_adapter(straight, prolonged)
 
 
+@pytest.mark.parametrize("steps", [3, 2])
+def test_resuming_a_run_that_has_done_its_steps_says_so_and_leaves_it(configure, capsys, steps):
+    train(configure("run", train={"steps": 3}))
+    before = weights_of(configure("run"))
+    capsys.readouterr()
+    train(configure("run", train={"steps": steps}), resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "step 3, epoch" in said and f"no step is left to train: train.steps is {steps}" in said
+    after = weights_of(configure("run"))
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
 def test_accumulation_equals_a_larger_batch(configure):
     whole = configure("whole", train={"batch_size": 4, "steps": 3, "learning_rate": 1e-3})
     parts = configure(

@@ -229,11 +229,14 @@ class Trainer:
     def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> None:
         """Go back to a checkpoint, as `Saver.restore` does."""
         self.progress, is_other_data = self._saver.restore(checkpoint, changed, allow)
-        epoch = self._samples / len(self._setup.training)
+        epoch, steps = self._samples / len(self._setup.training), self._config.train.steps
+        place = f"step {self.step} of {steps}" if self.step < steps else f"step {self.step}"
         self._reporter.say(
-            f"resumed {checkpoint}: step {self.step} of {self._config.train.steps}, epoch {epoch:.2f}, "
+            f"resumed {checkpoint}: {place}, epoch {epoch:.2f}, "
             f"learning rate {self._lr_scheduler.get_last_lr()[0]:.3g}; weights, optimizer and data order restored"
         )
+        if self.step >= steps:
+            self._reporter.say(f"  no step is left to train: train.steps is {steps}; more of them go on from here")
         for change in changed:
             self._reporter.say(f"  changed, as allowed: {change}")
         if is_other_data:
