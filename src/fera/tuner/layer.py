@@ -40,12 +40,14 @@ class RankWeights(NamedTuple):
 
     Args:
         each: shape (N, 1, E r).
-        distinct: the first row where all are equal, shape (1, E r), else all of them, shape (N, E r); None where no
-            weight is formed from them: they are trained, or traced by the compiler.
+        rows: the first row where all are equal, shape (1, E r), else all of them, shape (N, E r); None where no weight
+            is formed from them: they are trained, or traced by the compiler.
+        distinct: how many rows.
     """
 
     each: Tensor
-    distinct: Tensor | None
+    rows: Tensor | None
+    distinct: int
 
 
 class RoutedLora(LoraVariant):
@@ -119,7 +121,8 @@ class RoutedLora(LoraVariant):
         if key not in shared:
             gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch)
             each = (gate.to(dtype) * scale).repeat_interleave(width // self.num_experts, dim=1)
-            shared[key] = RankWeights(each[:, None], self._distinct(adapter, each))
+            rows = self._distinct(adapter, each)
+            shared[key] = RankWeights(each[:, None], rows, 0 if rows is None else len(rows))
         return shared[key]
 
     def row_weights(self, module: LoraLayer, adapter: str, width: int, x: Tensor) -> Tensor:
@@ -147,7 +150,7 @@ class RoutedLora(LoraVariant):
         return weights
 
     def _distinct(self, adapter: str, each: Tensor) -> Tensor | None:
-        """What `RankWeights.distinct` holds for these weights."""
+        """What `RankWeights.rows` holds for these weights."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
         return each[:1] if self.gate.is_one(adapter) else each

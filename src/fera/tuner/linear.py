@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.nn import Identity, Linear, Parameter
 
 from fera.tuner.forming import FormedLayer, Summands
 from fera.tuner.layer import RoutedLora
@@ -23,28 +24,24 @@ _BUSY, _BUSY_TRAINING = 2**32, 2**34
 _CAST_BY_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
 
 
-class Operands(NamedTuple):
-    """What a plain routed layer multiplies, all in one dtype."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    lora_a: Tensor
-    lora_b: Tensor
-
-
 class _Plain(NamedTuple):
     """A layer that is no more than it seems.
 
     Args:
         adapter: its one active adapter.
         variant: that routes it.
-        summands: what its output is made of.
+        weight: of the base, shape (out, in).
+        bias: of the base.
+        a: the experts' A, stacked, shape (E r, in).
+        b: the experts' B, stacked, shape (out, E r).
     """
 
     adapter: str
     variant: RoutedLora
-    summands: Summands
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor
+    b: Tensor
 
 
 class RoutedLinear(LoraLinear):
@@ -78,9 +75,9 @@ class RoutedLinear(LoraLinear):
             if formed is not None:
                 return formed.output(x)
             plain = self._plain()
-            operands = None if plain is None else _operands(x, plain)
-            if plain is not None and operands is not None:
-                return self._routed(plain, operands)
+            operands = None if plain is None else _in_one_dtype(x, plain)
+            if operands is not None:
+                return self._routed(*operands)
         return super().forward(x, *args, **kwargs)
 
     def _formed(self, x: Tensor) -> FormedLayer | None:
@@ -99,29 +96,29 @@ class RoutedLinear(LoraLinear):
         changed = own["_disable_adapters"] or own["merged_adapters"] or formed.scale != own["scaling"][name]
         return None if changed or not formed.fits(x) else ready.pop(id(self))
 
-    def _routed(self, plain: _Plain, operands: Operands) -> Tensor:
-        """The output of a layer that is as this class knows it."""
-        adapter, variant, _ = plain
-        x, weight, bias, lora_a, lora_b = operands
-        weights = variant.rank_weights(self, adapter, lora_a.shape[0], x.shape[0], x.dtype)
-        rows = weights.distinct
+    def _routed(self, x: Tensor, plain: _Plain) -> Tensor:
+        """The output of a layer that is as this class knows it, all in one dtype."""
+        adapter, variant, weight, bias, a, b = plain
+        weights = variant.rank_weights(self, adapter, a.size(0), x.size(0), x.dtype)
+        rows, distinct = weights.rows, weights.distinct
         if rows is not None:
-            merging = _merging_pays(x, weight, len(rows))
-            if type(lora_a) is nn.Parameter and _forms_together(x, weight, rows, merging):
+            merging = _merging_pays(x, weight, distinct)
+            if _calls_cost(x) and type(a) is Parameter and _forms_together(x, weight, rows, merging):
                 formed = variant.gate.formed(self, adapter, rows)
                 if formed is not None:
                     return formed.output(x)
             if merging:
-                return _merged(x, weight, bias, lora_a, lora_b, rows)
+                return _merged(x, weight, bias, a, b, rows, distinct)
         if _calls_cost(x) and not _is_busy(x, weight) and not torch.compiler.is_compiling():
-            of_rows = variant.row_weights(self, adapter, lora_a.shape[0], x)
-            return routed_rows(x, weight, bias, lora_a, lora_b, of_rows)
-        return routed_linear(x, weight, bias, lora_a, lora_b, weights.each)
+            return routed_rows(x, weight, bias, a, b, variant.row_weights(self, adapter, a.size(0), x))
+        return routed_linear(x, weight, bias, a, b, weights.each)
 
     def summands(self, adapter: str) -> Summands | None:
         """What the weight of a step is made of, where this adapter acts alone on an unchanged layer."""
         plain = self._plain()
-        return plain.summands if plain is not None and plain.adapter == adapter else None
+        if plain is None or plain.adapter != adapter:
+            return None
+        return Summands(plain.weight, plain.bias, plain.a, plain.b, self.scaling[adapter])
 
     def _plain(self) -> _Plain | None:
         """What the layer consists of, where all is as this class knows it.
@@ -143,49 +140,51 @@ class RoutedLinear(LoraLinear):
         variant = own["lora_variant"].get(name)
         if type(variant) is not RoutedLora or own["lora_bias"][name]:
             return None
-        if own["training"] and type(modules["lora_dropout"][name]) is not nn.Identity:
+        if own["training"] and type(modules["lora_dropout"][name]) is not Identity:
             return None
-        weights = []
-        for part in (modules["base_layer"], downs[name], modules["lora_B"]._modules[name]):
-            held = vars(part)
-            if (
-                type(part) is not nn.Linear
-                or held["_forward_hooks"]
-                or held["_forward_pre_hooks"]
-                or held["_backward_hooks"]
-                or held["_backward_pre_hooks"]
-                or "forward" in held  # accelerate's hooks replace it
-            ):
-                return None
-            weight = held["_parameters"]["weight"]
-            # Quantized and sharded weights are tensors of classes of their own, which know few operators.
-            if type(weight) is not nn.Parameter:
-                return None
-            weights.append(weight)
-        weight, lora_a, lora_b = weights
-        bias = vars(modules["base_layer"])["_parameters"]["bias"]
-        return _Plain(name, variant, Summands(weight, bias, lora_a, lora_b, own["scaling"][name]))
+        base = modules["base_layer"]
+        weight, a, b = _weight_of(base), _weight_of(downs[name]), _weight_of(modules["lora_B"]._modules[name])
+        if weight is None or a is None or b is None:
+            return None
+        return _Plain(name, variant, weight, base._parameters["bias"], a, b)
 
 
-def _operands(x: Tensor, plain: _Plain) -> Operands | None:
-    """What is multiplied, in one dtype, where there is one."""
-    weight, bias, lora_a, lora_b, _ = plain.summands
+def _weight_of(part: nn.Module) -> Tensor | None:
+    """The weight of a linear layer, where calling the layer is to multiply with it."""
+    held = vars(part)
+    if (
+        type(part) is not Linear
+        or held["_forward_hooks"]
+        or held["_forward_pre_hooks"]
+        or held["_backward_hooks"]
+        or held["_backward_pre_hooks"]
+        or "forward" in held  # accelerate's hooks replace it
+    ):
+        return None
+    weight: Tensor = held["_parameters"]["weight"]
+    # Quantized and sharded weights are tensors of classes of their own, which know few operators.
+    return weight if type(weight) is Parameter else None
+
+
+def _in_one_dtype(x: Tensor, plain: _Plain) -> tuple[Tensor, _Plain] | None:
+    """An input and what multiplies it, cast as autocast would where it is on; None where dtypes still differ."""
+    _, _, weight, bias, a, b = plain
     device = x.device.type
     if not torch.is_autocast_enabled(device):
-        same = x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype
-        return Operands(x, weight, bias, lora_a, lora_b) if same else None
-    if not {x.dtype, weight.dtype, lora_a.dtype, lora_b.dtype} <= _CAST_BY_AUTOCAST:
+        return (x, plain) if x.dtype is weight.dtype is a.dtype is b.dtype else None
+    if not {x.dtype, weight.dtype, a.dtype, b.dtype} <= _CAST_BY_AUTOCAST:
         return None
     dtype = torch.get_autocast_dtype(device)
     bias = None if bias is None else bias.to(dtype)
     if _calls_cost(x) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         gate = plain.variant.gate
-        lora_a, lora_b = (gate.step_casts.take(one, dtype, gate.shared) for one in (lora_a, lora_b))
-    return Operands(x.to(dtype), weight.to(dtype), bias, lora_a.to(dtype), lora_b.to(dtype))
+        a, b = (gate.step_casts.take(one, dtype, gate.shared) for one in (a, b))
+    cast = plain._replace(weight=weight.to(dtype), bias=bias, a=a.to(dtype), b=b.to(dtype))
+    return x.to(dtype), cast
 
 
 def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> bool:
-    """Whether it takes less to form what a layer multiplies with together with others, under so many different gates.
+    """Whether a GPU takes less to form what a layer multiplies with together with others, under so many gates.
 
     Args:
         x: the layer's input.
@@ -193,8 +192,6 @@ def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> b
         rows: rank weights, (1 or N, E r).
         merging: whether a weight for each gate would be less arithmetic.
     """
-    if not _calls_cost(x):
-        return False
     if len(rows) == 1:
         return True
     # Gated experts are to take no more memory than the weight; where passes over the input cost, weights save two.
@@ -213,16 +210,18 @@ def _is_busy(x: Tensor, weight: Tensor) -> bool:
 
 def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
     """Whether forming so many weights takes less than two thin products for all tokens."""
-    saved = x.numel() // x.shape[-1] * sum(weight.shape) + (_CALLS if distinct == 1 else 0)
-    return saved >= _MERGE_FROM * distinct * weight.numel()
+    width_out, width_in = weight.shape
+    saved = x.numel() // width_in * (width_in + width_out) + (_CALLS if distinct == 1 else 0)
+    return saved >= _MERGE_FROM * distinct * width_in * width_out
 
 
-def _merged(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, gated: Tensor) -> Tensor:
+def _merged(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, rows: Tensor, distinct: int
+) -> Tensor:
     """The output under one weight for all samples, or one for each: as many as rows of rank weights, (1 or N, E r)."""
-    if len(gated) == 1:
-        return nn.functional.linear(x, torch.addmm(weight, lora_b * gated, lora_a), bias)
-    count = len(gated)
-    formed = torch.baddbmm(weight.expand(count, -1, -1), lora_b * gated[:, None], lora_a.expand(count, -1, -1)).mT
-    rows = x.reshape(count, -1, x.shape[-1])
-    result = torch.bmm(rows, formed) if bias is None else torch.baddbmm(bias, rows, formed)
+    if distinct == 1:
+        return nn.functional.linear(x, torch.addmm(weight, b * rows, a), bias)
+    formed = torch.baddbmm(weight.expand(distinct, -1, -1), b * rows[:, None], a.expand(distinct, -1, -1)).mT
+    tokens = x.reshape(distinct, -1, x.shape[-1])
+    result = torch.bmm(tokens, formed) if bias is None else torch.baddbmm(bias, tokens, formed)
     return result.view(*x.shape[:-1], -1)
