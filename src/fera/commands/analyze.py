@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from fera.commands.sampling import add_sampling
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -31,22 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pictures", type=int, default=32, help="pictures to reconstruct, the first of the folder (%(default)s)"
     )
     measuring.add_argument("--resolution", type=int, help="their side in pixels; the base's own when left out")
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument(
-        "--seed", type=int, default=0, help="of the first picture, counting up from there (%(default)s)"
-    )
-    sampling.add_argument("--steps", type=int, default=24, help="denoising steps (%(default)s)")
-    sampling.add_argument(
-        "--guidance-scale", type=float, default=2.0, help="strength of guidance; 1 is off (%(default)s)"
-    )
-    sampling.add_argument("--negative-prompt", default="", help="what not to draw")
-    sampling.add_argument("--height", type=int, help="in pixels; the base's own when left out")
-    sampling.add_argument("--width", type=int, help="in pixels; the base's own when left out")
-    sampling.add_argument("--batch-size", type=int, default=8, help="pictures at a time (%(default)s)")
-    sampling.add_argument("--device", help="such as cuda or cpu; the fastest there is when left out")
-    sampling.add_argument(
-        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the base's weights (%(default)s)"
-    )
+    add_sampling(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

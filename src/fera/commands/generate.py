@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from fera.commands.sampling import add_sampling
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; one image each")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; one picture each")
     parser.add_argument(
         "--prompt-file", type=Path, metavar="FILE", help="more prompts, one a line; empty lines are skipped"
     )
@@ -22,25 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="adapter folder, run folder, safetensors file or Hub id, and its weight (1); give it again for more",
     )
     parser.add_argument("--output", type=Path, default=Path("generated"), metavar="FOLDER", help="(%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace images of the same names in the folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures of the same names in the folder")
     parser.add_argument("--compare-base", action="store_true", help="draw the base without adapters too")
     parser.add_argument("--trace", action="store_true", help="plot gates and band shares along the denoising steps")
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument(
-        "--seed", type=int, default=0, help="of the first image, counting up from there (%(default)s)"
-    )
-    sampling.add_argument("--steps", type=int, default=24, help="denoising steps (%(default)s)")
-    sampling.add_argument(
-        "--guidance-scale", type=float, default=2.0, help="strength of guidance; 1 is off (%(default)s)"
-    )
-    sampling.add_argument("--negative-prompt", default="", help="what not to draw")
-    sampling.add_argument("--height", type=int, help="in pixels; the base's own when left out")
-    sampling.add_argument("--width", type=int, help="in pixels; the base's own when left out")
-    sampling.add_argument("--batch-size", type=int, default=8, help="images at a time (%(default)s)")
-    sampling.add_argument("--device", help="such as cuda or cpu; the fastest there is when left out")
-    sampling.add_argument(
-        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the base's weights (%(default)s)"
-    )
+    add_sampling(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
