@@ -1,4 +1,4 @@
-"""Weights of a step formed for many layers at once: never another result, whatever changes between two forwards."""
+"""What many small layers multiply with, formed at once: which layers, when, and what comes out."""
 
 import copy
 import pickle
@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from diffusers import UNet3DConditionModel
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from forming_cases import change_values, check, count_routed, generally, guided, make, routed, shape_of, weigh_some
+from peft import get_peft_model, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from tuner_cases import (
     CASES,
@@ -45,56 +46,19 @@ def formed(monkeypatch):
     return sizes
 
 
-def make(case=UNET, dtype=torch.float32, **settings):
-    return fill(inject_adapter_in_model(config(**settings), case.model())).eval().to(dtype)
-
-
-def guided(case, seed=0, dtype=torch.float32):
-    """One latent twice, as guidance passes it."""
-    one = case.inputs(1, seed=seed, dtype=dtype)
-    return {
-        name: torch.cat([value, value.flip(1) if name.startswith("encoder") else value]) for name, value in one.items()
-    }
-
-
-def generally(model, inputs):
-    """What PEFT's forward gives."""
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear.RoutedLinear, "forward", LoraLinear.forward)
-        return predict(model, inputs)
-
-
-def check(model, inputs):
-    expected = generally(model, inputs)
-    with torch.no_grad():
-        torch.testing.assert_close(predict(model, inputs), expected, rtol=1e-4, atol=1e-5)
-
-
-def count_routed(model):
-    return sum(isinstance(module, linear.RoutedLinear) for module in model.modules())
-
-
 @cases
 def test_layers_are_formed_together_from_the_first_forward_on(formed, case):
     model = make(case)
     for seed in range(3):
         formed.clear()
         check(model, guided(case, seed))
-        assert sum(formed) == count_routed(model) > len(formed) == len({_shape(m) for m in _routed(model)})
+        assert sum(formed) == count_routed(model) > len(formed) == len({shape_of(m) for m in routed(model)})
     assert not find_gate(model).shared
-
-
-def _routed(model):
-    return [module for module in model.modules() if isinstance(module, linear.RoutedLinear)]
-
-
-def _shape(layer):
-    return layer.base_layer.weight.shape
 
 
 def test_no_more_bytes_at_once_than_allowed(formed, monkeypatch):
     model = make()
-    weights = [layer.base_layer.weight for layer in _routed(model)]
+    weights = [layer.base_layer.weight for layer in routed(model)]
     monkeypatch.setattr(forming, "_MOST_BYTES", 2 * max(weight.numel() for weight in weights) * 4)
     for seed in range(3):
         formed.clear()
@@ -108,7 +72,7 @@ def test_where_gates_differ_experts_are_gated_together(formed, case):
     for seed in range(3):
         formed.clear()
         check(model, case.inputs(2, seed=seed))
-        assert sum(formed) == count_routed(model) > len(formed) == len({_shape(m) for m in _routed(model)})
+        assert sum(formed) == count_routed(model) > len(formed) == len({shape_of(m) for m in routed(model)})
     assert not find_gate(model).shared
 
 
@@ -124,7 +88,7 @@ def test_one_gate_and_several_take_turns(formed):
 
 def test_gated_experts_take_no_more_memory_than_the_weight(formed):
     model = make()
-    widths = [layer.base_layer.weight.shape[1] for layer in _routed(model)]
+    widths = [layer.base_layer.weight.shape[1] for layer in routed(model)]
     for count in (1, max(widths)):  # of six ranks each
         formed.clear()
         check(model, UNET.inputs(count))
@@ -195,96 +159,11 @@ def test_ranks_and_scales_of_their_own(formed):
     for seed in range(3):
         check(model, guided(UNET, seed))
     assert sum(formed) == 3 * count_routed(model)
-    _weigh_some(model)  # kinds are no more what they were
+    weigh_some(model)  # kinds are no more what they were
     for seed in range(4):
         formed.clear()
         check(model, guided(UNET, seed))
     assert sum(formed) == count_routed(model)
-
-
-def _change_values(model):
-    for layer in _routed(model):
-        layer.lora_B["default"].weight.data.copy_(layer.lora_B["default"].weight.flip(0))
-
-
-def _put_other_weights(model):
-    for layer in _routed(model):
-        layer.lora_A["default"].weight.data = layer.lora_A["default"].weight.flip(0)
-
-
-def _change_base(model):
-    _routed(model)[0].base_layer.weight.data.mul_(2)
-
-
-def _weigh(model):
-    for layer in _routed(model):
-        layer.set_scale("default", 0.5)
-
-
-def _weigh_some(model):
-    for layer in _routed(model)[::2]:
-        layer.set_scale("default", 0.5)
-
-
-def _disable_one(model):
-    _routed(model)[3].enable_adapters(False)
-
-
-def _watch_one(model):
-    _routed(model)[3].base_layer.register_forward_hook(lambda module, args, output: output + 1)
-
-
-def _halve_one(model):
-    layer = _routed(model)[3]
-    layer.lora_A.half()
-    layer.lora_B.half()
-
-
-def _add_plain(model):
-    inject_adapter_in_model(LoraConfig(r=1, target_modules=["to_q"], init_lora_weights=False), model, "plain")
-    for layer in _routed(model):
-        layer.set_adapter([name for name in ("default", "plain") if name in layer.lora_A])
-
-
-def _another(model):
-    fill(inject_adapter_in_model(config(r=3), model, "other"), seed=5, adapter="other")
-    for module in [*_routed(model), find_gate(model)]:
-        module.set_adapter("other")
-
-
-def _replace(model):
-    for module in [*_routed(model), find_gate(model)]:
-        module.delete_adapter("default")
-    fill(inject_adapter_in_model(config(r=3), model), seed=5)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        _change_values,
-        _put_other_weights,
-        _change_base,
-        _weigh,
-        _weigh_some,
-        _disable_one,
-        _watch_one,
-        _halve_one,
-        _add_plain,
-        _another,
-        _replace,
-    ],
-)
-@pytest.mark.parametrize("inputs", [guided(UNET), UNET.inputs(2)], ids=["one gate", "two gates"])
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_what_changes_between_forwards_counts(change, inputs):
-    model = make()
-    for _ in range(2):
-        check(model, inputs)
-    before = generally(model, inputs)
-    change(model)
-    assert (generally(model, inputs) - before).abs().max() > 1e-4
-    for _ in range(3):
-        check(model, inputs)
 
 
 def test_a_layer_that_is_called_twice_and_one_that_is_called_no_more(formed):
@@ -305,7 +184,7 @@ def test_a_copy_looks_for_its_own_layers(formed, copied):
     model, inputs = make(), guided(UNET)
     check(model, inputs)
     other = copied(model)
-    _change_values(other)
+    change_values(other)
     formed.clear()
     check(other, inputs)
     check(model, inputs)
@@ -370,33 +249,6 @@ def test_in_a_peft_model(formed):
     with torch.no_grad(), model.disable_adapter():
         torch.testing.assert_close(predict(model, guided(UNET)), predict(UNET.model().eval(), guided(UNET)))
     assert sum(formed) == 3 * count_routed(model)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda layer: layer.enable_adapters(False),
-        lambda layer: layer.set_scale("default", 0.5),
-        lambda layer: layer.merged_adapters.append("other"),
-    ],
-    ids=["disabled", "weighed", "merged"],
-)
-@pytest.mark.parametrize("inputs", [guided(UNET), UNET.inputs(2)], ids=["one gate", "two gates"])
-def test_what_a_hook_switches_within_a_forward_counts(formed, change, inputs):
-    model = make()
-    for _ in range(2):
-        check(model, inputs)
-    first = _routed(model)[0]
-    same = [layer for layer in _routed(model) if _shape(layer) == _shape(first)]
-    before = generally(model, inputs)
-    first.register_forward_hook(lambda module, args, output: change(same[-1]))
-    after = generally(model, inputs)
-    assert (after - before).abs().max() > 1e-5
-    same[-1].enable_adapters(True)
-    same[-1].set_scale("default", 1.0)
-    same[-1].merged_adapters.clear()
-    with torch.no_grad():
-        torch.testing.assert_close(predict(model, inputs), after, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
