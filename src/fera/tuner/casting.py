@@ -1,7 +1,8 @@
 """Adapters' weights in autocast's precision, cast together.
 
 Autocast casts each weight by a call, and its gradient back by another. For the hundreds of small matrices of an adapter
-a GPU takes less time than the host takes for the calls. Which weights a denoiser uses is learned from its forwards.
+a GPU takes less time than the host takes for the calls. Which weights a denoiser uses is learned from its forwards:
+one that is cast and not used gets a gradient of zeros, where it should get none.
 """
 
 from collections.abc import Hashable, Sequence
