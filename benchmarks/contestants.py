@@ -15,6 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from benchmarks.released import StackedExperts, convolution_indicator
@@ -122,6 +123,33 @@ def with_fera(base: nn.Module) -> nn.Module:
     """A copy of a base with routed experts on its attention, as `fera train` makes them."""
     denoiser = copied(base)
     adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS)).add(denoiser)
+    return denoiser
+
+
+def with_merged_alone(base: nn.Module) -> nn.Module:
+    """A copy that finds its gate as `with_fera` does, and whose adapted layers merge that of the first sample, no more.
+
+    They do not see whether anything about them has changed, and several gates would take more: what merging in each
+    layer cannot take less than.
+    """
+    denoiser = with_fera(base)
+    layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+    gate, scale, known = denoiser.fera, layers[0].scaling["default"], {}
+
+    def first_gate() -> Tensor:
+        gates = gate.gates["default"]
+        if known.get("gates") is not gates:  # once a forward
+            first = gates[:1].to(base.dtype).repeat_interleave(RANK, dim=1) * scale
+            known.update(gates=gates, first=first)
+        return known["first"]
+
+    def forward_of(layer: Any) -> Callable[[Tensor], Tensor]:
+        weight, bias = layer.base_layer.weight, layer.base_layer.bias
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        return lambda x: nn.functional.linear(x, torch.addmm(weight, b * first_gate(), a), bias)
+
+    for layer in layers:
+        layer.forward = forward_of(layer)
     return denoiser
 
 

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator
 
-from benchmarks.contestants import EXPERTS, LORA, RANK, batch_for, emoji_unet, generation_step, with_fera, with_lora
+from benchmarks.contestants import (
+    EXPERTS,
+    LORA,
+    RANK,
+    batch_for,
+    emoji_unet,
+    generation_step,
+    with_fera,
+    with_lora,
+    with_merged_alone,
+)
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 
@@ -18,7 +28,13 @@ def races(setting: Setting) -> Iterator[Race]:
                 "fera": generation_step(with_fera(base), batch),
                 "base alone": generation_step(base, batch),
                 f"{LORA}, unmerged": generation_step(with_lora(base), batch),
+                "one gate merged, no more": generation_step(with_merged_alone(base), batch),
             },
-            [Comparison("fera", "base alone", 1.03), Comparison("fera", f"{LORA}, unmerged", 0.95)],
+            [
+                Comparison("fera", "base alone", 1.03),
+                Comparison("one gate merged, no more", "base alone"),
+                Comparison("fera", f"{LORA}, unmerged", 0.95),
+                Comparison("one gate merged, no more", f"{LORA}, unmerged"),
+            ],
             rounds=40,
         )

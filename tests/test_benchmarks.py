@@ -13,6 +13,7 @@ from conftest import make_unet
 from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from tuner_cases import fill
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,9 +24,11 @@ from benchmarks.contestants import (
     RANK,
     batch_for,
     emoji_unet,
+    generation_step,
     training_step,
     with_fera,
     with_lora,
+    with_merged_alone,
     with_released,
 )
 from benchmarks.layer import LinearLayers
@@ -199,6 +202,17 @@ def test_contestants_lie_channels_last_as_fera_loads_a_base():
     for unet in (base, with_lora(base), with_fera(base), with_released(base)):
         kernels = [module.weight for module in unet.modules() if isinstance(module, nn.Conv2d)]
         assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+def test_one_gate_merged_is_what_fera_draws():
+    base = make_unet().requires_grad_(False)
+    routed, merged = with_fera(base), with_merged_alone(base)
+    for unet in (routed, merged):
+        fill(unet)
+    batch = batch_for(base, 1, tokens=4).guided()
+    drawn = generation_step(routed, batch)()
+    torch.testing.assert_close(generation_step(merged, batch)(), drawn)
+    assert (drawn - generation_step(base, batch)()).abs().max() > 1e-3
 
 
 def test_small_base_has_the_proportions_of_sd15():
