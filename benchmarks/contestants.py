@@ -134,22 +134,19 @@ def with_merged_alone(base: nn.Module) -> nn.Module:
     """
     denoiser = with_fera(base)
     layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
-    gate, scale, known = denoiser.fera, layers[0].scaling["default"], {}
+    gate, scale, dtype, now = denoiser.fera, layers[0].scaling["default"], base.dtype, {}
 
-    def first_gate() -> Tensor:
-        gates = gate.gates["default"]
-        if known.get("gates") is not gates:  # once a forward
-            first = gates[:1].to(base.dtype).repeat_interleave(RANK, dim=1) * scale
-            known.update(gates=gates, first=first)
-        return known["first"]
+    def note(*_: Any) -> None:  # after the hook that finds the gate
+        now["first"] = gate.gates["default"][:1].to(dtype).repeat_interleave(RANK, dim=1) * scale
 
     def forward_of(layer: Any) -> Callable[[Tensor], Tensor]:
         weight, bias = layer.base_layer.weight, layer.base_layer.bias
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        return lambda x: nn.functional.linear(x, torch.addmm(weight, b * first_gate(), a), bias)
+        return lambda x: nn.functional.linear(x, torch.addmm(weight, b * now["first"], a), bias)
 
     for layer in layers:
         layer.forward = forward_of(layer)
+    denoiser.register_forward_pre_hook(note)
     return denoiser
 
 
