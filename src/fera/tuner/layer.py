@@ -42,12 +42,10 @@ class RankWeights(NamedTuple):
         each: shape (N, 1, E r).
         rows: the first row where all are equal, shape (1, E r), else all of them, shape (N, E r); None where no weight
             is formed from them: they are trained, or traced by the compiler.
-        distinct: how many rows.
     """
 
     each: Tensor
     rows: Tensor | None
-    distinct: int
 
 
 class RoutedLora(LoraVariant):
@@ -121,8 +119,7 @@ class RoutedLora(LoraVariant):
         if key not in shared:
             gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch)
             each = (gate.to(dtype) * scale).repeat_interleave(width // self.num_experts, dim=1)
-            rows = self._distinct(adapter, each)
-            shared[key] = RankWeights(each[:, None], rows, 0 if rows is None else len(rows))
+            shared[key] = RankWeights(each[:, None], self._rows(adapter, each))
         return shared[key]
 
     def row_weights(self, module: LoraLayer, adapter: str, width: int, x: Tensor) -> Tensor:
@@ -149,7 +146,7 @@ class RoutedLora(LoraVariant):
         weights: Tensor = shared[key]
         return weights
 
-    def _distinct(self, adapter: str, each: Tensor) -> Tensor | None:
+    def _rows(self, adapter: str, each: Tensor) -> Tensor | None:
         """What `RankWeights.rows` holds for these weights."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None

@@ -100,15 +100,15 @@ class RoutedLinear(LoraLinear):
         """The output of a layer that is as this class knows it, all in one dtype."""
         adapter, variant, weight, bias, a, b = plain
         weights = variant.rank_weights(self, adapter, a.size(0), x.size(0), x.dtype)
-        rows, distinct = weights.rows, weights.distinct
+        rows = weights.rows
         if rows is not None:
-            merging = _merging_pays(x, weight, distinct)
+            merging = _merging_pays(x, weight, rows.size(0))
             if _calls_cost(x) and type(a) is Parameter and _forms_together(x, weight, rows, merging):
                 formed = variant.gate.formed(self, adapter, rows)
                 if formed is not None:
                     return formed.output(x)
             if merging:
-                return _merged(x, weight, bias, a, b, rows, distinct)
+                return _merged(x, weight, bias, a, b, rows)
         if _calls_cost(x) and not _is_busy(x, weight) and not torch.compiler.is_compiling():
             return routed_rows(x, weight, bias, a, b, variant.row_weights(self, adapter, a.size(0), x))
         return routed_linear(x, weight, bias, a, b, weights.each)
@@ -215,10 +215,9 @@ def _merging_pays(x: Tensor, weight: Tensor, distinct: int) -> bool:
     return saved >= _MERGE_FROM * distinct * width_in * width_out
 
 
-def _merged(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, rows: Tensor, distinct: int
-) -> Tensor:
+def _merged(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
     """The output under one weight for all samples, or one for each: as many as rows of rank weights, (1 or N, E r)."""
+    distinct = rows.size(0)
     if distinct == 1:
         return nn.functional.linear(x, torch.addmm(weight, b * rows, a), bias)
     formed = torch.baddbmm(weight.expand(distinct, -1, -1), b * rows[:, None], a.expand(distinct, -1, -1)).mT
