@@ -10,8 +10,8 @@ demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: 
 
 test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done  ## the fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
-	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/test_quantized_bases.py -k torchao
-	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/test_training_processes.py tests/test_training_skipping.py -m slow -k "zero2 or fsdp2"
+	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/pipelines/test_quantization.py -k torchao
+	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/training/test_processes.py tests/training/test_skipping.py -m slow -k "zero2 or fsdp2"
 
 check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff check .

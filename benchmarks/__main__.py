@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.race import run
 from benchmarks.report import Finding, markdown, table
 from benchmarks.setting import Setting
-from fera.commands.quiet import quiet_libraries
+from fera.cli.quiet import quiet_libraries
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -19,7 +19,7 @@ from benchmarks.full_models import made, random_buffer
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from benchmarks.small_sd15 import FULL, unet_of
-from fera.bases import lay_out
+from fera.pipelines.base import lay_out
 
 
 def races(setting: Setting) -> Iterator[Race]:

@@ -1,6 +1,6 @@
 """Bases, what is put into them, and a training step: shared by the benchmarks of whole denoisers.
 
-Bases are laid out channels last, as `fera.bases.load_base` lays out those that fera's commands run on: for all
+Bases are laid out channels last, as `fera.pipelines.base.load_base` lays out those that fera's commands run on: for all
 contestants alike.
 """
 
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from benchmarks.released import StackedExperts, convolution_indicator
 from benchmarks.setting import Setting, autocast_of
 from fera import SoftFrequencyRouter
-from fera.bases import lay_out
+from fera.config import AdapterConfig, OptimizationConfig
 from fera.demo import base_path
-from fera.training.adapters import adapter_of
-from fera.training.compiling import compile_denoiser
-from fera.training.config import AdapterConfig, OptimizationConfig
-from fera.training.optimizers import build_optimizer
+from fera.pipelines.base import lay_out
+from fera.training.step.compiling import compile_denoiser
+from fera.training.step.optimizers import build_optimizer
+from fera.training.trained.kinds import adapter_of
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 EXPERTS, RANK = 3, 4

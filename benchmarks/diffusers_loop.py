@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.contestants import TARGETS, WIDE
 from benchmarks.setting import Setting
+from fera.config import OptimizationConfig
 from fera.demo import base_path
-from fera.training.config import OptimizationConfig
 
 
 class Pictures(Dataset):

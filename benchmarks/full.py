@@ -25,7 +25,7 @@ from benchmarks.full_models import flux_batch, flux_of, made, random_buffer, sdx
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from benchmarks.small_sd15 import FULL, TINY, Sizes, autoencoder_of, text_encoder_of, unet_of
-from fera.bases import lay_out
+from fera.pipelines.base import lay_out
 
 ADAPTERS = f"r={RANK}, E={EXPERTS}"
 

@@ -16,7 +16,7 @@ from benchmarks.meters import REPORTED_SPEED
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from benchmarks.trainers import run_config, style_folder
-from fera.training.settings import to_toml
+from fera.config.reading import to_toml
 
 
 def races(setting: Setting) -> Iterator[Race]:

@@ -14,6 +14,7 @@ from benchmarks import (
     run,
     scaling,
     share,
+    startup,
     step,
 )
 from benchmarks.race import Race
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Builder] = {
     "compiled": compiled.races,
     "full": full.races,
     "share": share.races,
+    "startup": startup.races,
 }
 
 # Many minutes on two cores: run when asked for by name.

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 
 from benchmarks.contestants import EXPERTS, RANK
 from benchmarks.setting import Setting
+from fera.config import TrainConfig
 from fera.demo import base_path, unpack_style
-from fera.training.config import TrainConfig
-from fera.training.reporting import Reporter
-from fera.training.setup import prepare
-from fera.training.state import RunFolder
+from fera.training.folder.run_folder import RunFolder
+from fera.training.start.prepare import prepare
+from fera.training.telling.reporter import Reporter
 from fera.training.trainer import Trainer
 
 STYLE = "twemoji"
@@ -70,7 +70,7 @@ def trainer(
     """
     config = run_config(setting, folder, name, batch_size, base, **{"steps": 1_000_000} | dict(train))
     run = RunFolder(config.output_dir)
-    reporter = Reporter(run.log, is_main=False, quiet=True)  # its bar would be drawn into the tables
+    reporter = Reporter(run.log, is_main=False)  # its bar would be drawn into the tables
     accelerator = Accelerator(cpu=setting.is_cpu, mixed_precision=setting.mixed_precision)
     setup = prepare(config, accelerator.device, reporter)
     return Trainer(config, run, accelerator, setup, reporter)

@@ -8,9 +8,9 @@ from diffusers import StableDiffusionPipeline
 
 import fera
 from fera import demo
-from fera.analysis.curves import RoutingCurves, routing_curves
-from fera.analysis.plots import plot_routing
 from fera.generation import generate
+from fera.traces.curves import RoutingCurves, routing_curves
+from fera.traces.plot import plot_routing
 
 
 def main(steps: int = 24, adapter: str = "runs/demo") -> RoutingCurves:

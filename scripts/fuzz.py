@@ -93,12 +93,13 @@ def _text_lora() -> bytes:
 def readers() -> dict[str, Reader]:
     """All readers by name."""
     from fera import FeraError
-    from fera.checkpoint import CONFIG, WEIGHTS, open_adapter
-    from fera.text.files import LORA, open_text, token_file
+    from fera.adapters.file import open_adapter
+    from fera.adapters.text.files import LORA, open_text, token_file
+    from fera.config import DataConfig
+    from fera.data.images import load_alpha, load_image, to_tensor
+    from fera.data.sources import find_examples
+    from fera.format import CONFIG, WEIGHTS
     from fera.training import load_config
-    from fera.training.config import DataConfig
-    from fera.training.images import load_alpha, load_image, to_tensor
-    from fera.training.layouts import find_examples
 
     picture = _pictures()[0]
     weights, settings = _adapter()

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import make_sd3_pipeline, make_sd_pipeline
 from peft import inject_adapter_in_model
+from tiny import make_sd3_pipeline, make_sd_pipeline
 from torch import Tensor, nn
 from tuner_cases import fill
 

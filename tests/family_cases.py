@@ -1,9 +1,9 @@
 """Tiny pipelines of each family that training knows, with text encoders, in their real classes."""
 
 import torch
-from conftest import make_sd3_pipeline, make_sd_pipeline, make_t5, make_vae
-from denoiser_cases import flux, pixart, sana, stable_diffusion
 from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, SanaPipeline
+from models import flux, pixart, sana, stable_diffusion
+from tiny import make_sd3_pipeline, make_sd_pipeline, make_t5, make_vae
 from transformers import Gemma2Config, Gemma2Model
 
 

@@ -6,7 +6,7 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from tuner_cases import UNET, config, fill, predict
 
-from fera.tuner import linear
+from fera.tuner.fast import linear
 
 
 def make(case=UNET, dtype=torch.float32, **settings):

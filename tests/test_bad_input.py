@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fera.cli import main
+from fera.cli.main import main
 from fera.training.trainer import Trainer
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_unet
 from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from tiny import make_unet
 from torch import nn
 from tuner_cases import fill
 

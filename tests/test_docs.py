@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import fera
-from fera import denoisers
-from fera.cli import COMMANDS, main, module_name
+from fera import models as denoisers
+from fera.cli.main import COMMANDS, main, module_name
 from fera.comparison import read_study
 from fera.generation import save_image
 from fera.training import load_config

@@ -7,18 +7,17 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from denoiser_cases import flux
 from diffusers.training_utils import cast_training_params
+from models import flux
 from peft import get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
-from test_tuner_compile import flux_inputs
 from training_cases import log_of, run_config
-from tuner_cases import CASES, UNET, Case, adapter_gradients, config, fill, find_gate, predict, step
+from tuner_cases import CASES, UNET, Case, adapter_gradients, config, fill, find_gate, flux_inputs, predict, step
 
 import fera
-from fera.bases import load_base
+from fera.pipelines.base import load_base
 from fera.training import train
-from fera.tuner.linear import RoutedLinear
+from fera.tuner.fast.linear import RoutedLinear
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_convolutions")]
 FLUX = Case("flux", flux.make_transformer, lambda batch, seed=0: flux_inputs(seed))
@@ -163,7 +162,7 @@ def test_a_run_and_drawing_with_its_adapter(precision, tiny_sd_dir, image_folder
         train={"mixed_precision": precision, "consistency_weight": 0.1},
         validation={"prompts": ["a red rocket"]},
     )
-    summary = train(run, quiet=True)
+    summary = train(run)
     assert summary.skipped_steps == 0
     assert all(torch.tensor(log_of(run, "loss")).isfinite())
     pipe = load_base(str(tiny_sd_dir)).to("cuda")

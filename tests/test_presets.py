@@ -7,8 +7,8 @@ import pytest
 from diffusers import DDIMScheduler
 from family_cases import FAMILY_CASES
 
-from fera.checkpoint import open_adapter
-from fera.cli import main
+from fera.adapters.file import open_adapter
+from fera.cli.main import main
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PRESETS = {

@@ -12,10 +12,10 @@ from tuner_cases import fill
 
 import fera
 from fera import FeraConfig
-from fera.components import denoisers
-from fera.text.encoders import text_encoders
-from fera.text.lora import add_lora, lora_layers
-from fera.text.tokens import add_token
+from fera.adapters.text.encoders import text_encoders
+from fera.adapters.text.lora import add_lora, lora_layers
+from fera.adapters.text.tokens import add_token
+from fera.models.components import denoisers
 
 KINDS = ("sd", "sdxl", "sd3", "flux")
 TOKEN = "<toy>"

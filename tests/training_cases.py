@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fera.training import Summary, TrainConfig, train
-from fera.training.reporting import Reporter
-from fera.training.setup import prepare
-from fera.training.state import RunFolder
+from fera.training.folder.run_folder import RunFolder
+from fera.training.start.prepare import prepare
+from fera.training.telling.reporter import Reporter
 from fera.training.trainer import Trainer
 
 # Width and height to how many pictures: three shapes, none of which fills its last batch of two.
@@ -112,7 +112,7 @@ def trainers(base: Path, folder: Path) -> Iterator[Callable[..., Trainer]]:
     """
     pictures = mixed_folder(folder / "pictures")
     data = {"train_data_dir": pictures, "validation_fraction": 0.25, "resolution": 16}
-    with Reporter(folder / "log.jsonl", is_main=True, quiet=True) as reporter:
+    with Reporter(folder / "log.jsonl", is_main=True) as reporter:
         setup = prepare(run_config(base, pictures, folder / "run", data=data), torch.device("cpu"), reporter)
         start = {key: value.clone() for key, value in setup.denoiser.state_dict().items()}
 

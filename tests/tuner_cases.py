@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from conftest import make_sd3_transformer, make_unet
 from diffusers import UNet3DConditionModel
 from peft import get_peft_model, inject_adapter_in_model
+from tiny import make_sd3_transformer, make_unet
 from torch import Tensor, nn
 
 from fera import FeraConfig
@@ -152,3 +152,38 @@ def doubled(inputs: dict[str, Any]) -> dict[str, Any]:
         name: torch.cat([value, -value if name in ("encoder_hidden_states", "pooled_projections") else value])
         for name, value in inputs.items()
     }
+
+
+def flux_inputs(seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(2.0))
+    return {
+        "hidden_states": torch.randn(2, 8, 16, generator=generator),
+        "encoder_hidden_states": torch.randn(2, 3, 64, generator=generator),
+        "pooled_projections": torch.randn(2, 32, generator=generator),
+        "timestep": torch.tensor([0.9 - 0.3 * seed]),
+        "img_ids": places,
+        "txt_ids": torch.zeros(3, 3),
+    }
+
+
+def anatomy(model):
+    """Everything of a model that an adapter could leave a trace in."""
+    return {
+        "modules": {name: type(module) for name, module in model.named_modules()},
+        "state": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "trainable": {name: p.requires_grad for name, p in model.named_parameters()},
+        "hooks": {
+            name: (len(m._forward_pre_hooks), len(m._forward_hooks), len(m._forward_hooks_always_called))
+            for name, m in model.named_modules()
+        },
+        "configs": dict(getattr(model, "peft_config", {})),
+    }
+
+
+def same_anatomy(before, after):
+    assert before["state"].keys() == after["state"].keys()
+    for name, tensor in before["state"].items():
+        assert torch.equal(tensor, after["state"][name]), name
+    for part in ("modules", "trainable", "hooks", "configs"):
+        assert before[part] == after[part], part

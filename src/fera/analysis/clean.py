@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fera.errors import FeraError
-from fera.training.objective import NoiseProcess
+from fera.models.noise import NoiseProcess
 
 _KINDS = ("epsilon", "v_prediction", "flow_prediction", "sample")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fera.analysis.recording import DenoisingStep, record_denoising
-from fera.bands import FrequencyBands
 from fera.errors import FeraError
+from fera.method.bands import FrequencyBands
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from fera.analysis.energies import Energies, spread
-from fera.analysis.plots import band_names
 from fera.analysis.reconstruction import relative_error
+from fera.traces.plot import band_names
 
 _TITLES = {
     "latent": "latent z_t",

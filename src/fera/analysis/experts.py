@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fera.components import Target, denoisers
 from fera.errors import FeraError
-from fera.export.gates import choose_gate
+from fera.models.components import Target, denoisers
+from fera.traces.gates import choose_gate
 from fera.tuner import FeraConfig, FrequencyGate
 from fera.tuner.model import adapter_configs
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from fera.analysis.curves import RoutingCurves, save_csv
 from fera.analysis.energies import Energies, spread
 from fera.analysis.energy_plots import plot_energies, plot_reconstruction
 from fera.analysis.gates import GatePaths
@@ -20,8 +19,9 @@ from fera.analysis.tables import save_energies, save_gates_by_picture, save_upda
 from fera.analysis.updates import ExpertUpdates
 from fera.analysis.words import energy_words, reconstruction_words
 from fera.errors import FeraError
-from fera.files import claim_folder
 from fera.generation import prompt_grid
+from fera.support.files import claim_folder
+from fera.traces.curves import RoutingCurves, save_csv
 
 FILES = (
     "analysis.json",

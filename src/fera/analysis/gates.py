@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fera.router import COLLAPSE, gate_entropy
-from fera.tuner import Routing
+from fera.method.router import COLLAPSE, gate_entropy
+from fera.method.routing import Routing
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fera.analysis.clean import denoised, process_scales
 from fera.analysis.energies import Energies, mean_square
-from fera.bands import FrequencyBands
+from fera.config import TrainConfig
+from fera.config.reading import load_config
+from fera.data.cache.encoded import Batch
 from fera.errors import FeraError
-from fera.training.cache import Batch
-from fera.training.config import TrainConfig
-from fera.training.objective import NoiseProcess, spread_timesteps
-from fera.training.reporting import Reporter
-from fera.training.settings import load_config
-from fera.training.sources import Sources, encode, open_sources
+from fera.method.bands import FrequencyBands
+from fera.models.noise import NoiseProcess, spread_timesteps
+from fera.support.progress import SILENT
+from fera.training.start.opening import Sources, encode, open_sources
 
 _BATCH = 8
 
@@ -45,8 +45,7 @@ def open_pictures(
     """
     if count < 1:
         raise FeraError(f"a reconstruction needs at least one picture, got {count}")
-    with Reporter(folder / "unused", is_main=True, quiet=True) as reporter:
-        sources = open_sources(_config(base, folder, resolution, precision), reporter)
+    sources = open_sources(_config(base, folder, resolution, precision), SILENT)
     return replace(sources, training=sources.training[:count])
 
 
@@ -66,8 +65,7 @@ class Pictures:
         # What is encoded here serves once.
         with tempfile.TemporaryDirectory(prefix="fera-analysis-") as cache:
             config = config.model_copy(update={"output_dir": Path(cache)})
-            with Reporter(Path(cache) / "unused", is_main=True, quiet=True) as reporter:
-                encoded, _ = encode(replace(sources, held_out=[]), config, torch.device(device), reporter)
+            encoded, _ = encode(replace(sources, held_out=[]), config, torch.device(device), SILENT)
             starts = range(0, len(encoded), _BATCH)
             self._batches = [encoded.batch(range(i, min(i + _BATCH, len(encoded)))) for i in starts]
         # Encoding leaves its parts on the CPU, and the autoencoder in float32.

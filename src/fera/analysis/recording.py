@@ -3,7 +3,7 @@
 Two places are watched. The scheduler's `step` gets the latent z_t and the model's output after guidance, in the
 scheduler's own convention: some denoisers answer with the opposite sign, or take another clock, and their pipelines
 put that right before the step. The denoiser's call, just before it, says how the latent lies in the tensors (packed
-tokens, appended conditions): `fera.denoisers` reads that, and the same view then serves the scheduler's tensors.
+tokens, appended conditions): `fera.models` reads that, and the same view then serves the scheduler's tensors.
 """
 
 import functools
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from fera.analysis.clean import check_scheduler, clean_after_step
-from fera.components import denoisers
-from fera.denoisers import CallReader, find
 from fera.errors import FeraError
+from fera.models.components import denoisers
+from fera.models.reading import CallReader
+from fera.models.registry import find
 
 
 @dataclass(frozen=True)

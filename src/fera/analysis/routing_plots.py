@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from fera.analysis.gates import GatePaths
-from fera.analysis.plots import band_names
 from fera.analysis.updates import ExpertUpdates
+from fera.traces.plot import band_names
 
 
 def plot_gates(paths: Sequence[GatePaths], path: str | os.PathLike[str]) -> None:

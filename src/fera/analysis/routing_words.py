@@ -1,9 +1,9 @@
 """What the gates and the experts of an analysis say, in sentences."""
 
 from fera.analysis.gates import GatePaths
-from fera.analysis.plots import band_names
 from fera.analysis.updates import ExpertUpdates
-from fera.router import COLLAPSE
+from fera.method.router import COLLAPSE
+from fera.traces.plot import band_names
 
 # Gates that deviate from uniform by less than this at every step are hardly routed.
 _UNIFORM = 0.02

@@ -1,6 +1,6 @@
 """What `fera analyze` does: a base, an adapter, prompts or pictures in; a folder of plots, tables and words out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fera.adapters.file import open_adapter
 from fera.analysis.energies import Energies
 from fera.analysis.experts import fixed_gate, one_hot
 from fera.analysis.files import Findings, claim, write_findings
 from fera.analysis.reconstruction import Pictures, open_pictures
 from fera.analysis.updates import expert_updates
 from fera.analysis.walk import Sampling, Walk, draw, walk
-from fera.bands import FrequencyBands
-from fera.bases import EMOJI, load_base, to_device
-from fera.checkpoint import open_adapter
 from fera.errors import FeraError
-from fera.pipelines import load_adapter, set_adapters
+from fera.method.bands import FrequencyBands
+from fera.pipelines.adapters import load_adapter, set_adapters
+from fera.pipelines.base import EMOJI, load_base, to_device
+from fera.support.progress import SILENT, Listener
 from fera.tuner import FeraConfig
+from fera.version import __version__
 
 # What the adapter is called in the pipeline, in tables and in words.
 ADAPTED = "adapted"
@@ -69,12 +69,12 @@ class Analysis:
     precision: str = "fp32"
 
 
-def analyze(request: Analysis, console: Console) -> Findings:
+def analyze(request: Analysis, listener: Listener = SILENT) -> Findings:
     """Draw, reconstruct, compare, and write what was found.
 
     Args:
         request: what to analyze.
-        console: hears what happens.
+        listener: hears what happens.
 
     Returns:
         What was found; its files are in the folder.
@@ -97,27 +97,26 @@ def analyze(request: Analysis, console: Console) -> Findings:
             precision=_PRECISIONS[request.precision],
         )
     pipe = load_base(base, dtype=_DTYPES[request.precision]) if sources is None else sources.pipe
-    console.print(f"base: {base}", markup=False, soft_wrap=True)
+    listener.say(f"base: {base}")
     if request.adapter is not None:
         path, weight = request.adapter
         load_adapter(pipe, path, adapter_name=ADAPTED)
         set_adapters(pipe, ADAPTED, weight)
-        console.print(f"adapter: {path}, weight {weight:g}", markup=False, soft_wrap=True)
+        listener.say(f"adapter: {path}, weight {weight:g}")
     device = to_device(pipe, request.device)
 
     findings = Findings(settings=_settings(request, base, bands))
-    with _progress(console) as progress:
-        if sources is not None:
-            console.print(f"encoding {len(sources.training)} pictures of {request.data}", markup=False, soft_wrap=True)
-            pictures = Pictures(sources, device)
-            findings.reconstruction = _reconstruct(pictures, pipe, request, bands, progress)
-        if request.sampling is not None:
-            walks = [_walk(pipe, request, bands, model, progress) for model in _models(request)]
-            findings.prompts = list(request.sampling.prompts)
-            findings.energies = [one.energies for one in walks]
-            findings.gates = walks[-1].gates
-            if config is not None and request.experts:
-                findings.expert_images = _draw_experts(pipe, request, config.num_experts, walks, progress)
+    if sources is not None:
+        listener.say(f"encoding {len(sources.training)} pictures of {request.data}")
+        pictures = Pictures(sources, device)
+        findings.reconstruction = _reconstruct(pictures, pipe, request, bands, listener)
+    if request.sampling is not None:
+        walks = [_walk(pipe, request, bands, model, listener) for model in _models(request)]
+        findings.prompts = list(request.sampling.prompts)
+        findings.energies = [one.energies for one in walks]
+        findings.gates = walks[-1].gates
+        if config is not None and request.experts:
+            findings.expert_images = _draw_experts(pipe, request, config.num_experts, walks, listener)
     if config is not None:
         findings.updates = expert_updates(pipe, adapter_name=ADAPTED)
     write_findings(findings, request.output)
@@ -126,14 +125,14 @@ def analyze(request: Analysis, console: Console) -> Findings:
 
 def _check(request: Analysis) -> None:
     if request.sampling is None and request.data is None:
-        raise FeraError('nothing to analyze: give --prompts "a red heart", or --data FOLDER of pictures, or both')
-    bounds: list[tuple[str, float, float]] = [("--levels", request.levels, 1), ("--pictures", request.pictures, 1)]
+        raise FeraError('nothing to analyze: give `prompts` ("a red heart"), or `data`, a folder of pictures, or both')
+    bounds: list[tuple[str, float, float]] = [("levels", request.levels, 1), ("pictures", request.pictures, 1)]
     if (sampling := request.sampling) is not None:
-        bounds += [("--steps", sampling.steps, 1), ("--batch-size", sampling.batch_size, 1)]
-        bounds += [("--guidance-scale", sampling.guidance_scale, 0)]
-    for option, value, least in bounds:
+        bounds += [("steps", sampling.steps, 1), ("batch_size", sampling.batch_size, 1)]
+        bounds += [("guidance_scale", sampling.guidance_scale, 0)]
+    for name, value, least in bounds:
         if not value >= least:
-            raise FeraError(f"{option} must be at least {least}, got {value}")
+            raise FeraError(f"`{name}` must be at least {least}, got {value}")
 
 
 def _bands(request: Analysis, config: FeraConfig | None) -> FrequencyBands:
@@ -162,26 +161,26 @@ def _active(pipe: Any, request: Analysis, model: str) -> Iterator[None]:
         set_adapters(pipe, ADAPTED, request.adapter[1])
 
 
-def _walk(pipe: Any, request: Analysis, bands: FrequencyBands, model: str, progress: Progress) -> Walk:
+def _walk(pipe: Any, request: Analysis, bands: FrequencyBands, model: str, listener: Listener) -> Walk:
     assert request.sampling is not None
-    advance = _bar(progress, f"drawing, {model}", len(request.sampling.prompts) * request.sampling.steps)
+    advance = _bar(listener, f"drawing, {model}", len(request.sampling.prompts) * request.sampling.steps)
     with _active(pipe, request, model):
         return walk(pipe, request.sampling, bands, model=model, traced=model == ADAPTED, progress=advance)
 
 
 def _reconstruct(
-    pictures: Pictures, pipe: Any, request: Analysis, bands: FrequencyBands, progress: Progress
+    pictures: Pictures, pipe: Any, request: Analysis, bands: FrequencyBands, listener: Listener
 ) -> list[Energies]:
     results = []
     for model in _models(request):
-        advance = _bar(progress, f"reconstructing, {model}", len(pictures) * request.levels)
+        advance = _bar(listener, f"reconstructing, {model}", len(pictures) * request.levels)
         with _active(pipe, request, model):
             results.append(pictures.reconstruct(bands, model=model, levels=request.levels, progress=advance))
     return results
 
 
 def _draw_experts(
-    pipe: Any, request: Analysis, num_experts: int, walks: Sequence[Walk], progress: Progress
+    pipe: Any, request: Analysis, num_experts: int, walks: Sequence[Walk], listener: Listener
 ) -> dict[str, list[Image.Image]]:
     """The first prompts by the base, the routed adapter, a uniform gate and each expert alone; the same noise."""
     assert request.sampling is not None
@@ -190,16 +189,14 @@ def _draw_experts(
     gates |= {f"expert {e + 1} alone": one_hot(e, num_experts) for e in range(num_experts)}
     rows = {name: one.images[: len(few.prompts)] for name, one in zip(("base", "routed"), walks, strict=True)}
     for name, gate in gates.items():
-        advance = _bar(progress, f"drawing, {name}", len(few.prompts) * few.steps)
+        advance = _bar(listener, f"drawing, {name}", len(few.prompts) * few.steps)
         with fixed_gate(pipe, gate, adapter_name=ADAPTED):
             rows[name] = draw(pipe, few, advance)
     return rows
 
 
 def _settings(request: Analysis, base: str, bands: FrequencyBands) -> dict[str, Any]:
-    import fera
-
-    settings: dict[str, Any] = {"fera": fera.__version__, "base": base}
+    settings: dict[str, Any] = {"fera": __version__, "base": base}
     if request.adapter is not None:
         settings |= {"adapter": request.adapter[0], "weight": request.adapter[1]}
     settings |= {"num_bands": bands.num_bands, "kappa": bands.kappa, "precision": request.precision}
@@ -210,13 +207,5 @@ def _settings(request: Analysis, base: str, bands: FrequencyBands) -> dict[str, 
     return settings
 
 
-def _bar(progress: Progress, description: str, total: int) -> Any:
-    task = progress.add_task(description, total=total)
-    return lambda done: progress.update(task, completed=done)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield progress
+def _bar(listener: Listener, what: str, total: int) -> Callable[[int], None]:
+    return lambda done: listener.advance(what, done, total)

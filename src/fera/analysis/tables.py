@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fera.analysis.energies import Energies, Spread, spread
 from fera.analysis.gates import GatePaths
-from fera.analysis.plots import band_names
 from fera.analysis.updates import ExpertUpdates
+from fera.traces.plot import band_names
 
 _Path = str | os.PathLike[str]
 

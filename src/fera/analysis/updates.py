@@ -7,8 +7,8 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
-from fera.components import Target, denoisers
 from fera.errors import FeraError
+from fera.models.components import Target, denoisers
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs
 

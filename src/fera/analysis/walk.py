@@ -9,11 +9,11 @@ from PIL import Image
 
 from fera.analysis.energies import Energies, StepEnergies, join_batches, record_energies
 from fera.analysis.gates import GatePaths, gate_paths, one_a_picture
-from fera.bands import FrequencyBands
 from fera.errors import FeraError
 from fera.generation import generate
-from fera.pipelines import trace
-from fera.tuner import Routing
+from fera.method.bands import FrequencyBands
+from fera.method.routing import Routing
+from fera.pipelines.adapters import trace
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fera.analysis.energies import Energies, spread
-from fera.analysis.plots import band_names
 from fera.analysis.reconstruction import relative_error
+from fera.traces.plot import band_names
 
 # Shares that change less than this over a drawing are not worth a sentence about their course.
 _FLAT = 0.02

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from fera.comparison.study import DATA, Study, style_name
+from fera.data.checking import find_examples
 from fera.demo import STYLES, unpack_style
 from fera.errors import FeraError
 from fera.training import DataConfig
-from fera.training.data import find_examples
 
 SPLITS = ("train", "validation", "test")
 

@@ -4,13 +4,13 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-from fera.bases import load_base
 from fera.comparison.plan import Run, configure
 from fera.comparison.running import router_parameters
 from fera.comparison.study import Study
-from fera.components import denoisers
 from fera.errors import FeraError
-from fera.training.adapters import adapter_of
+from fera.models.components import denoisers
+from fera.pipelines.base import load_base
+from fera.training.trained.kinds import adapter_of
 
 TOLERANCE = 0.02
 

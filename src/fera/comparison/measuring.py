@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from fera.router import gate_entropy
-from fera.tuner import Routing
+from fera.method.router import gate_entropy
+from fera.method.routing import Routing
+from fera.version import __version__
 
 _LIBRARIES = ("torch", "diffusers", "peft", "transformers", "accelerate", "numpy")
 QUARTERS = 4
@@ -21,12 +22,10 @@ QUARTERS = 4
 
 def code() -> dict[str, Any]:
     """Version of fera and, where it runs from a git checkout, the commit and whether files differ from it."""
-    import fera
-
-    root = Path(fera.__file__).parent
+    root = Path(__file__).resolve().parents[1]
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", str(root)) if commit else None
-    return {"fera": fera.__version__, "commit": commit, "changed": bool(changed) if commit else None}
+    return {"fera": __version__, "commit": commit, "changed": bool(changed) if commit else None}
 
 
 def versions() -> dict[str, str]:

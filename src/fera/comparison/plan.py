@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fera.comparison.study import CACHE, LEARNING_RATES, Study
+from fera.config.reading import parse_config
 from fera.training import TrainConfig
-from fera.training.settings import parse_config
 
 # Where things lie on a machine, and how often a run writes: another machine may differ.
 _OF_THE_MACHINE = (

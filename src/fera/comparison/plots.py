@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fera.analysis.plots import band_names
 from fera.comparison.findings import QUARTER_NAMES, Finding
 from fera.comparison.statistics import Interval
+from fera.traces.plot import band_names
 
 _AXIS = "difference of the loss x 1000 (left of 0: better)"
 

@@ -1,29 +1,39 @@
-"""The report of a study: tables and plots in a folder, the main table on the console."""
+"""The report of a study: tables and plots in a folder."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table as RichTable
-
-from fera.comparison.findings import Finding, find_differences, machine, overview, remarks, tables
+from fera.comparison.findings import Finding, Table, find_differences, machine, overview, remarks, tables
 from fera.comparison.plots import plot_differences, plot_places
 from fera.comparison.results import Result
 from fera.comparison.study import Study
 from fera.comparison.working import rates_at_the_edge
 from fera.errors import FeraError
 
-_ON_THE_CONSOLE = ("method", "runs", "loss", "difference x 1000, 95 %", "so")
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written.
+
+    Args:
+        path: of `comparison.md`.
+        overview: the main table.
+        notes: what a reader should know beside it, a line each.
+    """
+
+    path: Path
+    overview: Table
+    notes: list[str]
 
 
-def write_report(study: Study, results: Sequence[Result], folder: Path, console: Console) -> None:
-    """Write `comparison.md` and its plots, and print the main table.
+def write_report(study: Study, results: Sequence[Result], folder: Path) -> Report:
+    """Write `comparison.md` and its plots.
 
     Args:
         study: the study.
         results: its runs, finished or not.
         folder: made if missing.
-        console: gets the table.
 
     Raises:
         FeraError: there are no results, they do not pair, or the folder cannot be written.
@@ -41,10 +51,7 @@ def write_report(study: Study, results: Sequence[Result], folder: Path, console:
         (folder / "comparison.md").write_text(_markdown(study, findings, notes), encoding="utf-8")
     except OSError as error:
         raise FeraError(f"cannot write to {folder}: {error.strerror}") from error
-    console.print(_rich(study, findings))
-    for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
-    console.print(f"report: {folder / 'comparison.md'}", markup=False, soft_wrap=True)
+    return Report(folder / "comparison.md", overview(study, findings), notes)
 
 
 def _drawn(study: Study, findings: Sequence[Finding]) -> list[Finding]:
@@ -75,15 +82,3 @@ def _markdown(study: Study, findings: Sequence[Finding], notes: Sequence[str]) -
         parts.append("![Differences](differences.png)")
         parts.append("![Differences by noise and frequency band](by-noise-and-band.png)")
     return "\n\n".join(parts) + "\n"
-
-
-def _rich(study: Study, findings: Sequence[Finding]) -> RichTable:
-    """The columns that say who is better, for a terminal of 80 columns; the file has them all."""
-    content = overview(study, findings)
-    table = RichTable(title=content.title, title_justify="left")
-    shown = [content.columns.index(head) for head in _ON_THE_CONSOLE]
-    for head, index in zip(_ON_THE_CONSOLE, shown, strict=True):
-        table.add_column(head, justify="left" if index in (0, len(content.columns) - 1) else "right", overflow="fold")
-    for row in content.rows:
-        table.add_row(*(row[index] for index in shown))
-    return table

@@ -9,7 +9,7 @@ from typing import Any
 from fera.comparison.plan import Run
 from fera.comparison.study import LEARNING_RATES, Study
 from fera.errors import FeraError
-from fera.files import replace_file
+from fera.support.files import replace_file
 
 RESULT = "result.json"
 _FORMAT_VERSION = 1

@@ -3,7 +3,6 @@
 import gc
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
-from fera.bases import load_base
-from fera.comparison.measuring import (
-    code,
-    gates_by_quarter,
-    hardware,
-    peak_memory,
-    restart_peak_memory,
-    versions,
-)
+from fera.comparison.measuring import code, gates_by_quarter, hardware, peak_memory, restart_peak_memory, versions
 from fera.comparison.plan import Run, fingerprint
 from fera.comparison.results import Result, Samples, write_result
-from fera.components import denoisers
 from fera.evaluation import Evaluation, EvaluationSettings, evaluate
+from fera.method.routing import Routing
+from fera.models.components import denoisers
+from fera.models.noise import noise_process
+from fera.pipelines.base import load_base
+from fera.support.progress import Listener, ProgressOnly
 from fera.training import TrainConfig, train
-from fera.training.adapters import adapter_of
-from fera.training.loop import Summary
-from fera.training.objective import noise_process
-from fera.training.resuming import CannotResume
-from fera.training.state import RunFolder
-from fera.tuner import Routing
+from fera.training.folder.resuming import CannotResume
+from fera.training.folder.run_folder import RunFolder
+from fera.training.run import Summary
+from fera.training.trained.kinds import adapter_of
 from fera.tuner.model import gate_of
 
 
@@ -57,14 +50,14 @@ class Task:
     test: Path
 
 
-def execute(task: Task, say: Callable[[str], None]) -> Result:
+def execute(task: Task, listener: Listener) -> Result:
     """Train, evaluate unless a learning rate is on trial, and leave `result.json`.
 
     A training that was interrupted goes on from its last checkpoint.
 
     Args:
         task: the run.
-        say: hears what is worth a line.
+        listener: hears what is worth a line, and how far the training is.
 
     Raises:
         FeraError: training or evaluation refuses.
@@ -75,7 +68,7 @@ def execute(task: Task, say: Callable[[str], None]) -> Result:
     device = Accelerator().device
     _forget_accelerators()
     restart_peak_memory(device)
-    summary = _train(task.config, say)
+    summary = _train(task.config, listener)
     memory = peak_memory(device)
     trained = RunFolder(task.config.output_dir)
     router = 0
@@ -113,14 +106,16 @@ def router_parameters(denoiser: nn.Module) -> int:
     return sum(parameter.numel() for parameter in gate.parameters()) if gate is not None else 0
 
 
-def _train(config: TrainConfig, say: Callable[[str], None]) -> Summary:
+def _train(config: TrainConfig, listener: Listener) -> Summary:
+    # Of a study's many runs only progress is shown, not what each of them says.
+    progress = ProgressOnly(listener)
     if RunFolder(config.output_dir).latest_checkpoint() is not None:
         try:
-            return train(config, resume=True, quiet=True)
+            return train(config, resume=True, listener=progress)
         except CannotResume as error:
-            say(f"  starting anew: {error}")
+            listener.say(f"  starting anew: {error}")
             _forget_accelerators()
-    return train(config, overwrite=True, quiet=True)
+    return train(config, overwrite=True, listener=progress)
 
 
 def _result(

@@ -1,7 +1,7 @@
 """What a study compares: one typed definition, read from a TOML file."""
 
 import re
-import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fera.demo import STYLES
 from fera.errors import FeraError
 from fera.evaluation import EvaluationSettings
-from fera.hints import hint
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fera.support.hints import hint
 
 # Folders of a study that are no methods.
 LEARNING_RATES, DATA, CACHE, REPORT = "learning-rates", "data", "cache", "report"

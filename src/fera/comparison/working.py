@@ -1,7 +1,7 @@
 """Working through a study, alone or beside other processes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from fera.comparison.plan import Run, configure, differences, given_rate, portab
 from fera.comparison.results import Result, read_result
 from fera.comparison.running import Task, execute
 from fera.comparison.study import Study
-from fera.durations import about_time
 from fera.errors import FeraError
+from fera.support.durations import about_time
+from fera.support.progress import SILENT, Listener
 
 _PATIENCE_SECONDS = 5.0
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,14 @@ class Options:
     overwrite: bool = False
 
 
-def work(study: Study, output: Path, options: Options, say: Say) -> int:
+def work(study: Study, output: Path, options: Options, listener: Listener = SILENT) -> int:
     """Do the runs that are missing, as far as no other process does them.
 
     Args:
         study: the study.
         output: its folder.
         options: what part of it.
-        say: hears about progress.
+        listener: hears about progress.
 
     Returns:
         How many trainings were done.
@@ -63,7 +62,7 @@ def work(study: Study, output: Path, options: Options, say: Say) -> int:
     while waiting and (options.max_runs is None or done < options.max_runs):
         result = None
         for run in waiting:
-            result = desk.attempt(run, say, f"[{len(runs) - len(waiting) + 1}/{len(runs)}] {run}")
+            result = desk.attempt(run, listener, f"[{len(runs) - len(waiting) + 1}/{len(runs)}] {run}")
             if result is not None:
                 break
         if result is not None:
@@ -72,11 +71,11 @@ def work(study: Study, output: Path, options: Options, say: Say) -> int:
         waiting = [run for run in waiting if not desk.is_done(run)]
         if result is not None and waiting:
             left = sum(seconds) / len(seconds) * len(waiting)
-            say(f"  {result.seconds:.0f} s; {len(waiting)} runs left, {about_time(left)} for one process")
+            listener.say(f"  {result.seconds:.0f} s; {len(waiting)} runs left, {about_time(left)} for one process")
         elif result is None and waiting:
             others = sorted({name for run in waiting if (name := holder(run.folder(output)))})
             if (now := ", ".join(others)) != said:
-                say(f"waiting for {now or 'another process'}: {len(waiting)} runs left")
+                listener.say(f"waiting for {now or 'another process'}: {len(waiting)} runs left")
                 said = now
             time.sleep(_PATIENCE_SECONDS)
     return done
@@ -123,12 +122,12 @@ class _Desk:
         changed = differences(result.settings, task.settings)
         if changed and not self._options.overwrite:
             raise FeraError(
-                f"{run} was done with other settings: {'; '.join(changed)}. Use another --output, or make such runs "
-                "again with --overwrite"
+                f"{run} was done with other settings: {'; '.join(changed)}. Use another `output`, or make such runs "
+                "again with `overwrite`"
             )
         return not changed
 
-    def attempt(self, run: Run, say: Say, title: str) -> Result | None:
+    def attempt(self, run: Run, listener: Listener, title: str) -> Result | None:
         """Do it, unless it waits for a learning rate or another process has it."""
         task = self._task(run)
         if task is None:
@@ -136,8 +135,8 @@ class _Desk:
         with claim(task.folder) as is_ours:
             if not is_ours or self.is_done(run):
                 return None
-            say(f"{title} (learning rate {task.config.train.learning_rate:g})")
-            return execute(task, say)
+            listener.say(f"{title} (learning rate {task.config.train.learning_rate:g})")
+            return execute(task, listener)
 
     def _task(self, run: Run) -> Task | None:
         try:

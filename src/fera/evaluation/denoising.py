@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from fera.bands import FrequencyBands
-from fera.components import denoisers
+from fera.data.buckets import Size
+from fera.data.cache.encoded import EncodedSet
+from fera.data.cache.encoder import Encoder
+from fera.data.checking import Example
 from fera.evaluation.results import Sample
 from fera.evaluation.settings import EvaluationSettings
-from fera.training.buckets import Size
-from fera.training.cache import EncodedSet, Encoder
-from fera.training.data import Example
-from fera.training.families import family_of
-from fera.training.objective import noise_process
-from fera.training.validation import fixed_noise
+from fera.method.bands import FrequencyBands
+from fera.models.components import denoisers
+from fera.models.families import family_of
+from fera.models.noise import fixed_noise, noise_process
 
 QUARTERS = 4  # ranges of the noise process
 Progress = Callable[[str, int, int], None]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-import fera
-from fera.components import denoisers
+from fera.config import DataConfig
+from fera.data.checking import Example, check_images, find_examples
 from fera.errors import FeraError
 from fera.evaluation.concepts import gallery_of, mean_reciprocal, other_styles_gallery, share_within
 from fera.evaluation.denoising import Progress, denoising_samples, encode_folder, mean_losses
@@ -18,9 +18,9 @@ from fera.evaluation.judge import Judge, Look, load_judge
 from fera.evaluation.pixels import PixelSet
 from fera.evaluation.results import Evaluation, Picture
 from fera.evaluation.settings import EvaluationSettings
-from fera.training.config import DataConfig
-from fera.training.data import Example, check_images, find_examples
-from fera.training.families import native_resolution, size_multiple
+from fera.models.components import denoisers
+from fera.models.families import native_resolution, size_multiple
+from fera.version import __version__
 
 _DRAWN_METRICS = (
     "fid",
@@ -117,7 +117,7 @@ def _measured_loss(
         loss=loss,
         loss_by_timestep=by_timestep,
         loss_by_band=by_band,
-        fera=fera.__version__,
+        fera=__version__,
     )
 
 

@@ -34,11 +34,11 @@ class InceptionFeatures:
             self._network = FrechetInceptionDistance(feature=2048).inception.eval()
         except ModuleNotFoundError as error:
             raise FeraError(
-                "--features inception needs torch-fidelity: pip install torch-fidelity; or take --features judge"
+                "`features` inception needs torch-fidelity: pip install torch-fidelity; or take `features` judge"
             ) from error
         except (OSError, RuntimeError) as error:  # no network, or a download cut short
             raise FeraError(
-                f"--features inception: the weights cannot be downloaded ({error}); or take --features judge"
+                f"`features` inception: the weights cannot be downloaded ({error}); or take `features` judge"
             ) from error
 
     @torch.no_grad()
@@ -115,5 +115,5 @@ def load_clip(model: str) -> ClipFeatures:
     except Exception as error:  # transformers and the Hub's client raise many kinds
         where = "" if Path(model).exists() else " (no such folder; tried as a Hub id)"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FeraError(f"--features clip: cannot load {model!r}{where}: {reason}; or take --features judge") from error
+        raise FeraError(f"`features` clip: cannot load {model!r}{where}: {reason}; or take `features` judge") from error
     return ClipFeatures(network, tokenizer, f"CLIP {model}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from fera.errors import FeraError
 from fera.evaluation.network import SIDE, JudgeNetwork
 from fera.evaluation.pixels import resized
-from fera.files import file_digest
+from fera.support.files import file_digest
 
 _FORMAT = "fera-judge-1"
 _BATCH = 128
@@ -104,7 +104,9 @@ def load_judge(path: Path | None = None) -> Judge:
     except (OSError, SafetensorError) as error:
         raise FeraError(f"cannot read the judge's weights {path}: {error}") from error
     if metadata.get("format") != _FORMAT:
-        raise FeraError(f"{path} holds no judge of format {_FORMAT}; train one with scripts/judge/train_judge.py")
+        raise FeraError(
+            f"{path} holds no judge of format {_FORMAT}: install fera anew, or leave it out for the bundled one"
+        )
     styles = tuple(json.loads(metadata["styles"]))
     mean, deviation, reach = (tensors.pop(f"feature_{name}") for name in ("mean", "std", "reach"))
     network = JudgeNetwork(len(styles))

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from fera.training.images import load_image, to_tensor
+from fera.data.images import load_image
+from fera.data.tensors import to_tensor
 
 _CHUNK_PIXELS = 2**22  # of a chunk: 1024 pictures of 64x64, 16 of 512x512
 

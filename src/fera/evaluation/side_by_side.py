@@ -4,23 +4,20 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from fera.bases import load_base, to_device
+from fera.config import DataConfig
+from fera.data.checking import find_examples
+from fera.data.images import load_image
 from fera.evaluation.evaluating import evaluate
 from fera.evaluation.results import Evaluation
 from fera.evaluation.settings import EvaluationSettings
 from fera.evaluation.subjects import load_subject, names_of
-from fera.files import claim_folder
 from fera.generation import prompt_grid
-from fera.training.config import DataConfig
-from fera.training.data import find_examples
-from fera.training.images import load_image
+from fera.pipelines.base import load_base, to_device
+from fera.support.files import claim_folder
+from fera.support.progress import SILENT, Listener
 
 _GRID_PROMPTS = 24
 _BASE = "base"
@@ -51,12 +48,12 @@ class Request:
     device: str | None = None
 
 
-def evaluate_side_by_side(request: Request, console: Console) -> dict[str, Evaluation]:
+def evaluate_side_by_side(request: Request, listener: Listener = SILENT) -> dict[str, Evaluation]:
     """Evaluate the base and adapters, one after the other, with the same samples, prompts and seeds.
 
     Args:
         request: what to evaluate.
-        console: hears what happens.
+        listener: hears how far it is.
 
     Returns:
         By name: "base", and the adapters' by their folders. Each name is a folder in the output, with
@@ -71,36 +68,37 @@ def evaluate_side_by_side(request: Request, console: Console) -> dict[str, Evalu
         subjects = {_BASE: None, **subjects}
     _claim(request, list(subjects))
     evaluations: dict[str, Evaluation] = {}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        for name, subject in subjects.items():
-            pipe = load_base(request.base)
-            if subject is not None:
-                load_subject(pipe, *subject)
-            to_device(pipe, request.device)
-            evaluations[name] = evaluate(
-                pipe,
-                request.data,
-                request.settings,
-                output=request.output / name,
-                cache=request.output / "cache",
-                progress=_bars(progress, name),
-            )
-            del pipe
-            gc.collect()
+    for name, subject in subjects.items():
+        pipe = load_base(request.base)
+        if subject is not None:
+            load_subject(pipe, *subject)
+        to_device(pipe, request.device)
+        evaluations[name] = evaluate(
+            pipe,
+            request.data,
+            request.settings,
+            output=request.output / name,
+            cache=request.output / "cache",
+            progress=_bars(listener, name),
+        )
+        del pipe
+        gc.collect()
     if request.settings.images_per_prompt:
         _write_grid(request, evaluations)
     return evaluations
 
 
-def table_of(evaluations: dict[str, Evaluation]) -> Table:
-    """The numbers side by side, one row a metric."""
-    table = Table("", *evaluations, box=None, padding=(0, 2))
+def table_of(evaluations: dict[str, Evaluation]) -> list[list[str]]:
+    """The numbers side by side: rows of a label and one number an evaluation, "-" where it has none.
+
+    Metrics that none of the evaluations has are left out.
+    """
+    rows = []
     for label, value in _ROWS:
         cells = [value(evaluation) for evaluation in evaluations.values()]
         if any(cell is not None for cell in cells):
-            table.add_row(label, *("-" if cell is None else _number(cell) for cell in cells))
-    return table
+            rows.append([label, *("-" if cell is None else _number(cell) for cell in cells)])
+    return rows
 
 
 def _quarter(number: int) -> Callable[[Evaluation], float | None]:
@@ -145,15 +143,8 @@ def _claim(request: Request, names: list[str]) -> None:
     claim_folder(request.output, held, overwrite=request.overwrite)
 
 
-def _bars(progress: Progress, name: str) -> Callable[[str, int, int], None]:
-    tasks: dict[str, Any] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = progress.add_task(f"{name}: {what}", total=total)
-        progress.update(tasks[what], completed=done, total=total, visible=done < total)
-
-    return show
+def _bars(listener: Listener, name: str) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: listener.advance(f"{name}: {what}", done, total)
 
 
 def _write_grid(request: Request, evaluations: dict[str, Evaluation]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from peft import PeftConfig
 
-from fera.components import denoisers
 from fera.errors import FeraError
-from fera.pipelines import load_adapter, set_adapters
-from fera.training.plain import add_plain, read_plain
+from fera.format import CONFIG, WEIGHTS
+from fera.models.components import denoisers
+from fera.pipelines.adapters import load_adapter, set_adapters
+from fera.training.trained.plain import add_plain, read_plain
 
 _NAME = "default"
 
@@ -35,7 +36,7 @@ def load_subject(pipe: Any, path: str, weight: float = 1.0) -> None:
         if weight != 1:
             raise FeraError(f"{folder} is a whole denoiser, which takes no weight (got {weight:g})")
         return _load_denoiser(pipe, folder)
-    if (folder / "adapter_config.json").is_file() and not _is_routed(folder):
+    if (folder / CONFIG).is_file() and not _is_routed(folder):
         denoiser = next(iter(denoisers(pipe).values()))
         add_plain(denoiser, PeftConfig.from_pretrained(str(folder)), _NAME)
         read_plain(denoiser, folder, _NAME)
@@ -49,7 +50,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
     """Names for folders of results, by the last telling part of each path; numbered where they would be the same."""
     names: list[str] = []
     for path in paths:
-        parts = [part for part in Path(path).absolute().parts if part not in ("adapter", "adapter_model.safetensors")]
+        parts = [part for part in Path(path).absolute().parts if part not in ("adapter", WEIGHTS)]
         stem = re.sub(r"[\W_]+", "-", parts[-1].removesuffix(".safetensors")).strip("-") or "adapter"
         name, number = stem, 1
         while name in (*names, "base"):  # a run called "base" is not the baseline
@@ -60,7 +61,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def _is_routed(folder: Path) -> bool:
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG
     try:
         return str(json.loads(path.read_text(encoding="utf-8")).get("peft_type", "")).upper() == "FERA"
     except (ValueError, AttributeError) as error:

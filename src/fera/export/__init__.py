@@ -4,7 +4,7 @@ A plain LoRA or a merged weight has one mixture of the experts where a routed ad
 the mixture, `static` builds the LoRA, `formats` names its tensors as other tools do, `gap` measures what was lost.
 """
 
-from fera.export.gates import GateChoice, GateTrace
 from fera.export.merging import Merged, merge
+from fera.traces.gates import GateChoice, GateTrace
 
 __all__ = ["GateChoice", "GateTrace", "Merged", "merge"]

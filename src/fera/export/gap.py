@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.export.gates import GateTrace, trace_of
 from fera.generation import generate
-from fera.pipelines import denoisers, set_adapters, trace
+from fera.models.components import denoisers
+from fera.pipelines.adapters import set_adapters, trace
+from fera.traces.gates import GateTrace, trace_of
 from fera.tuner import FrequencyGate
 from fera.tuner.model import adapter_configs
 

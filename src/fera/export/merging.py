@@ -8,11 +8,12 @@ from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
+from fera.adapters.text.parts import merge_text, text_layers
 from fera.errors import FeraError
-from fera.export.gates import GateChoice, choose_gate
 from fera.export.static import check_plain, rank_weights
-from fera.pipelines import adapters, denoisers, unload
-from fera.text.parts import merge_text, text_layers
+from fera.models.components import denoisers
+from fera.pipelines.adapters import adapters, unload
+from fera.traces.gates import GateChoice, choose_gate
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs
 

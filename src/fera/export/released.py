@@ -10,7 +10,7 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor
 
 from fera.errors import FeraError
-from fera.pipelines import denoisers
+from fera.models.components import denoisers
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs, remove_adapters
 

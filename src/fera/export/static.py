@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from fera.checkpoint import AdapterFile
+from fera.adapters.file import AdapterFile
 from fera.errors import FeraError
+from fera.format import PEFT_PREFIX, ROUTER_KEY
 from fera.tuner import FeraConfig
 
 _KEY = re.compile(r"^base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
-_ROUTER = "base_model.model.fera.router."
+_ROUTER = PEFT_PREFIX + ROUTER_KEY
 
 
 @dataclass(frozen=True)

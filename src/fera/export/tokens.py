@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fera.text.files import TextFiles, token_file
+from fera.adapters.text.files import TextFiles, token_file
 
 # What ComfyUI and the web interfaces call the encoders in a file that holds the vectors of both.
 _BOTH = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}

@@ -11,15 +11,16 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fera.checkpoint import AdapterFile, open_adapter
+from fera.adapters.file import AdapterFile, open_adapter
 from fera.errors import FeraError
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
-from fera.export.gates import GateChoice, GateTrace, choose_gate, trace_of
 from fera.export.static import static_lora
 from fera.export.tokens import token_files
-from fera.pipelines import load_adapter, unload
-from fera.tuner import Routing
+from fera.method.routing import Routing
+from fera.pipelines.adapters import load_adapter, unload
+from fera.traces.gates import GateChoice, GateTrace, choose_gate, trace_of
+from fera.version import __version__
 
 SCHEDULE = "schedule.json"
 # What the adapter is called while it is measured.
@@ -92,7 +93,7 @@ def export_lora(
     paths = _paths(Path(output), FORMATS[format].file_name, len(parts), schedule is not None)
     tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
-        raise FeraError(f"{existing[0]} exists already; give another output, or overwrite it (--overwrite)")
+        raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
     gap = None if pipe is None else _measure(adapter, pipe, prompts, [part.gate for part in parts])
     description = _describe(gap, prompts)
     writers: dict[Path, Callable[[Path], object]] = {}
@@ -148,12 +149,10 @@ def _measure(adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str],
 
 
 def _describe(gap: Gap | None, prompts: Sequence[str]) -> dict[str, Any]:
-    import fera
-
     approximation: Any = "not measured"
     if gap is not None:
         approximation = asdict(gap) | {"prompts": list(prompts)}
-    return {"fera": fera.__version__, "static": True, "approximation": approximation}
+    return {"fera": __version__, "static": True, "approximation": approximation}
 
 
 def _entry(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:

@@ -3,25 +3,26 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fera.analysis.curves import routing_curves, save_csv
-from fera.bases import EMOJI, load_base, to_device
-from fera.checkpoint import open_adapter
+from fera.adapters.file import open_adapter
 from fera.errors import FeraError
-from fera.files import claim_folder
+from fera.format import WEIGHTS
 from fera.generation.grids import prompt_grid
 from fera.generation.sampling import file_stem, generate, save_image
-from fera.pipelines import load_adapter, set_adapters, trace
+from fera.pipelines.adapters import load_adapter, set_adapters, trace
+from fera.pipelines.base import EMOJI, load_base, to_device
+from fera.support.files import claim_folder
+from fera.support.progress import SILENT, Listener
+from fera.traces.curves import routing_curves, save_csv
+from fera.version import __version__
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # A grid of more prompts is no overview any more.
@@ -69,12 +70,12 @@ class Drawing:
     precision: str = "fp32"
 
 
-def draw(drawing: Drawing, console: Console) -> list[Path]:
+def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
     """Draw images and save them, each batch as soon as it is done.
 
     Args:
         drawing: what to draw.
-        console: hears what happens.
+        listener: hears what happens.
 
     Returns:
         The files written, the grid first: `grid.png`, an image a prompt (and `…-base.png` beside it),
@@ -89,9 +90,9 @@ def draw(drawing: Drawing, console: Console) -> list[Path]:
     base = drawing.base or next((file.config.base_model_name_or_path for file in opened), None) or EMOJI
     files.claim()
     pipe = _load(base, drawing, names=(names := _adapter_names([path for path, _ in drawing.adapters])))
-    console.print(f"base: {base}", markup=False, soft_wrap=True)
+    listener.say(f"base: {base}")
     for name, (path, weight) in zip(names, drawing.adapters, strict=True):
-        console.print(f"adapter {name}: {path}, weight {weight:g}", markup=False, soft_wrap=True)
+        listener.say(f"adapter {name}: {path}, weight {weight:g}")
 
     rows: dict[str, list[Image.Image]] = {}
     label = " + ".join(names) if names else "base"
@@ -99,20 +100,19 @@ def draw(drawing: Drawing, console: Console) -> list[Path]:
         "base": base,
         "adapters": ", ".join(f"{path}={weight:g}" for path, weight in drawing.adapters),
     }
-    with _progress(console) as progress:
-        if drawing.compare_base:
-            set_adapters(pipe, [])
-            rows["base"] = _draw_row(pipe, drawing, files.base_images, {"base": base}, progress, "base")
-            set_adapters(pipe, names, [weight for _, weight in drawing.adapters])
-        with ExitStack() as stack:
-            routings = stack.enter_context(trace(pipe)) if drawing.trace else []
-            rows[label] = _draw_row(pipe, drawing, files.images, details, progress, label)
+    if drawing.compare_base:
+        set_adapters(pipe, [])
+        rows["base"] = _draw_row(pipe, drawing, files.base_images, {"base": base}, listener, "base")
+        set_adapters(pipe, names, [weight for _, weight in drawing.adapters])
+    with ExitStack() as stack:
+        routings = stack.enter_context(trace(pipe)) if drawing.trace else []
+        rows[label] = _draw_row(pipe, drawing, files.images, details, listener, label)
     shown = {name: images[:_GRID_PROMPTS] for name, images in rows.items()}
     save_image(prompt_grid(shown, drawing.prompts[:_GRID_PROMPTS]), files.grid, _sampling(drawing) | details)
     if len(drawing.prompts) > _GRID_PROMPTS:
-        console.print(f"the grid shows the first {_GRID_PROMPTS} of {len(drawing.prompts)} prompts")
+        listener.say(f"the grid shows the first {_GRID_PROMPTS} of {len(drawing.prompts)} prompts")
     if drawing.trace:
-        from fera.analysis.plots import plot_routing
+        from fera.traces.plot import plot_routing
 
         curves = routing_curves(routings)
         plot_routing(curves, files.plot)
@@ -133,9 +133,11 @@ def parse_adapter(text: str) -> tuple[str, float]:
     try:
         value = float(weight)
     except ValueError:
-        raise FeraError(f"--adapter {text}: the weight {weight!r} is not a number, and there is no such path") from None
+        raise FeraError(
+            f"`adapters` {text}: the weight {weight!r} is not a number, and there is no such path"
+        ) from None
     if not math.isfinite(value):
-        raise FeraError(f"--adapter {text}: the weight must be finite")
+        raise FeraError(f"`adapters` {text}: the weight must be finite")
     return path, value
 
 
@@ -179,19 +181,19 @@ class _Files:
 
 def _check(drawing: Drawing) -> None:
     if not drawing.prompts:
-        raise FeraError('nothing to draw: give a prompt ("a red heart") or --prompt-file')
-    for option, value, least in (
-        ("--steps", drawing.steps, 1),
-        ("--batch-size", drawing.batch_size, 1),
-        ("--guidance-scale", drawing.guidance_scale, 0),
-        ("--height", drawing.height, 8),
-        ("--width", drawing.width, 8),
+        raise FeraError('nothing to draw: give a prompt ("a red heart") or `prompt_file`')
+    for name, value, least in (
+        ("steps", drawing.steps, 1),
+        ("batch_size", drawing.batch_size, 1),
+        ("guidance_scale", drawing.guidance_scale, 0),
+        ("height", drawing.height, 8),
+        ("width", drawing.width, 8),
     ):
         if value is not None and not value >= least:
-            raise FeraError(f"{option} must be at least {least}, got {value}")
-    for option, asked in (("--compare-base", drawing.compare_base), ("--trace", drawing.trace)):
+            raise FeraError(f"`{name}` must be at least {least}, got {value}")
+    for name, asked in (("compare_base", drawing.compare_base), ("trace", drawing.trace)):
         if asked and not drawing.adapters:
-            raise FeraError(f"{option} needs an --adapter")
+            raise FeraError(f"`{name}` needs `adapters`: there is no adapter to show")
 
 
 def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
@@ -200,7 +202,7 @@ def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
     except FeraError as error:
         if drawing.base is None and base != EMOJI:
             raise FeraError(
-                f"{error}. The adapter names this base; where you have it elsewhere, give --base"
+                f"{error}. The adapter names this base; where you have it elsewhere, give `base`"
             ) from error
         raise
     for name, (path, _) in zip(names, drawing.adapters, strict=True):
@@ -212,11 +214,10 @@ def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
 
 
 def _draw_row(
-    pipe: Any, drawing: Drawing, paths: Sequence[Path], details: dict[str, object], progress: Progress, label: str
+    pipe: Any, drawing: Drawing, paths: Sequence[Path], details: dict[str, object], listener: Listener, label: str
 ) -> list[Image.Image]:
     """Draw all prompts once, saving each batch when it is done."""
     count = len(drawing.prompts)
-    task = progress.add_task(label, total=count * drawing.steps)
     images: list[Image.Image] = []
     for start in range(0, count, drawing.batch_size):
         prompts = drawing.prompts[start : start + drawing.batch_size]
@@ -230,22 +231,15 @@ def _draw_row(
             height=drawing.height,
             width=drawing.width,
             batch_size=drawing.batch_size,
-            progress=lambda done, total, before=start: progress.update(  # type: ignore[misc]
-                task, completed=before * drawing.steps + done
+            progress=lambda done, total, before=start: listener.advance(  # type: ignore[misc]
+                f"drawing {label}", before * drawing.steps + done, count * drawing.steps
             ),
         )
         for index in range(start, len(images)):
             own = {"prompt": drawing.prompts[index], "seed": drawing.seed + index}
             save_image(images[index], paths[index], own | _sampling(drawing) | details)
-    progress.update(task, completed=count * drawing.steps)
+    listener.advance(f"drawing {label}", count * drawing.steps, count * drawing.steps)
     return images
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("drawing {task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield progress
 
 
 def _adapter_names(paths: Sequence[str]) -> list[str]:
@@ -253,7 +247,7 @@ def _adapter_names(paths: Sequence[str]) -> list[str]:
     names: list[str] = []
     for path in paths:
         parts = [part for part in Path(path).absolute().parts if part != "adapter"]
-        stem = parts[-2] if parts[-1] == "adapter_model.safetensors" else parts[-1].removesuffix(".safetensors")
+        stem = parts[-2] if parts[-1] == WEIGHTS else parts[-1].removesuffix(".safetensors")
         name = re.sub(r"[\W_]+", "-", stem).strip("-") or "adapter"
         taken = sum(other == name or other.startswith(f"{name}-") for other in names)
         names.append(f"{name}-{taken + 1}" if name in names else name)
@@ -269,8 +263,6 @@ def _sampling(drawing: Drawing) -> dict[str, object]:
 
 
 def _record(drawing: Drawing, base: str, names: Sequence[str], files: _Files) -> str:
-    import fera
-
     adapters = [
         {"name": name, "path": path, "weight": weight}
         for name, (path, weight) in zip(names, drawing.adapters, strict=True)
@@ -284,5 +276,5 @@ def _record(drawing: Drawing, base: str, names: Sequence[str], files: _Files) ->
         "width": drawing.width,
         "precision": drawing.precision,
     }
-    record = {"fera": fera.__version__, "base": base, "adapters": adapters, **settings, "images": images}
+    record = {"fera": __version__, "base": base, "adapters": adapters, **settings, "images": images}
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from fera.errors import FeraError
+from fera.version import __version__
 
 
 def generate(
@@ -92,10 +93,8 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], metadata: Mappi
         path: the file.
         metadata: names to values, written as text, such as prompt and seed; fera's version is added.
     """
-    import fera
-
     chunks = PngImagePlugin.PngInfo()
-    for name, value in {**metadata, "fera": fera.__version__}.items():
+    for name, value in {**metadata, "fera": __version__}.items():
         chunks.add_text(name, str(value))
     image.save(path, format="PNG", pnginfo=chunks)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from fera.checkpoint import CONFIG, WEIGHTS
+from fera.adapters.inspection import describe
 from fera.errors import FeraError
-from fera.inspection import describe
+from fera.format import CONFIG, WEIGHTS
 
 _PLAIN_SETTINGS = ("peft_type", "r", "lora_alpha", "lora_dropout", "alpha", "use_dora", "use_rslora")
 
@@ -22,7 +22,7 @@ def describe_adapter(folder: Path, problems: list[str]) -> dict[str, dict[str, A
         problems: gets a line where it cannot be read.
 
     Returns:
-        Sections of facts as `fera.inspection.describe` gives them; empty where it cannot be read.
+        Sections of facts as `fera.adapters.inspection.describe` gives them; empty where it cannot be read.
     """
     settings = _plain_settings(folder)
     try:

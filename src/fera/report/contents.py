@@ -7,7 +7,6 @@ from typing import Any
 
 from PIL import Image
 
-from fera.analysis.curves import RoutingCurves
 from fera.errors import FeraError
 from fera.report.drawing import Drawn
 from fera.report.extras import Analysis, Evaluations, read_analysis, read_evaluations
@@ -17,6 +16,7 @@ from fera.report.log import number
 from fera.report.pictures import Picture, embed, embed_file
 from fera.report.settings import Setting
 from fera.report.verdict import Fact, Notice, facts, notices
+from fera.traces.curves import RoutingCurves
 
 # Longest sides of embedded pictures: one of a pair, a grid, an example.
 _PAIR_SIDE, _GRID_SIDE, _EXAMPLE_SIDE = 512, 1400, 160
@@ -228,9 +228,9 @@ def check_output(path: Path) -> None:
         FeraError: it is a folder or another file.
     """
     if path.is_dir():
-        raise FeraError(f"--output {path} is a folder; give a file such as {path / 'report.html'}")
+        raise FeraError(f"`output` {path} is a folder; give a file such as {path / 'report.html'}")
     if path.is_file() and GENERATOR not in path.read_bytes()[:2000]:
-        raise FeraError(f"{path} exists and is no report of fera; give another --output")
+        raise FeraError(f"{path} exists and is no report of fera; give another `output`")
 
 
 # How a report is known as one.

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fera.analysis.curves import RoutingCurves, routing_curves
+from fera.config import TrainConfig
 from fera.errors import FeraError
 from fera.generation import generate
 from fera.report.folder import Run
-from fera.training.config import TrainConfig
+from fera.support.progress import Listener
+from fera.traces.curves import RoutingCurves, routing_curves
 
 # A row of a laptop's screen holds about as many.
 MOST_PROMPTS = 8
@@ -59,33 +58,33 @@ class Drawn:
     made: str = ""
 
 
-def draw_pictures(run: Run, sampling: Sampling, console: Console) -> Drawn:
+def draw_pictures(run: Run, sampling: Sampling, listener: Listener) -> Drawn:
     """Draw the base and the adapted base.
 
     Args:
         run: with an adapter, routed or plain, or a fine-tuned denoiser.
         sampling: what and how.
-        console: shows how far it is.
+        listener: hears how far it is.
 
     Raises:
         FeraError: there is nothing to draw with, or the base or the adapter cannot be loaded.
     """
     # diffusers takes seconds to import, and a page without fresh pictures does without it.
-    from fera.bases import load_base, to_device
-    from fera.components import denoisers
-    from fera.training.adapters import adapter_of
+    from fera.models.components import denoisers
+    from fera.pipelines.base import load_base, to_device
+    from fera.training.trained.kinds import adapter_of
 
     config, folder, prompts = _check(run, sampling)
     settings = _settings(config, sampling)
     base = sampling.base or config.base
     pipe = load_base(base, revision=None if sampling.base else config.revision)
     to_device(pipe, sampling.device)
-    before = _draw(pipe, prompts, settings, "base", console)
+    before = _draw(pipe, prompts, settings, "base", listener)
     adapter = adapter_of(config.adapter)
     adapter.load(pipe, folder)
     to_device(pipe, sampling.device)
     with adapter.routings(next(iter(denoisers(pipe).values()))) as routings:
-        after = _draw(pipe, prompts, settings, "adapted", console)
+        after = _draw(pipe, prompts, settings, "adapted", listener)
     made = (
         f"{settings['num_inference_steps']} denoising steps, guidance {settings['guidance_scale']:g}, seeds from "
         f"{settings['seed']}; the base is {base}"
@@ -118,7 +117,7 @@ def _check(run: Run, sampling: Sampling) -> tuple[TrainConfig, Path, list[str]]:
         raise FeraError("there is no adapter to draw with")
     prompts = list(sampling.prompts) or run_prompts(run)
     if not prompts:
-        raise FeraError("the run has no prompts and no captions; give --prompts")
+        raise FeraError("the run has no prompts and no captions; give `prompts`")
     return run.config, run.adapter_path, prompts
 
 
@@ -136,14 +135,11 @@ def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
 
 
 def _draw(
-    pipe: Any, prompts: Sequence[str], settings: dict[str, Any], label: str, console: Console
+    pipe: Any, prompts: Sequence[str], settings: dict[str, Any], label: str, listener: Listener
 ) -> list[Image.Image]:
-    columns = (TextColumn("drawing {task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=None)
-        return generate(
-            pipe,
-            prompts,
-            **settings,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    return generate(
+        pipe,
+        prompts,
+        **settings,
+        progress=lambda done, total: listener.advance(f"drawing {label}", done, total),
+    )

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fera.config import DataConfig, TrainConfig
+from fera.data.checking import Example, find_examples, hold_out
+from fera.data.sources import check_captions, scan_training
 from fera.errors import FeraError
-from fera.training.config import DataConfig, TrainConfig
-from fera.training.data import Example, find_examples, hold_out
-from fera.training.layouts import check_captions, scan_training
 
 SHOWN = 8
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from fera.analysis.curves import RoutingCurves
-from fera.analysis.plots import band_names
 from fera.report.charts import Line, line_chart
 from fera.report.log import Log
 from fera.report.scales import Point, smooth
+from fera.traces.curves import RoutingCurves
+from fera.traces.plot import band_names
 
 # The style sheet has this many colours for experts, and shades for bands; more come round again.
 EXPERT_COLOURS = 8

@@ -2,19 +2,19 @@
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fera.analysis.curves import RoutingCurves
+from fera.config import TrainConfig
 from fera.errors import FeraError
 from fera.report.adapter import describe_adapter
 from fera.report.examples import Pictures, read_pictures
 from fera.report.log import Log, number, read_log
 from fera.report.routing import read_curves
 from fera.report.settings import Setting, read_settings
-from fera.training.config import TrainConfig
-from fera.training.state import RunFolder
+from fera.traces.curves import RoutingCurves
+from fera.training.folder.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 def _log(path: Path, problems: list[str]) -> tuple[Log, datetime | None]:
     try:
         log = read_log(path)
-        written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:
         problems.append("log.jsonl is missing: there are no curves")
         return Log([]), None

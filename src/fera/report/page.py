@@ -11,9 +11,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from fera.errors import FeraError
-from fera.files import replace_file
 from fera.report.contents import Contents
 from fera.report.figures import expert_style
+from fera.support.files import replace_file
+from fera.version import __version__
 
 # What HTML does not hold: control characters, and halves of surrogate pairs that cannot be written at all.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -31,8 +32,6 @@ def render(contents: Contents) -> str:
     Returns:
         A whole HTML document.
     """
-    import fera
-
     style, script = _template("report.css"), _template("report.js")
     page = (
         _environment()
@@ -44,7 +43,7 @@ def render(contents: Contents) -> str:
             style_digest=_digest(style),
             script_digest=_digest(script),
             expert_style=expert_style,
-            version=fera.__version__,
+            version=__version__,
         )
     )
     return _UNPRINTABLE.sub("\ufffd", page)

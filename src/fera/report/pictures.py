@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, features
 
-from fera.training.images import load_image
+from fera.data.images import load_image
 
 _QUALITY = 88
 

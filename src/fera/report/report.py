@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from fera.errors import FeraError
 from fera.report.contents import check_output, gather
 from fera.report.drawing import Drawn, Sampling, draw_pictures
 from fera.report.folder import Run, read_run
 from fera.report.page import render, save
+from fera.support.progress import SILENT, Listener
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class ReportRequest:
     sampling: Sampling = field(default_factory=Sampling)
 
 
-def write_report(request: ReportRequest, console: Console) -> Path:
+def write_report(request: ReportRequest, listener: Listener = SILENT) -> Path:
     """Write the report of a run.
 
     Args:
         request: of which run, where to.
-        console: hears what happens.
+        listener: hears what happens.
 
     Returns:
         The HTML file. It needs no other file and no network.
@@ -45,24 +44,24 @@ def write_report(request: ReportRequest, console: Console) -> Path:
             asked for and cannot be drawn.
     """
     if request.draw is False and request.sampling.prompts:
-        raise FeraError("--prompts and --no-draw exclude each other: draw these prompts, or draw nothing")
+        raise FeraError("`prompts` were given, and `draw` is off: draw these prompts, or draw nothing")
     run = read_run(request.run)
     output = request.output or request.run / "report.html"
     check_output(output)  # before minutes of drawing
-    drawn, problem = _draw(run, request, console)
+    drawn, problem = _draw(run, request, listener)
     contents = gather(run, drawn, [problem] if problem else [])
     save(render(contents), output)
     for line in contents.problems:
-        console.print(f"note: {line}", markup=False, soft_wrap=True)
+        listener.say(f"note: {line}")
     return output
 
 
-def _draw(run: Run, request: ReportRequest, console: Console) -> tuple[Drawn | None, str | None]:
+def _draw(run: Run, request: ReportRequest, listener: Listener) -> tuple[Drawn | None, str | None]:
     """Fresh pictures, or why there are none."""
     if request.draw is False:
         return None, None
     try:
-        return draw_pictures(run, request.sampling, console), None
+        return draw_pictures(run, request.sampling, listener), None
     except FeraError as error:
         if request.draw or request.sampling.prompts:
             raise

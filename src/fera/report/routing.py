@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from fera.analysis.curves import RoutingCurves
 from fera.report.log import number
+from fera.traces.curves import RoutingCurves
 
 _COLUMNS = ("adapter", "step", "timestep", "quantity", "index", "mean", "std")
 

@@ -1,20 +1,16 @@
 """The run's settings, those that differ from the defaults marked."""
 
-import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from fera.config import TrainConfig
+from fera.config.keys import keys
+from fera.config.reading import load_config
 from fera.errors import FeraError
-from fera.training.config import TrainConfig
-from fera.training.settings import keys, load_config
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)

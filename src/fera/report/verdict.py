@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Literal
 
-from fera.analysis.curves import RoutingCurves
-from fera.durations import in_time
+from fera.method.router import COLLAPSE
 from fera.report.folder import Run
 from fera.report.log import Log, number
-from fera.router import COLLAPSE
+from fera.support.durations import in_time
+from fera.traces.curves import RoutingCurves
 
 # Mean gate, as a share of equal use, below which an expert is idle.
 IDLE = 0.1
@@ -101,7 +101,7 @@ def _unfinished(run: Run) -> str:
 
 
 def _when(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _loss_notice(losses: Sequence[tuple[float, float]]) -> Notice:

@@ -3,13 +3,14 @@
 `train` and its configuration are the interface; the rest is for whoever writes a training loop of their own.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fera.training.config import AdapterConfig, DataConfig, OptimizationConfig, TrainConfig, ValidationConfig
-from fera.training.settings import load_config, to_toml
+from fera.config import AdapterConfig, DataConfig, OptimizationConfig, TrainConfig, ValidationConfig
+from fera.config.reading import load_config, to_toml
+from fera.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from fera.training.loop import Summary, train
+    from fera.training.run import Summary, train
 
 __all__ = [
     "AdapterConfig",
@@ -24,10 +25,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # The loop brings diffusers and accelerate; reading a configuration needs neither.
-    if name in ("train", "Summary"):
-        from fera.training import loop
-
-        return getattr(loop, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The run brings diffusers and accelerate; reading a configuration needs neither.
+__getattr__ = lazy_names(__name__, {"train": "fera.training.run", "Summary": "fera.training.summary"})

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from fera.config import TrainConfig
 from fera.errors import FeraError
-from fera.training.config import TrainConfig
 
 _DISK = (
     errno.ENOSPC,

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from fera.training.reporting import Metrics
-from fera.training.skipping import Skips
+from fera.training.step.skipping import Skips
+from fera.training.telling.metrics import Metrics
 
 
 @dataclass

@@ -10,21 +10,21 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from fera.config import TrainConfig
 from fera.errors import FeraError
-from fera.files import replace_text
-from fera.strict_json import to_json
-from fera.training.averages import Average
-from fera.training.checkpoints import read_state
-from fera.training.config import TrainConfig
-from fera.training.optimizers import build_optimizer
-from fera.training.processes import agree
+from fera.support.files import replace_text
+from fera.support.strict_json import to_json
+from fera.training.folder.checkpoints import read_state
+from fera.training.folder.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
+from fera.training.folder.run_folder import RunFolder
+from fera.training.processes.exchange import agree
+from fera.training.processes.fsdp import gathered, local, state_for, whole_state
 from fera.training.progress import Progress
-from fera.training.reporting import Reporter
-from fera.training.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
-from fera.training.setup import Setup
-from fera.training.sharding import gathered, local, state_for, whole_state
-from fera.training.state import RunFolder
+from fera.training.start.prepare import Setup
+from fera.training.step.averages import Average
+from fera.training.step.optimizers import build_optimizer
 from fera.training.summary import Summary
+from fera.training.telling.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Saver:
         if not self.has_finite_weights():
             raise FeraError(
                 f"the weights are not finite after step {step}, so they are not saved. {self.run.kept()}. Lower "
-                "train.learning_rate (with --resume.allow train.learning_rate)"
+                "train.learning_rate (with `allow` train.learning_rate)"
             )
 
     def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> tuple[Progress, bool]:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from fera.training.config import TrainConfig
+from fera.config import TrainConfig
 from fera.training.progress import Progress
-from fera.training.setup import Setup
+from fera.training.start.prepare import Setup
+from fera.version import __version__
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,6 @@ def summarize(
         seconds: of this start of the run.
         average: name of the average that the adapter holds.
     """
-    import fera
-
     libraries = ("torch", "diffusers", "peft", "transformers", "accelerate")
     return Summary(
         adapter=str(adapter),
@@ -93,5 +92,5 @@ def summarize(
         samples_per_second=round(samples / max(progress.training_seconds, 1e-9), 2),
         held_out_loss_before=progress.held_out.get(0),
         held_out_loss_after=progress.held_out.get(config.train.steps),
-        versions={"fera": fera.__version__} | {name: version(name) for name in libraries},
+        versions={"fera": __version__} | {name: version(name) for name in libraries},
     )

@@ -8,31 +8,31 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from fera.config import TrainConfig
 from fera.errors import FeraError
-from fera.fingerprint import fingerprint
-from fera.training.averages import average_of
-from fera.training.compiling import compile_denoiser, uncompiled
-from fera.training.config import TrainConfig
-from fera.training.draws import Draw, draw
-from fera.training.families import Conditions
-from fera.training.objective import Losses, denoising_losses, loss_weights
-from fera.training.optimizers import build_lr_scheduler, build_optimizer
-from fera.training.order import order_of
-from fera.training.parameters import adapter_off
-from fera.training.processes import agree, of_all_processes, rows_of_all_processes, share_gradients
+from fera.method.routing import Routing
+from fera.models.families import Conditions
+from fera.models.fingerprint import fingerprint
+from fera.training.folder.resuming import Change
+from fera.training.folder.run_folder import RunFolder
+from fera.training.processes.exchange import agree, of_all_processes, rows_of_all_processes, share_gradients
+from fera.training.processes.fsdp import clip_gradients, shard
 from fera.training.progress import Progress
-from fera.training.randomness import is_chosen, mixed_seed
-from fera.training.reporting import Reporter
-from fera.training.resuming import Change
 from fera.training.saving import Saver
-from fera.training.setup import Setup
-from fera.training.sharding import clip_gradients, shard
-from fera.training.skipping import Fault, is_overflow
-from fera.training.state import RunFolder
-from fera.training.step_lines import StepLines
+from fera.training.start.prepare import Setup
+from fera.training.step.averages import average_of
+from fera.training.step.compiling import compile_denoiser, uncompiled
+from fera.training.step.draws import Draw, draw
+from fera.training.step.losses import Losses, denoising_losses, loss_weights
+from fera.training.step.optimizers import build_lr_scheduler, build_optimizer
+from fera.training.step.order import order_of
+from fera.training.step.parameters import adapter_off
+from fera.training.step.randomness import is_chosen, mixed_seed
+from fera.training.step.skipping import Fault, is_overflow
 from fera.training.summary import Summary, summarize
+from fera.training.telling.reporter import Reporter
+from fera.training.telling.step_lines import StepLines
 from fera.training.validating import Validator
-from fera.tuner import Routing
 
 
 class Trainer:
@@ -209,7 +209,7 @@ class Trainer:
         if skips.in_a_row > self._config.train.max_skipped_steps or not self._saver.has_finite_weights():
             raise FeraError(
                 f"{skips.describe(fault, self.step)}. {self._run.kept()}. Lower train.learning_rate (with "
-                "--resume.allow train.learning_rate), or look at these pictures; with mixed_precision fp16, try bf16"
+                "`allow` train.learning_rate), or look at these pictures; with mixed_precision fp16, try bf16"
             )
         self._reporter.say(f"step {self.step} is skipped: {fault}{fault.on}")
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from fera.training.averages import Average
-from fera.training.config import TrainConfig
+from fera.config import TrainConfig
+from fera.training.folder.run_folder import RunFolder
+from fera.training.processes.fsdp import is_sharded
 from fera.training.progress import Progress
-from fera.training.reporting import Reporter
-from fera.training.setup import Setup
-from fera.training.sharding import is_sharded
-from fera.training.state import RunFolder
+from fera.training.start.prepare import Setup
+from fera.training.step.averages import Average
+from fera.training.telling.reporter import Reporter
 from fera.training.validation import draw_samples, held_out_loss
 
 

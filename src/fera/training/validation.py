@@ -2,22 +2,24 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from fera.files import replace_file, replace_text
-from fera.training.buckets import Size
-from fera.training.cache import EncodedSet
-from fera.training.config import TrainConfig, ValidationConfig
-from fera.training.objective import denoising_losses, spread_timesteps
-from fera.training.setup import Setup
+from fera.config import TrainConfig, ValidationConfig
+from fera.data.buckets import Size
+from fera.data.cache.encoded import EncodedSet
+from fera.models.noise import fixed_noise, spread_timesteps
+from fera.support.files import replace_file, replace_text
+from fera.training.start.prepare import Setup
+from fera.training.step.losses import denoising_losses
 from fera.tuner.model import gate_of
+from fera.version import __version__
 
 
 @torch.no_grad()
@@ -115,11 +117,9 @@ def draw_samples(
 
 def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
     """What `fera generate` has to be told to draw the same, under the names that its own record has."""
-    import fera
-
     settings = config.validation
     return {
-        "fera": fera.__version__,
+        "fera": __version__,
         "base": config.base,
         "step": step,
         "negative_prompt": settings.negative_prompt,
@@ -173,12 +173,3 @@ def _batches(held_out: EncodedSet, count: int, batch_size: int) -> Iterator[list
     for samples in by_size.values():
         for start in range(0, len(samples), batch_size):
             yield samples[start : start + batch_size]
-
-
-def fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
-    """Noise that depends on the seed and on each sample's number alone, not on the batch."""
-    noise = []
-    for sample, latent in zip(samples, latents, strict=True):
-        generator = torch.Generator().manual_seed(seed + sample)
-        noise.append(torch.randn(latent.shape, generator=generator))
-    return torch.stack(noise)

@@ -1,17 +1,15 @@
-"""FeRA as a PEFT tuner. Importing this package registers it."""
+"""FeRA as a PEFT tuner: `config`, `gate`, `layer`, `model`, as in each folder of `peft.tuners`.
 
-import aenum
-from peft import PeftType
-from peft.utils import register_peft_method
+All that touches the inside of PEFT is in this folder.
+"""
 
-if "FERA" not in PeftType.__members__:
-    aenum.extend_enum(PeftType, "FERA", "FERA")
+# First: importing PEFT registers FeRA (`fera.registration`), and the modules below need its entry in PEFT's
+# enumeration.
+import peft  # noqa: F401  isort: skip
 
-from fera.tuner.config import FeraConfig  # noqa: E402  (the config needs PeftType.FERA)
-from fera.tuner.gate import FrequencyGate, Routing  # noqa: E402
-from fera.tuner.model import FeraModel  # noqa: E402
-from fera.tuner.start import start_router  # noqa: E402
+from fera.tuner.config import FeraConfig
+from fera.tuner.gate import FrequencyGate
+from fera.tuner.model import FeraModel
+from fera.tuner.start import start_router
 
-register_peft_method(name="fera", config_cls=FeraConfig, model_cls=FeraModel, prefix="lora_")
-
-__all__ = ["FeraConfig", "FeraModel", "FrequencyGate", "Routing", "start_router"]
+__all__ = ["FeraConfig", "FeraModel", "FrequencyGate", "start_router"]

@@ -6,12 +6,19 @@ from typing import Any, Literal
 from peft import LoraConfig, PeftConfig, PeftType
 
 from fera.errors import FeraError
-from fera.router_input import ROUTER_INPUTS
+from fera.format import FORMAT_VERSION
+from fera.method.settings import (
+    KAPPA,
+    NUM_BANDS,
+    NUM_EXPERTS,
+    RANK,
+    ROUTER_FEATURES,
+    ROUTER_INPUTS,
+    TEMPERATURE,
+    check_format,
+    check_ranges,
+)
 from fera.tuner.schemes import as_scheme
-
-FORMAT_VERSION = 1
-
-ROUTERS = ("soft", "uniform", "rank_mask")
 
 # LoraConfig's settings that would bypass the gate, change the base's weights at the start, or need a layer of their
 # own. Each maps to the value that leaves it off.
@@ -49,7 +56,7 @@ class FeraConfig(LoraConfig):
         indicator: "bands", or "released" for adapters that were trained with the authors' released code.
         router: "soft", the router of the paper; "uniform" or "rank_mask" (T-LoRA) to compare it with.
         router_input: what the router reads: "shares" of the bands as in the paper, "log_shares", "log_energies",
-            "timestep", "shares+timestep" or "log_energies+timestep"; see `fera.router_input`.
+            "timestep", "shares+timestep" or "log_energies+timestep"; see `fera.method.router_input`.
         temperature: of the router's softmax, above 0.
         router_features: width of the router's hidden layer, at least 1.
         expert: config of another PEFT scheme, or a dict of it with its `peft_type`: then each expert is an adapter of
@@ -64,14 +71,14 @@ class FeraConfig(LoraConfig):
         FeraError: a value is out of range, or a setting of LoRA cannot be routed. It is a ValueError.
     """
 
-    r: int = field(default=4, metadata={"help": "Rank of one expert."})
+    r: int = field(default=RANK, metadata={"help": "Rank of one expert."})
     lora_alpha: int | float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Numerator of an expert's scale lora_alpha / r; r * num_experts if unset."}
     )
-    num_experts: int = field(default=3, metadata={"help": "Number of experts E."})
-    num_bands: int = field(default=3, metadata={"help": "Number of frequency bands K of the indicator."})
+    num_experts: int = field(default=NUM_EXPERTS, metadata={"help": "Number of experts E."})
+    num_bands: int = field(default=NUM_BANDS, metadata={"help": "Number of frequency bands K of the indicator."})
     kappa: float | Literal["auto"] = field(
-        default=1 / 128,
+        default=KAPPA,
         metadata={"help": "Finest Gaussian's deviation as a fraction of the latent's shorter side, or 'auto'."},
     )
     indicator: str = field(
@@ -81,8 +88,8 @@ class FeraConfig(LoraConfig):
     router_input: str = field(
         default="shares", metadata={"help": f"What the router reads, one of: {', '.join(ROUTER_INPUTS)}."}
     )
-    temperature: float = field(default=0.7, metadata={"help": "Temperature of the router's softmax."})
-    router_features: int = field(default=64, metadata={"help": "Width of the router's hidden layer."})
+    temperature: float = field(default=TEMPERATURE, metadata={"help": "Temperature of the router's softmax."})
+    router_features: int = field(default=ROUTER_FEATURES, metadata={"help": "Width of the router's hidden layer."})
     expert: PeftConfig | dict[str, Any] | None = field(
         default=None, metadata={"help": "Config of another PEFT scheme for the experts; LoRA if unset."}
     )
@@ -95,12 +102,8 @@ class FeraConfig(LoraConfig):
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
-            raise FeraError(
-                f"the adapter has format version {self.format_version}, this fera reads up to {FORMAT_VERSION}: "
-                "upgrade fera to load it"
-            )
-        self._check_ranges()
+        check_format(self.format_version)
+        check_ranges(vars(self))
         if self.expert is not None:
             _check_only_expert(self)
             self.expert = as_scheme(self.expert)
@@ -131,40 +134,6 @@ class FeraConfig(LoraConfig):
         if isinstance(self.expert, PeftConfig):
             settings["expert"] = self.expert.to_dict()
         return settings
-
-    def _check_ranges(self) -> None:
-        for name, least in (("r", 1), ("num_experts", 1), ("num_bands", 2), ("router_features", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise FeraError(f"{name} must be an integer of at least {least}, got {value!r}")
-        for name, most in (("kappa", 1.0), ("temperature", float("inf")), ("lora_alpha", float("inf"))):
-            value = getattr(self, name)
-            if (name, value) in (("lora_alpha", None), ("kappa", "auto")):
-                continue
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not 0 < value <= most or value == float("inf"):
-                limit = f"in (0, {most:g}]" if most < float("inf") else "above 0 and finite"
-                raise FeraError(f"{name} must be {limit}, got {value!r}")
-        if not 0 <= self.lora_dropout < 1:
-            raise FeraError(f"lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
-        if self.indicator not in ("bands", "released"):
-            raise FeraError(f"indicator must be 'bands' or 'released', got {self.indicator!r}")
-        if self.router not in ROUTERS:
-            raise FeraError(f"router must be one of {', '.join(ROUTERS)}, got {self.router!r}")
-        if self.router_input not in ROUTER_INPUTS:
-            raise FeraError(f"router_input must be one of {', '.join(ROUTER_INPUTS)}, got {self.router_input!r}")
-        if self.router == "rank_mask" and self.router_input != "timestep":
-            raise FeraError("router='rank_mask' masks by the timestep; set router_input='timestep' with it")
-        if "energies" in self.router_input and self.indicator == "released":
-            raise FeraError(
-                f"router_input={self.router_input!r} needs indicator='bands'; the released one has shares alone"
-            )
-        if self.component is not None and not (isinstance(self.component, str) and self.component):
-            raise FeraError(f"component must be the name of a denoiser, got {self.component!r}")
-        for name in ("rank_pattern", "alpha_pattern"):
-            for key, value in (getattr(self, name) or {}).items():
-                if not value > 0:
-                    raise FeraError(f"{name}[{key!r}] must be above 0, got {value!r}")
 
     def _check_routable(self) -> None:
         for name, off in _NOT_ROUTED.items():

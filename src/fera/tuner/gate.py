@@ -15,42 +15,19 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from fera.bands import FrequencyBands
-from fera.denoisers import CallReader
 from fera.errors import FeraError
-from fera.fixed_routers import RankMaskRouter, UniformRouter
-from fera.released import ReleasedBands
-from fera.router import SoftFrequencyRouter
-from fera.router_input import RouterInput
-from fera.tuner.casting import StepCasts
+from fera.method.bands import FrequencyBands
+from fera.method.fixed_routers import RankMaskRouter, UniformRouter
+from fera.method.released_bands import ReleasedBands
+from fera.method.router import SoftFrequencyRouter
+from fera.method.router_input import RouterInput
+from fera.method.routing import Routing
+from fera.models.reading import CallReader
 from fera.tuner.config import FeraConfig
-from fera.tuner.forming import Formable, FormedLayer, StepWeights
+from fera.tuner.fast.casting import StepCasts
+from fera.tuner.fast.forming import Formable, FormedLayer, StepWeights
 
 Gates = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Routing:
-    """How one adapter was routed in one forward.
-
-    Args:
-        adapter: its name.
-        timestep: as the denoiser got it; shape () or (B,), or None where it got none.
-        indicator: shape (B, K), float32.
-        gates: shape (B, E), float32.
-        component: name of the denoiser in its pipeline; "denoiser" where one was traced without a pipeline.
-    """
-
-    adapter: str
-    timestep: Tensor | None
-    indicator: Tensor
-    gates: Tensor
-    component: str = "denoiser"
-
-    def to_cpu(self) -> "Routing":
-        """The same on the CPU."""
-        timestep = self.timestep.cpu() if self.timestep is not None else None
-        return replace(self, timestep=timestep, indicator=self.indicator.cpu(), gates=self.gates.cpu())
 
 
 @dataclass(frozen=True)

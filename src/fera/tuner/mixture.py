@@ -8,12 +8,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from fera.errors import FeraError
+from fera.format import EXPERTS
 from fera.tuner.config import FeraConfig
 from fera.tuner.gate import FrequencyGate, gate_of_batch
 from fera.tuner.schemes import why_unsound
-
-# Under this name a mixture keeps its experts, and a file their weights: no module of a base is called so.
-EXPERTS = "fera_experts"
 
 
 class ExpertMixture(nn.Module, BaseTunerLayer):

@@ -11,17 +11,15 @@ from peft.tuners.lora import LoraModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from fera.denoisers import find
 from fera.errors import FeraError
-from fera.fingerprint import check_fingerprint, fingerprint
+from fera.format import EXPERTS, GATE, PEFT_PREFIX
+from fera.models.fingerprint import check_fingerprint, fingerprint
+from fera.models.registry import find
 from fera.tuner.config import FeraConfig
+from fera.tuner.fast.linear import RoutedLinear
 from fera.tuner.gate import FrequencyGate
 from fera.tuner.layer import no_merge, route_layer
-from fera.tuner.linear import RoutedLinear
-from fera.tuner.mixture import EXPERTS, ExpertMixture
-
-# The gate's place in the denoiser, and so in the keys of a saved adapter.
-GATE = "fera"
+from fera.tuner.mixture import ExpertMixture
 
 
 class FeraModel(LoraModel):
@@ -270,9 +268,9 @@ def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Te
     own = {
         key: tensor for key, tensor in model.state_dict().items() if f".{adapter_name}" in key and _is_adapter_key(key)
     }
-    given = {key.removeprefix("base_model.model."): tensor for key, tensor in state_dict.items()}
+    given = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state_dict.items()}
     for key, tensor in own.items():
-        plain = key.removeprefix("base_model.model.")
+        plain = key.removeprefix(PEFT_PREFIX)
         where = FeraModel._remove_adapter_name_from_key(plain, adapter_name)
         if plain not in given:
             raise FeraError(f"the adapter's file has no tensor {where}: it is incomplete, or from another base")

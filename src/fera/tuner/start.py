@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.partition import partition
-from fera.router import SoftFrequencyRouter, gate_entropy
+from fera.method.partition import partition
+from fera.method.router import SoftFrequencyRouter, gate_entropy
 from fera.tuner.model import gate_of
 
 ENTROPY = 0.8

@@ -1,0 +1,187 @@
+"""Words that an adapter adds to a tokenizer, and their embeddings: textual inversion.
+
+The base's embeddings and the pipeline's own tokenizer stay as they are. Learned rows stand beside the former in a
+module that takes its place; a copy of the latter knows the words, and goes when the last of them does.
+
+Source:
+    Gal et al., An Image is Worth One Word, arXiv 2208.01618.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fera.adapters.text.encoders import tokenizer_name
+from fera.errors import FeraError
+
+# Configurations of old CLIP models name this as their last token. Transformers then pools at the highest id of a
+# prompt, which is the last token until there are learned ones.
+_OLD_END = 2
+
+
+class LearnedTokens(nn.Module):
+    """Embeddings of a text encoder, with learned rows beside those of the base.
+
+    Args:
+        embedding: the base's.
+        tokenizer: the one that the words are added to copies of.
+    """
+
+    def __init__(self, embedding: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.rows = nn.ParameterDict()
+        self.tokens: dict[str, str] = {}
+        self.tokenizer = tokenizer
+        self.had_old_end = False
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings, shape (…, D) in the base's dtype, of token ids (…)."""
+        place = ids - len(self.tokenizer)
+        known: Tensor = self.embedding(ids.where(place < 0, 0))
+        rows = torch.cat([row.to(known.dtype) for row in self.rows.values()])
+        learned = functional.embedding(place.clamp(min=0), rows)
+        return torch.where((place < 0)[..., None], known, learned)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's rows, for those who ask an embedding for its width, precision or device."""
+        weight: Tensor = self.embedding.weight
+        return weight
+
+    def words(self, adapter: str) -> list[str]:
+        """What a prompt has for each vector of an adapter's token."""
+        return words_of(self.tokens[adapter], len(self.rows[adapter]))
+
+
+def words_of(token: str, num_vectors: int) -> list[str]:
+    """Names of a token's vectors, as diffusers' pipelines write them out: `<toy>`, then `<toy>_1` and so on."""
+    return [token, *(f"{token}_{index}" for index in range(1, num_vectors))]
+
+
+def learned_tokens(encoder: Any) -> LearnedTokens | None:
+    """The learned tokens of a text encoder."""
+    embedding = encoder.get_input_embeddings()
+    return embedding if isinstance(embedding, LearnedTokens) else None
+
+
+def check_token(tokenizer: Any, token: str, num_vectors: int) -> None:
+    """Hold a token against the tokenizer that is to learn it.
+
+    Raises:
+        FeraError: it is known already, or is not read as one word.
+    """
+    words = words_of(token, num_vectors)
+    if taken := [word for word in words if word in tokenizer.get_vocab()]:
+        raise FeraError(
+            f"the tokenizer has a token {taken[0]!r} already, of the base or of a loaded adapter; unload that, or "
+            "train with another placeholder_token"
+        )
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens(words)
+    # Capital letters, for one: pipelines would not find the further vectors of such a word.
+    if not all(word in extended.tokenize(f"a {word}, too") for word in words):
+        raise FeraError(f"the tokenizer does not read {token!r} as one word; use lower case, such as '<toy>'")
+
+
+def add_token(pipe: Any, name: str, adapter: str, token: str, rows: Tensor) -> nn.Parameter:
+    """Teach a word to a text encoder and its tokenizer.
+
+    Args:
+        pipe: the pipeline.
+        name: of the text encoder.
+        adapter: that the token belongs to.
+        token: the word in prompts.
+        rows: its embeddings, shape (V, D).
+
+    Returns:
+        The rows as they are in the encoder.
+
+    Raises:
+        FeraError: the tokenizer knows the word already.
+    """
+    encoder = getattr(pipe, name)
+    learned = learned_tokens(encoder)
+    check_token(getattr(pipe, tokenizer_name(name)), token, len(rows))
+    if learned is None:
+        learned = LearnedTokens(encoder.get_input_embeddings(), getattr(pipe, tokenizer_name(name)))
+        encoder.set_input_embeddings(learned)
+        learned.had_old_end = _pool_at(encoder, _OLD_END, learned.tokenizer.eos_token_id)
+    weight = learned.embedding.weight
+    learned.rows[adapter] = nn.Parameter(rows.detach().to(weight.device).clone(), requires_grad=False)
+    learned.tokens[adapter] = token
+    _renew_tokenizer(pipe, name, learned)
+    return learned.rows[adapter]
+
+
+def remove_token(pipe: Any, name: str, adapter: str) -> None:
+    """Forget an adapter's word; nothing happens where there is none.
+
+    Args:
+        pipe: the pipeline.
+        name: of the text encoder.
+        adapter: the adapter.
+    """
+    encoder = getattr(pipe, name)
+    learned = _learned_by(encoder, adapter)
+    if learned is None:
+        return
+    del learned.rows[adapter], learned.tokens[adapter]
+    _renew_tokenizer(pipe, name, learned)
+    if not learned.tokens:
+        encoder.set_input_embeddings(learned.embedding)
+        if learned.had_old_end:
+            _pool_at(encoder, learned.tokenizer.eos_token_id, _OLD_END)
+
+
+@torch.no_grad()
+def keep_token(pipe: Any, name: str, adapter: str) -> None:
+    """Make an adapter's word one of the base's for good, as merging does; nothing happens where there is none.
+
+    Args:
+        pipe: the pipeline.
+        name: of the text encoder.
+        adapter: the adapter.
+    """
+    encoder = getattr(pipe, name)
+    learned = _learned_by(encoder, adapter)
+    if learned is None:
+        return
+    old, first = learned.embedding.weight, len(learned.tokenizer)
+    weight = old.new_zeros(max(len(old), first + len(learned.rows[adapter])), old.shape[1])
+    weight[: len(old)] = old
+    weight[first : first + len(learned.rows[adapter])] = learned.rows[adapter].to(old.dtype)
+    tokenizer = copy.deepcopy(learned.tokenizer)
+    tokenizer.add_tokens(learned.words(adapter))
+    learned.tokenizer, learned.embedding = tokenizer, nn.Embedding.from_pretrained(weight)
+    encoder.config.vocab_size = len(weight)
+    if learned.had_old_end:
+        learned.had_old_end = False
+        encoder.config.eos_token_id = tokenizer.eos_token_id
+    remove_token(pipe, name, adapter)
+
+
+def _learned_by(encoder: Any, adapter: str) -> LearnedTokens | None:
+    """The learned tokens of a text encoder, where an adapter's are among them."""
+    learned = learned_tokens(encoder)
+    return learned if learned is not None and adapter in learned.tokens else None
+
+
+def _renew_tokenizer(pipe: Any, name: str, learned: LearnedTokens) -> None:
+    tokenizer = learned.tokenizer
+    if learned.tokens:
+        tokenizer = copy.deepcopy(tokenizer)
+        for adapter in learned.tokens:
+            tokenizer.add_tokens(learned.words(adapter))
+    setattr(pipe, tokenizer_name(name), tokenizer)
+
+
+def _pool_at(encoder: nn.Module, before: int, after: int) -> bool:
+    """Change the token at which prompts are pooled; whether there was anything to change."""
+    found = [module for module in encoder.modules() if vars(module).get("eos_token_id") == before]
+    for module in found:
+        module.eos_token_id = after  # type: ignore[assignment]
+    return bool(found)

@@ -1,0 +1,174 @@
+"""`fera data`."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fera.cli.train import add_key_flags, key_flags
+from fera.support.durations import about_time
+
+if TYPE_CHECKING:
+    from fera.preflight.report import DataReport, PictureReport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    about = "show how pictures would be trained on, what it would cost, and what is wrong with them"
+    check = actions.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False)
+    check.usage = "%(prog)s [FOLDER|CONFIG.toml] [--list] [--json] [--without-base] [--KEY VALUE ...]"
+    check.add_argument(
+        "target",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER|CONFIG.toml",
+        help="pictures, or a training configuration; left out with --data.dataset_name",
+    )
+    check.add_argument(
+        "--list",
+        action="store_true",
+        help="print each picture: its size, what it is brought to, the part that is seen, caption and mask",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON, with what --list shows")
+    check.add_argument("--without-base", action="store_true", help="do not load the base of a configuration: quicker")
+    add_key_flags(check)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check training pictures; 2 where training would refuse them."""
+    from fera.config.reading import load_config
+
+    flags = key_flags(arguments)
+    target = arguments.target
+    is_config = target is not None and target.suffix == ".toml"
+    with_base = not arguments.without_base and (is_config or "base" in flags)
+    if not is_config:
+        # What a check without a base or a run does not look at still has to be there.
+        folder = {} if target is None else {"data.train_data_dir": str(target)}
+        flags = {"base": "none", "output_dir": "runs/check"} | folder | flags
+    config = load_config(target if is_config else None, flags)
+
+    if with_base:  # else the libraries to quiet are not even imported
+        from fera.cli.quiet import quiet_libraries
+
+        quiet_libraries()
+    from rich.console import Console
+
+    from fera.preflight.data_check import examine
+
+    with Console(stderr=True).status("looking at pictures"):
+        report = examine(config, with_base=with_base)
+    if arguments.json:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+    else:
+        _show(report, with_base=with_base, with_list=arguments.list)
+    return 2 if report.problems else 0
+
+
+def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    _table(console, f"{report.folder}: {report.layout}", _counts(report))
+    if report.buckets:
+        _lines(console, "sizes (width x height), pictures an epoch:", report.buckets)
+    if report.samples:
+        captions = [f"{name}: {caption or '(no caption)'}" for name, caption in report.samples]
+        _lines(console, "captions as trained on:", captions)
+    if report.estimates is not None:
+        _table(console, f"estimates on {report.estimates.device}", _costs(report))
+    elif not with_base:
+        console.print("without a base, nothing is said about its tokens, memory and time: give --base")
+    if with_list:
+        _lines(console, "pictures:", list(map(_picture, report.listing)))
+    _lines(console, "left alone:", report.notes)
+    _lines(console, "equal files:", [" = ".join(names[:6]) for names in report.duplicates[:20]])
+    _lines(console, "bad pictures:", report.bad[:50])
+    if report.problems:
+        _lines(console, "training would refuse:", report.problems, style="bold red")
+    else:
+        console.print("training would take this", style="green")
+
+
+def _counts(report: "DataReport") -> dict[str, str]:
+    from fera.preflight.data_check import summary
+
+    rows = {
+        "pictures": str(report.pictures),
+        "an epoch": f"{report.rows} training pictures, repeats counted",
+        "held out": str(report.held_out) + summary(report.leaked).replace("(", "(also trained on: "),
+    }
+    if report.smallest and report.largest:
+        rows["smallest, largest"] = f"{_size(report.smallest)}, {_size(report.largest)}"
+    if report.class_pictures or report.class_pictures_to_draw:
+        rows["class pictures"] = f"{report.class_pictures}, and {report.class_pictures_to_draw} to draw"
+    if report.enlarged:
+        rows["enlarged"] = f"{len(report.enlarged)}{summary(report.enlarged)}"
+    if report.cropped:
+        rows["longer than 1:4"] = f"{len(report.cropped)}{summary(report.cropped)}"
+    if report.long_captions:
+        names = summary(report.long_captions)
+        rows["captions cut"] = f"{len(report.long_captions)} beyond {report.token_limit} tokens{names}"
+    return rows
+
+
+def _picture(picture: "PictureReport") -> str:
+    parts = [f"{picture.name}: {_size(picture.size)}"]
+    if picture.bucket and picture.crop:
+        left, top, width, height = (f"{value:.4g}" for value in picture.crop)
+        is_cropped = picture.crop[2:] != picture.size
+        seen = f", {width} x {height} of it from {left}, {top}" if is_cropped else ""
+        parts.append(f" to {_size(picture.bucket)}{seen}")
+    if picture.held_out:
+        parts.append(", held out")
+    elif picture.repeats > 1:
+        parts.append(f", {picture.repeats} times an epoch")
+    if picture.mask:
+        parts.append(f", mask {picture.mask}")
+    return "".join([*parts, f": {picture.caption or '(no caption)'}"])
+
+
+def _costs(report: "DataReport") -> dict[str, str]:
+    costs = report.estimates
+    assert costs is not None
+    return {
+        "cache on disk": f"{_bytes(costs.cache_bytes)}: {costs.latents} latents, {costs.captions} captions",
+        "trained parameters": f"{costs.trained_parameters:,}",
+        "memory": f"{_bytes(costs.memory_bytes)} for weights and optimizer, and activations on top",
+        "encoding": about_time(costs.encoding_seconds),
+        "training": f"{about_time(costs.training_seconds)}, {costs.step_seconds:.2g} s a step",
+    }
+
+
+def _table(console: Any, title: str, rows: dict[str, str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def _lines(console: Any, title: str, lines: list[str], style: str | None = None) -> None:
+    if lines:
+        console.print(title, style=style)
+        for line in lines:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"

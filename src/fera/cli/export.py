@@ -1,0 +1,101 @@
+"""`fera export`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fera.errors import FeraError
+
+if TYPE_CHECKING:
+    from fera.traces.gates import GateChoice
+
+# The keys of fera.export.formats.FORMATS, whose import costs seconds.
+FORMATS = ("diffusers", "kohya", "comfyui")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run folder, safetensors file or Hub id")
+    parser.add_argument("--format", choices=FORMATS, default="diffusers", help="key names (%(default)s)")
+    parser.add_argument(
+        "--gate",
+        metavar="GATE",
+        help='mixture of the experts: "uniform", "mean" over the steps of --trace, or weights such as 0.2,0.3,0.5; '
+        "mean where there is a trace",
+    )
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="gates.csv of fera generate --trace")
+    parser.add_argument(
+        "--schedule", type=int, metavar="N", help="write N LoRAs, each with the mean gate of its share of the steps"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a .safetensors file, or a folder",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files of the same names")
+    measuring = parser.add_argument_group("measuring how far the LoRA is from the routed adapter")
+    measuring.add_argument("--base", help='diffusers pipeline: a folder, a Hub id, or "emoji"')
+    measuring.add_argument(
+        "--prompts", nargs="+", default=[], metavar="PROMPT", help="drawn to measure; not those of the training"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write, say where and how good it is."""
+    from rich.console import Console
+
+    from fera.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from fera.export.writing import export_lora
+    from fera.pipelines.base import load_base
+
+    gate = _gate(arguments.gate, arguments.trace, arguments.schedule)
+    if (arguments.base is None) != (not arguments.prompts):
+        raise FeraError("measuring needs both --base and --prompts; leave out both to export without measuring")
+    exported = export_lora(
+        arguments.adapter,
+        arguments.output,
+        gate,
+        format=arguments.format,
+        schedule=arguments.schedule,
+        pipe=None if arguments.base is None else load_base(arguments.base),
+        prompts=arguments.prompts,
+        overwrite=arguments.overwrite,
+    )
+    console = Console(stderr=True, highlight=False)
+    for weights in exported.gates:
+        console.print(f"gate: {', '.join(f'{weight:.3f}' for weight in weights)}")
+    if exported.gap is None:
+        console.print("a plain LoRA only approximates a routed adapter; how far it is was not measured (give --base)")
+    else:
+        console.print(
+            f"against the routed adapter, over {len(exported.gap.timesteps)} calls: predictions differ by "
+            f"{exported.gap.prediction:.2%}, which is {exported.gap.change:.1%} of what the adapter changes"
+        )
+    for path in exported.files:
+        print(path)
+    return 0
+
+
+def _gate(text: str | None, trace: Path | None, schedule: int | None) -> "GateChoice":
+    from fera.traces.gates import CHOICES, read_trace
+
+    if schedule is not None and (trace is None or text not in (None, "mean")):
+        raise FeraError("--schedule needs --trace and takes its gates from it; leave out --gate")
+    if trace is not None and text in (None, "mean"):
+        return read_trace(trace)
+    if trace is not None:
+        raise FeraError(f"--gate {text} leaves --trace unused; give one of the two")
+    if text is None:
+        raise FeraError("say which gate: --gate uniform, --gate 0.2,0.3,0.5, or --trace FILE for its mean")
+    if text == "mean":
+        raise FeraError("--gate mean needs --trace FILE, the gates.csv of fera generate --trace")
+    if text == "uniform":
+        return text
+    try:
+        return [float(weight) for weight in text.split(",")]
+    except ValueError:
+        raise FeraError(f"--gate {text} is no gate; give {CHOICES}") from None

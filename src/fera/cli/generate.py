@@ -1,0 +1,63 @@
+"""`fera generate`."""
+
+import argparse
+from pathlib import Path
+
+from fera.cli.sampling import add_sampling
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; one picture each")
+    parser.add_argument(
+        "--prompt-file", type=Path, metavar="FILE", help="more prompts, one a line; empty lines are skipped"
+    )
+    parser.add_argument(
+        "--base", help='diffusers pipeline: a folder, a Hub id, or "emoji"; the one the adapter names when left out'
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        dest="adapters",
+        metavar="PATH[=WEIGHT]",
+        help="adapter folder, run folder, safetensors file or Hub id, and its weight (1); give it again for more",
+    )
+    parser.add_argument("--output", type=Path, default=Path("generated"), metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures of the same names in the folder")
+    parser.add_argument("--compare-base", action="store_true", help="draw the base without adapters too")
+    parser.add_argument("--trace", action="store_true", help="plot gates and band shares along the denoising steps")
+    add_sampling(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw, save, say where."""
+    from fera.cli.console import Terminal
+    from fera.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from fera.generation.drawing import Drawing, draw, parse_adapter, read_prompts
+
+    drawing = Drawing(
+        prompts=read_prompts(arguments.prompts, arguments.prompt_file),
+        output=arguments.output,
+        base=arguments.base,
+        adapters=[parse_adapter(text) for text in arguments.adapters],
+        compare_base=arguments.compare_base,
+        trace=arguments.trace,
+        overwrite=arguments.overwrite,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        guidance_scale=arguments.guidance_scale,
+        negative_prompt=arguments.negative_prompt,
+        height=arguments.height,
+        width=arguments.width,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+    with Terminal() as terminal:
+        files = draw(drawing, terminal)
+    for path in files:
+        print(path)
+    return 0

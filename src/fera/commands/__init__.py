@@ -1,1 +1,0 @@
-"""One module a command of the command line; `fera.cli` says what a command offers."""

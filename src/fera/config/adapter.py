@@ -1,0 +1,98 @@
+"""Section `adapter`: routed experts, or a baseline."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fera.config.section import Section
+from fera.method.settings import KAPPA, NUM_BANDS, NUM_EXPERTS, RANK, ROUTER_FEATURES, TEMPERATURE
+
+PlainValue = str | int | float | bool | list[str] | dict[str, int | float]
+
+
+class AdapterConfig(Section):
+    """The adapter, as `fera.FeraConfig` takes it; or a baseline to compare it with, `plain` or `full`."""
+
+    r: int = Field(default=RANK, ge=1, le=16384, description="Rank of one expert.")
+    lora_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        description="Numerator of an expert's scale, lora_alpha / r; r * num_experts when unset.",
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the experts.")
+    num_experts: int = Field(default=NUM_EXPERTS, ge=1, le=256, description="Number of experts.")
+    num_bands: int = Field(default=NUM_BANDS, ge=2, le=256, description="Number of frequency bands of the indicator.")
+    kappa: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
+        default=KAPPA,
+        description="Finest Gaussian's deviation as a fraction of the latent's shorter side; auto chooses it by what "
+        "the indicator tells about the training latents.",
+    )
+    indicator: Literal["bands", "released"] = Field(
+        default="bands", description="How the bands are cut: bands, or released as the authors' released code does."
+    )
+    router: Literal["soft", "uniform", "rank_mask"] = Field(
+        default="soft",
+        description="The router: soft, as in the paper; uniform, or rank_mask as T-LoRA, to compare it with.",
+    )
+    router_input: Literal[
+        "shares", "log_shares", "log_energies", "timestep", "shares+timestep", "log_energies+timestep"
+    ] = Field(
+        default="shares+timestep",
+        description="What the router reads: energies of the bands, the timestep, or both; the paper's reads shares.",
+    )
+    router_init: Literal["partition", "random"] = Field(
+        default="partition",
+        description="How the router starts: as a soft partition of noisy training latents; random as in the paper.",
+    )
+    router_entropy: float = Field(
+        default=0.8,
+        gt=0,
+        lt=1,
+        description="Mean entropy of the gate that router_init = partition starts with, as a fraction of the uniform "
+        "gate's: how soft the partition is.",
+    )
+    temperature: float = Field(default=TEMPERATURE, gt=0, description="Temperature of the router's softmax.")
+    router_features: int = Field(
+        default=ROUTER_FEATURES, ge=1, le=65536, description="Width of the router's hidden layer."
+    )
+    use_rslora: bool = Field(default=False, description="Scale experts by lora_alpha / sqrt(r) instead.")
+    expert: dict[str, str | int | float | bool] | None = Field(
+        default=None,
+        description='Another PEFT scheme for the experts, by the settings of its config: { peft_type = "LOHA", r = 4 };'
+        " r and its neighbours here are then left alone.",
+    )
+    target_modules: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Layers to adapt, by the end of their names; the attention's when unset.",
+    )
+    plain: dict[str, PlainValue] | None = Field(
+        default=None,
+        description='Baseline: a stock PEFT adapter without routing, by its settings: { peft_type = "LORA", r = 12 }; '
+        "of the other keys here only target_modules then applies.",
+    )
+    full: bool = Field(
+        default=False,
+        description="Baseline: train all weights of the denoiser; no other key here then applies.",
+    )
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether this is routed experts, and no baseline."""
+        return self.plain is None and not self.full
+
+    @property
+    def starts_as_partition(self) -> bool:
+        """Whether there is a router to start from training latents."""
+        return self.is_routed and self.router == "soft" and self.router_init == "partition" and self.num_experts > 1
+
+    @model_validator(mode="after")
+    def _check(self) -> "AdapterConfig":
+        if self.is_routed:
+            return self
+        baseline = "adapter.full" if self.full else "adapter.plain"
+        applies = {"full"} if self.full else {"plain", "target_modules"}
+        for name, field in type(self).model_fields.items():
+            if name not in applies and getattr(self, name) != field.default:
+                raise ValueError(f"{baseline} is a baseline without routed experts: leave adapter.{name} out")
+        return self

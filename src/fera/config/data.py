@@ -1,0 +1,162 @@
+"""Section `data`: pictures and captions."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fera.config.section import Section
+
+
+class DataConfig(Section):
+    """Pictures and their captions; [data.md](data.md) shows the layouts that a folder can have."""
+
+    train_data_dir: Path | None = Field(
+        default=None, strict=False, description="Folder of training pictures and captions; this or dataset_name."
+    )
+    dataset_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Dataset of the Hugging Face Hub, or a local path that `datasets.load_dataset` reads, to train on "
+        "instead of a folder.",
+    )
+    dataset_config_name: str | None = Field(
+        default=None, min_length=1, description="Configuration of the dataset, where it has several."
+    )
+    dataset_split: str = Field(
+        default="train",
+        min_length=1,
+        description='Split of the dataset or of a folder of parquet files, or a part of one, such as "train[:100]".',
+    )
+    validation_data_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of pictures for the held-out loss, laid out as the training folder.",
+    )
+    validation_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training pictures to hold out when validation_data_dir is unset.",
+    )
+    image_column: str = Field(
+        default="file_name",
+        min_length=1,
+        description="Column of metadata.* with the picture's path, or of a dataset with the picture, where file_name "
+        "also stands for image.",
+    )
+    caption_column: str = Field(
+        default="text", min_length=1, description="Column of metadata.* or of a dataset with the caption."
+    )
+    caption_lines: Literal["join", "first"] = Field(
+        default="join",
+        description="What to take of a caption of several lines: all, joined by spaces, or the first.",
+    )
+    instance_prompt: str | None = Field(
+        default=None, min_length=1, description="Caption of pictures that have none of their own."
+    )
+    trigger_word: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Word that every caption shall have: it replaces [trigger], else it is put in front.",
+    )
+    shuffle_caption: bool = Field(
+        default=False, description="Train on the tags of a caption in several orders; a trigger word stays in front."
+    )
+    keep_tokens: int = Field(
+        default=0, ge=0, le=1000, description="Tags at the start of a caption that shuffle_caption leaves in place."
+    )
+    caption_separator: str = Field(default=",", min_length=1, max_length=8, description="What separates tags.")
+    caption_variants: int = Field(
+        default=8, ge=1, le=1000, description="Most orders of one caption that shuffle_caption encodes and draws from."
+    )
+    allow_missing_captions: bool = Field(
+        default=False,
+        description="Train pictures without a caption on the empty caption instead of refusing them.",
+    )
+    skip_bad: bool = Field(
+        default=False, description="Skip and report pictures that cannot be read instead of stopping."
+    )
+    follow_symlinks: bool = Field(
+        default=False, description="Read files that are links to somewhere outside of the data folder."
+    )
+    resolution: int | None = Field(
+        default=None,
+        ge=8,
+        le=16384,
+        description="Side of the square training pictures in pixels, and the root of the area of those in buckets; the "
+        "base's own size when unset.",
+    )
+    enable_bucket: bool = Field(
+        default=False,
+        description="Keep the aspect of pictures, up to 1:4: each goes to the nearest of a few sizes of about the "
+        "area of resolution x resolution, and a batch holds pictures of one size. What does not fill a batch is "
+        "trained as a smaller one.",
+    )
+    bucket_reso_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Step between the sides of buckets in pixels; about an eighth of the resolution when unset.",
+    )
+    center_crop: bool = Field(
+        default=True,
+        description="Crop what sticks out of the training size at the centre; false: at a place drawn once for each.",
+    )
+    random_flip: bool = Field(default=False, description="Mirror pictures left to right half of the time.")
+    mask_path: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of masks, named as the pictures: the loss counts where they are white.",
+    )
+    alpha_mask: bool = Field(default=False, description="Take the pictures' own opacity for masks.")
+    mask_min_value: float = Field(
+        default=0.0, ge=0, lt=1, description="Weight of the loss where a mask is black; 1 where it is white."
+    )
+    class_data_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of class pictures, in any layout, that keep the base as it is: half of what a run sees.",
+    )
+    class_prompt: str | None = Field(
+        default=None, min_length=1, description="Caption of class pictures without one, and prompt to draw them with."
+    )
+    num_class_images: int = Field(
+        default=0, ge=0, le=100_000, description="Draw class pictures with the base until there are so many."
+    )
+    prior_loss_weight: float = Field(default=1.0, gt=0, description="Weight of the loss on class pictures.")
+    cache_dir: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Folder of encoded pictures and captions; output_dir/cache when unset.",
+    )
+
+    @property
+    def source(self) -> Path | str:
+        """Where training pictures come from: a folder, or the name of a dataset."""
+        source = self.train_data_dir if self.dataset_name is None else self.dataset_name
+        assert source is not None
+        return source
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.train_data_dir is None and self.dataset_name is None:
+            raise ValueError(
+                "missing key data.train_data_dir: set it, or data.dataset_name, in the TOML file or by a flag"
+            )
+        if self.train_data_dir is not None and self.dataset_name is not None:
+            raise ValueError("data.train_data_dir and data.dataset_name are both set; keep one")
+        if self.dataset_config_name is not None and self.dataset_name is None:
+            raise ValueError("data.dataset_config_name is set, but data.dataset_name is not: set both or neither")
+        if self.bucket_reso_steps is not None and not self.enable_bucket:
+            raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
+        if self.alpha_mask and self.mask_path is not None:
+            raise ValueError("data.mask_path and data.alpha_mask are both set; keep one")
+        if self.mask_min_value and not (self.alpha_mask or self.mask_path):
+            raise ValueError("data.mask_min_value is set, but there are no masks: set mask_path or alpha_mask")
+        if self.keep_tokens and not self.shuffle_caption:
+            raise ValueError("data.keep_tokens is set, but data.shuffle_caption is off: set both or neither")
+        if self.class_data_dir is None and (self.class_prompt is not None or self.num_class_images):
+            raise ValueError("data.class_prompt and data.num_class_images need data.class_data_dir")
+        if self.num_class_images and self.class_prompt is None:
+            raise ValueError("data.num_class_images needs data.class_prompt, the prompt to draw with")
+        return self

@@ -1,0 +1,103 @@
+"""The keys of a configuration: what the command line and the reference page say of each."""
+
+import json
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fera.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration.
+
+    Args:
+        name: dotted, as in flags: "train.steps".
+        field: its definition.
+    """
+
+    name: str
+    field: FieldInfo
+
+    @property
+    def type(self) -> Any:
+        """Its type without None; of several, the first."""
+        first = self._members[0]
+        return get_args(first)[0] if get_origin(first) is Annotated else first
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether it can be unset."""
+        return type(None) in _union_members(self.field.annotation)
+
+    @property
+    def expects(self) -> str:
+        """What it takes, in words: "integer, at least 1"."""
+        if get_origin(self.type) is dict:
+            return "table"
+        if get_origin(self.type) is Literal:
+            return "one of " + ", ".join(str(choice) for choice in get_args(self.type))
+        words = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
+        if get_origin(self.type) is list and get_origin(get_args(self.type)[0]) is Literal:
+            return "list of " + ", ".join(str(choice) for choice in get_args(get_args(self.type)[0]))
+        parts = [words.get(self.type, "list of texts"), *_limits(self.field.metadata)]
+        for member in self._members:
+            if get_origin(member) is Annotated:
+                parts += _limits(rule for field in get_args(member)[1:] for rule in field.metadata)
+            elif get_origin(member) is Literal:
+                parts += [f"or {choice}" for choice in get_args(member)]
+        return ", ".join(parts)
+
+    @property
+    def _members(self) -> list[Any]:
+        return [member for member in _union_members(self.field.annotation) if member is not type(None)]
+
+    @property
+    def default(self) -> str:
+        """Its default as TOML, "required" or "unset"."""
+        if self.field.is_required():
+            return "required"
+        return "unset" if self.field.default is None else _toml_value(self.field.default)
+
+
+def keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[Key]:
+    """All keys of the configuration in order, sections flattened to dotted names."""
+    for name, field in model.model_fields.items():
+        if _is_section(field):
+            yield from keys(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield Key(prefix + name, field)
+
+
+def _limits(rules: Iterable[Any]) -> list[str]:
+    """Limits of a number in words."""
+    words = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}"}
+    return [text.format(getattr(rule, name)) for rule in rules for name, text in words.items() if hasattr(rule, name)]
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if is_union else (annotation,)
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, int | float):
+        return repr(value)
+    # JSON's escapes are a part of TOML's, but for DEL and for characters that JSON writes as surrogate pairs.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

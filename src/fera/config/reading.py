@@ -1,0 +1,172 @@
+"""Reading and writing the training configuration: TOML, flags, help and the reference page."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from fera.config import TrainConfig
+from fera.config.foreign_keys import word_for
+from fera.config.keys import Key, _is_section, _toml_value, keys
+from fera.errors import FeraError
+from fera.support.hints import did_you_mean, hint, nearest
+
+_CONFIG_BYTES = 2**20
+_PATHS_OR_IDS = ("base", "data.dataset_name")
+
+
+def load_config(path: Path | str | None = None, flags: Mapping[str, str | Sequence[str]] | None = None) -> TrainConfig:
+    """Read a configuration from a TOML file and flags; flags win.
+
+    Relative paths in either are relative to the working directory.
+
+    Args:
+        path: the TOML file; None takes everything from the flags.
+        flags: dotted key to its text, or texts for a list.
+
+    Returns:
+        The configuration, complete and valid.
+
+    Raises:
+        FeraError: the file cannot be read, or a key is unknown, missing, or of wrong type or range.
+    """
+    source = "the flags" if path is None else str(path)
+    settings = {} if path is None else _read_toml(Path(path))
+    known = {key.name: key for key in keys()}
+    for name, text in (flags or {}).items():
+        if name not in known:
+            raise FeraError(f"unknown key {name!r}{_hint(name, list(known))}")
+        _put(settings, name, _from_text(known[name], text), source)
+    return parse_config(settings, source, set(flags or ()))
+
+
+def parse_config(settings: Mapping[str, Any], source: str, flags: Set[str] = frozenset()) -> TrainConfig:
+    """A configuration from its settings.
+
+    Args:
+        settings: nested, as a TOML file holds them.
+        source: where they come from, for messages.
+        flags: dotted names of those that flags gave.
+
+    Raises:
+        FeraError: a key is unknown, missing, or of wrong type or range.
+    """
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise FeraError(_describe(error, source, flags)) from None
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The whole configuration as TOML, defaults included, unset keys left out."""
+    top, sections = [], []
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            lines = [f"{key} = {_toml_value(item)}" for key, item in value if item is not None]
+            sections.append("\n".join([f"[{name}]", *lines]))
+        elif value is not None:
+            top.append(f"{name} = {_toml_value(value)}")
+    return "\n\n".join(["\n".join(top), *sections]) + "\n"
+
+
+def shareable_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings by dotted name that may leave the machine: those that are set, without paths.
+
+    A base or dataset that lies in a folder here is left out, whatever that folder is called.
+    """
+    shared: dict[str, Any] = {}
+    for key in keys():
+        value: Any = config
+        for part in key.name.split("."):
+            value = getattr(value, part)
+        is_private = isinstance(value, Path) or key.name in _PATHS_OR_IDS and value is not None and _is_local(value)
+        if value is not None and not is_private:
+            shared[key.name] = value
+    return shared
+
+
+def _is_local(path_or_id: str) -> bool:
+    return Path(path_or_id).is_absolute() or Path(path_or_id).exists()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _CONFIG_BYTES:
+            raise FeraError(f"{path} has more than {_CONFIG_BYTES:,} bytes; a configuration is a small TOML file")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FeraError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except RecursionError:
+        raise FeraError(f"{path} is nested too deeply to be a configuration") from None
+    except UnicodeDecodeError:
+        raise FeraError(f"{path} is not UTF-8 text; a configuration is a TOML file") from None
+    except FeraError:
+        raise
+    except ValueError as error:  # also a number of thousands of digits
+        raise FeraError(f"{path} is not valid TOML: {error}") from None
+
+
+def _put(settings: dict[str, Any], name: str, value: Any, source: str) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise FeraError(f"{section!r} in {source} must be a table: [{section}]")
+    settings[last] = value
+
+
+def _from_text(key: Key, text: str | Sequence[str]) -> Any:
+    """The value that a flag's text stands for; text that stands for none is left to validation to refuse."""
+    if not isinstance(text, str):
+        return list(text)
+    if key.is_optional and text.lower() == "none":
+        return None
+    if key.type is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if key.type in (int, float) or get_origin(key.type) is dict:
+        try:
+            return json.loads(text) if get_origin(key.type) is dict else key.type(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _describe(error: ValidationError, source: str, flags: Set[str]) -> str:
+    problems = [_describe_problem(problem, source, flags) for problem in error.errors(include_url=False)]
+    lines = list(dict.fromkeys(problems))  # a key of several types has a problem with each
+    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
+
+
+def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) -> str:
+    sections = {name for name, field in TrainConfig.model_fields.items() if _is_section(field)}
+    known = {key.name: key for key in keys()}
+    name = ".".join(str(part) for part in problem["loc"])
+    # A problem inside a list is reported for the list.
+    name = next((key for key in known if name.startswith(f"{key}.")), name)
+    where = f"flag --{name}" if name in flags else source
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {name!r} in {where}{_hint(name, [*known, *sections])}"
+    if problem["type"] == "missing":
+        names = [key for key in known if key == name or key.startswith(f"{name}.") and known[key].field.is_required()]
+        return f"missing key {', '.join(names)}: set it in the TOML file or by a flag"
+    if problem["type"] == "value_error":
+        return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
+    if name in sections:
+        return f"{name!r} in {where} must be a table: [{name}]"
+    value = _toml_value(problem["input"])
+    value = value if len(value) <= 200 else f"{value[:200]}…"
+    return f"{where}: {name} = {value}: expected {known[name].expects if name in known else problem['msg']}"
+
+
+def _hint(name: str, candidates: Sequence[str]) -> str:
+    if word := word_for(name):
+        return f"; {word}"
+    if found := hint(name, candidates):
+        return found
+    # The right key in the wrong section, or with its section left out.
+    by_last = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
+    last = nearest(name.rpartition(".")[2], by_last)
+    return f"; {did_you_mean(by_last[last])}" if last is not None else ""

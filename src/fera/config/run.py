@@ -1,0 +1,82 @@
+"""The whole configuration of a run, and checks across its sections."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fera.config.adapter import AdapterConfig
+from fera.config.data import DataConfig
+from fera.config.optimization import OptimizationConfig, check_rates_of_text
+from fera.config.section import Section
+from fera.config.text import TextEncoderConfig, TokensConfig
+from fera.config.validation import ValidationConfig
+
+
+class TrainConfig(Section):
+    """A training run.
+
+    `load_config` builds one from a file and reports mistakes as `FeraError`; building one directly raises pydantic's
+    `ValidationError`. Both are ValueErrors.
+    """
+
+    base: str = Field(min_length=1, description="The pipeline to adapt: a folder or a Hugging Face Hub id.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
+    variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none",
+        description="Hold the base's linear layers in 8 bits (LLM.int8) or 4 (NF4), by bitsandbytes; the adapter stays "
+        "in float32.",
+    )
+    output_dir: Path = Field(strict=False, description="Folder of the run: adapter, log, samples, checkpoints.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
+    push_to_hub: bool = Field(
+        default=False,
+        description="Upload the finished adapter and its card to the Hugging Face Hub ([tracking.md](tracking.md)); "
+        "log in by `hf auth login` or HF_TOKEN.",
+    )
+    hub_model_id: str | None = Field(
+        default=None, min_length=1, description="Repository to upload to; the name of output_dir when unset."
+    )
+    hub_private: bool = Field(default=False, description="Make a new repository private.")
+    license: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.+_-]*$",
+        description='License of the adapter, for its card, as the Hub names it, such as "openrail++".',
+    )
+    # Without a table [data] too, it is the table's own check that says what is missing.
+    data: DataConfig = Field(default={}, validate_default=True)
+    adapter: AdapterConfig = AdapterConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    tokens: TokensConfig = TokensConfig()
+    train: OptimizationConfig = OptimizationConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoders learn too."""
+        return self.text_encoder.train_text_encoder or self.tokens.placeholder_token is not None
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
+            raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        if self.adapter.full and self.quantization != "none":
+            raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
+        scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
+        if self.quantization != "none" and scheme != "LORA":
+            raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
+        rates = {}
+        if self.text_encoder.train_text_encoder:
+            rates["text_encoder.learning_rate"] = self.text_encoder.learning_rate
+        if self.tokens.placeholder_token is not None:
+            rates["tokens.learning_rate"] = self.tokens.learning_rate
+        check_rates_of_text(self.train, rates)
+        if not self.adapter.is_routed:
+            if self.train.consistency_weight > 0:
+                raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")
+            if self.train.router_lr_ratio is not None:
+                raise ValueError("a baseline has no router: leave train.router_lr_ratio out")
+            if self.trains_text:
+                raise ValueError("a baseline is the denoiser's alone: leave text_encoder and tokens out")
+        return self

@@ -1,0 +1,26 @@
+"""Section `validation`: what is measured and drawn along the way."""
+
+from pydantic import Field
+
+from fera.config.section import Section
+
+
+class ValidationConfig(Section):
+    """Pictures and losses along the way, always at the same seeds, noise and timesteps."""
+
+    prompts: list[str] = Field(default=[], description="Prompts to draw at the start, at the end, and in between.")
+    negative_prompt: str = Field(default="", description="Negative prompt of all of them.")
+    steps: int = Field(default=500, ge=0, description="Steps between drawings; 0: only at the start and at the end.")
+    num_inference_steps: int = Field(default=24, ge=1, description="Denoising steps of a drawing.")
+    guidance_scale: float = Field(default=2.0, ge=0, description="Guidance of a drawing.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of the first drawing, counting up from there, and of the held-out noise.",
+    )
+    loss_steps: int = Field(
+        default=0, ge=0, description="Steps between held-out losses; 0: only at the start and at the end."
+    )
+    loss_samples: int = Field(
+        default=64, ge=1, le=1_000_000, description="Samples of one held-out loss; pictures repeat if they are fewer."
+    )

@@ -1,0 +1,1 @@
+"""Training pictures: found (`sources`), checked, sized, captioned, masked, and encoded (`cache`)."""

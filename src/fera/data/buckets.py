@@ -1,0 +1,62 @@
+"""Sizes to train at: one square, or buckets that keep the aspect of pictures.
+
+All buckets have about the area of the square, so a batch costs about the same whichever it is from.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from fera.data.checking import Example
+
+Size = tuple[int, int]
+
+# Pictures beyond 1:4 are cropped to it.
+MAX_ASPECT = 4.0
+
+
+def bucket_sizes(resolution: int, step: int) -> list[Size]:
+    """The sizes that pictures are brought to.
+
+    Args:
+        resolution: side of the square whose area no bucket exceeds, in pixels; a multiple of `step`.
+        step: sides are multiples of it.
+
+    Returns:
+        (width, height) in pixels from 1:4 to 4:1, tall to wide, the square among them.
+    """
+    shortest = max(step, math.ceil(resolution / math.sqrt(MAX_ASPECT) / step) * step)
+    tall = [(width, resolution**2 // width // step * step) for width in range(shortest, resolution, step)]
+    return [*tall, (resolution, resolution), *((height, width) for width, height in reversed(tall))]
+
+
+def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
+    """The bucket whose aspect is nearest to a picture's, on a logarithmic scale: it crops least.
+
+    Args:
+        size: width and height of the picture in pixels.
+        buckets: as `bucket_sizes`.
+    """
+    aspect = math.log(size[0] / size[1])
+
+    def distance(bucket: Size) -> tuple[float, int]:
+        # Halfway between two, the one nearer to the square: a tall picture then fares as its turned copy.
+        return round(abs(math.log(bucket[0] / bucket[1]) - aspect), 9), max(bucket)
+
+    return min(buckets, key=distance)
+
+
+def assign_sizes(examples: Sequence[Example], buckets: Sequence[Size]) -> list[Size]:
+    """Width and height that each picture is trained at."""
+    return [nearest_bucket(example.size, buckets) for example in examples]
+
+
+def describe_buckets(sizes: Sequence[Size], batch_size: int) -> list[str]:
+    """A line about each bucket that holds pictures, tall to wide: "64 x 96: 5 pictures, 2 batches, the last of 1"."""
+    lines = []
+    for (width, height), count in sorted(Counter(sizes).items(), key=lambda item: item[0][0] / item[0][1]):
+        batches, rest = math.ceil(count / batch_size), count % batch_size
+        incomplete = f", the last of {rest}" if rest else ""
+        pictures, plural = "picture" if count == 1 else "pictures", "" if batches == 1 else "es"
+        lines.append(f"{width} x {height}: {count} {pictures}, {batches} batch{plural}{incomplete}")
+    return lines

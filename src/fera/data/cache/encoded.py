@@ -1,0 +1,115 @@
+"""Encoded pictures and captions, as training reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fera.data.buckets import Size
+from fera.data.cache.store import Memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded examples.
+
+    Args:
+        latents: in the denoiser's units, shape (B, C, H, W), float32.
+        conditions: what the denoiser takes besides, each with B along its first axis.
+        names: of the pictures.
+        captions: of the examples, as they are trained on.
+        mask: where the loss counts, shape (B, 1, H, W), float32, in [0, 1]; None where it counts everywhere.
+        weights: of each example's loss, shape (B,), float32; None where all are 1.
+    """
+
+    latents: Tensor
+    conditions: dict[str, Tensor]
+    names: list[str]
+    captions: list[str]
+    mask: Tensor | None = None
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Examples whose latents and embeddings are on disk.
+
+    Args:
+        names: of the pictures.
+        sizes: width and height in pixels that each was brought to.
+        latents: for each picture its file, and where flips were asked for a second one, mirrored.
+        captions: for each picture one or more orders of its tags.
+        texts: file of each caption, the empty one among them; empty where text encoders train and make all there is.
+        shift: subtracted from the autoencoder's latents.
+        scale: then multiplied.
+        masks: for each picture as `latents`, and nothing where all of it counts; empty where no picture has a mask.
+        mask_min_value: weight of the loss where a mask is black.
+        weights: of each picture's loss; empty where all are 1.
+        memory: files that were read, up to a limit.
+    """
+
+    names: list[str]
+    sizes: list[Size]
+    latents: list[list[Path]]
+    captions: list[list[str]]
+    texts: dict[str, Path]
+    shift: float
+    scale: float
+    masks: list[list[Path]] = field(default_factory=list)
+    mask_min_value: float = 0.0
+    weights: list[float] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def latent(self, row: int) -> Tensor:
+        """Latent of one example in the denoiser's units, shape (C, H, W)."""
+        return (self.memory.read(self.latents[row][0])["mean"] - self.shift) * self.scale
+
+    def batch(
+        self,
+        rows: Sequence[int],
+        *,
+        flipped: Sequence[bool] = (),
+        without_caption: Sequence[bool] = (),
+        variants: Sequence[int] = (),
+    ) -> Batch:
+        """Read some examples.
+
+        Args:
+            rows: which, all of one size.
+            flipped: for each row whether to take the mirrored picture; none when left out.
+            without_caption: for each row whether to take the empty caption; none when left out.
+            variants: for each row which order of its caption's tags to take, modulo their number; the first when left
+                out.
+
+        Raises:
+            FeraError: a file was removed or damaged since it was written.
+        """
+        flipped = flipped or [False] * len(rows)
+        without_caption = without_caption or [False] * len(rows)
+        variants = variants or [0] * len(rows)
+        latents = [self.memory.read(self.latents[row][flip]) for row, flip in zip(rows, flipped, strict=True)]
+        captions = [
+            "" if empty else self.captions[row][variant % len(self.captions[row])]
+            for row, empty, variant in zip(rows, without_caption, variants, strict=True)
+        ]
+        texts = [self.memory.read(self.texts[caption]) for caption in captions] if self.texts else [{}]
+        return Batch(
+            latents=(torch.stack([latent["mean"] for latent in latents]) - self.shift) * self.scale,
+            conditions={name: torch.stack([text[name] for text in texts]) for name in texts[0]},
+            names=[self.names[row] for row in rows],
+            captions=captions,
+            mask=self._mask(rows, flipped, latents[0]["mean"].shape[1:]) if self.masks else None,
+            weights=torch.tensor([self.weights[row] for row in rows]) if self.weights else None,
+        )
+
+    def _mask(self, rows: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]) -> Tensor:
+        masks = [
+            self.memory.read(self.masks[row][flip])["weight"] if self.masks[row] else torch.ones(1, *shape)
+            for row, flip in zip(rows, flipped, strict=True)
+        ]
+        return self.mask_min_value + (1 - self.mask_min_value) * torch.stack(masks)

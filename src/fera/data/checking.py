@@ -1,0 +1,96 @@
+"""Examples of a run: checked, held out, cropped."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from fera.data.example import Example, repeat, some_of
+from fera.data.images import load_image
+from fera.data.masks import check_mask
+from fera.data.sources import find_examples
+from fera.errors import FeraError
+from fera.support.files import file_digest
+
+__all__ = ["Example", "check_images", "crop_offset", "find_examples", "hold_out", "repeat", "some_of"]
+
+
+def check_images(examples: Sequence[Example], *, skip_bad: bool) -> tuple[list[Example], list[str]]:
+    """Decode every picture and mask once, so that a damaged one is named before anything else happens.
+
+    Args:
+        examples: what `find_examples` found.
+        skip_bad: leave pictures that cannot be used out instead of stopping.
+
+    Returns:
+        The usable examples with digests and `size` filled in, and a line about each one left out.
+
+    Raises:
+        FeraError: a picture cannot be used and `skip_bad` is off, or none can be used.
+    """
+    good, bad = sift_images(examples)
+    if bad and not skip_bad:
+        raise FeraError(
+            f"{len(bad)} of {len(examples)} pictures cannot be used: {some_of(bad)}. "
+            "Repair or remove them; a training run leaves them out with data.skip_bad = true"
+        )
+    if not good:
+        raise FeraError(f"none of {len(examples)} pictures can be used: {some_of(bad)}")
+    return good, bad
+
+
+def sift_images(examples: Sequence[Example]) -> tuple[list[Example], list[str]]:
+    """As `check_images` with `skip_bad`, but all may be bad."""
+    # Pillow decodes outside the interpreter's lock. What it warns of is odd EXIF data; what matters it raises.
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
+        checked = list(pool.map(_check, examples))
+    good = [result for result in checked if isinstance(result, Example)]
+    return good, [result for result in checked if isinstance(result, str)]
+
+
+def hold_out(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+    """Split examples into training and validation, by name: another run holds out the same.
+
+    Args:
+        examples: at least two, unless `fraction` is 0.
+        fraction: share to hold out, in [0, 1); above 0 holds out at least one and leaves at least one.
+
+    Returns:
+        Training and validation examples, each in the given order.
+
+    Raises:
+        FeraError: there are too few examples to hold one out.
+    """
+    if fraction == 0:
+        return list(examples), []
+    # A picture that comes twice, with other captions, is on one side only.
+    names = {example.image: example.name for example in reversed(examples)}
+    if len(names) < 2:
+        raise FeraError("data.validation_fraction needs two pictures at least: to train on, and to hold out")
+    count = min(max(1, round(fraction * len(names))), len(names) - 1)
+    held = set(sorted(names, key=lambda image: hashlib.sha256(names[image].encode()).digest())[:count])
+    return (
+        [example for example in examples if example.image not in held],
+        [example for example in examples if example.image in held],
+    )
+
+
+def crop_offset(example: Example, *, center_crop: bool, seed: int) -> float:
+    """Where to crop along the longer side, 0 (start) to 1 (end); drawn from digest and seed if off centre."""
+    if center_crop:
+        return 0.5
+    draw = hashlib.sha256(f"{seed}:{example.digest}".encode()).digest()
+    return round(int.from_bytes(draw[:4], "big") / (2**32 - 1), 4)
+
+
+def _check(example: Example) -> Example | str:
+    try:
+        size = load_image(example.image).size
+        return check_mask(replace(example, digest=file_digest(example.image), size=size))
+    except FileNotFoundError as error:  # the picture, or its mask
+        return f"{error.filename or example.origin} does not exist"
+    except (ValueError, OSError) as error:
+        return f"{example.origin} {error}"

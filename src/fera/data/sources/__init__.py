@@ -1,0 +1,156 @@
+"""Layouts of data folders. Which one a folder has is seen by looking; one module each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fera.config import DataConfig
+from fera.data.captions import with_trigger
+from fera.data.example import Example, some_of
+from fera.data.sources.dataset import parquet_files, read_dataset, read_parquet
+from fera.data.sources.files import IMAGE_SUFFIXES, METADATA_NAMES, check_inside, images_below, images_in
+from fera.data.sources.flat import read_flat
+from fera.data.sources.imagefolder import read_imagefolder
+from fera.data.sources.repeats import read_repeats, repeat_folders
+from fera.errors import FeraError
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a data folder.
+
+    Args:
+        layout: "flat", "imagefolder", "repeats", "parquet" or "dataset".
+        examples: at least one; pictures may lack a caption.
+        captions_from: where captions come from, in words.
+        notes: a line about whatever is left alone.
+    """
+
+    layout: str
+    examples: list[Example]
+    captions_from: str
+    notes: list[str]
+
+    @property
+    def without_caption(self) -> list[str]:
+        """Names of pictures that have no caption."""
+        return [example.name for example in self.examples if not example.caption]
+
+
+def find_examples(folder: Path, config: DataConfig) -> list[Example]:
+    """Find the pictures of a folder and their captions.
+
+    With a `metadata.jsonl` or `metadata.csv` the folder is a Hugging Face imagefolder: the rows give order and
+    captions. With folders named `10_words` in it, it is kohya's: their pictures are seen ten times an epoch. Otherwise
+    pictures lie in the folder itself, in the order of their names, each caption in a file beside its picture, of the
+    same name but for `.txt` or `.caption`. A folder of parquet files and no pictures is a dataset: rows hold both.
+
+    Args:
+        folder: the folder.
+        config: names of columns, the trigger word, and what to do about pictures without a caption.
+
+    Returns:
+        At least one example, with captions as trained on.
+
+    Raises:
+        FeraError: there is no such folder, no picture in it, a row or link that cannot be used, or a picture without a
+            caption although neither `instance_prompt` nor `allow_missing_captions` is set.
+    """
+    return check_captions(scan(folder, config), folder, config).examples
+
+
+def scan(folder: Path, config: DataConfig) -> Found:
+    """As `find_examples`, but pictures may lack a caption, and the layout is told."""
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise FeraError(f"data folder {folder} {what} (looked from {Path.cwd()})")
+    try:
+        found = _read(folder, config)
+    except OSError as error:
+        raise FeraError(f"data folder {folder} cannot be read: {error.strerror or error}") from error
+    if not found.examples:
+        raise FeraError(
+            f"no pictures in {folder}. Expected {', '.join(sorted(IMAGE_SUFFIXES))} files with a caption file beside "
+            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', or .parquet files; found "
+            f"{_inventory(folder)}"
+        )
+    if found.layout != "parquet":  # its pictures lie in a folder of fera's
+        for example in found.examples:
+            check_inside(example.image, folder, follow_symlinks=config.follow_symlinks)
+    return _captioned_all(found, config)
+
+
+def scan_training(config: DataConfig) -> Found:
+    """As `scan`, of what a run trains on: a folder, or a dataset by its name."""
+    if config.dataset_name is None:
+        assert config.train_data_dir is not None
+        return scan(config.train_data_dir, config)
+    examples = read_dataset(config.dataset_name, config)
+    if not examples:
+        raise FeraError(f"data.dataset_name {config.dataset_name!r}, split {config.dataset_split!r}, has no rows")
+    return _captioned_all(Found("dataset", examples, f"text in column {config.caption_column!r}", []), config)
+
+
+def check_captions(found: Found, source: Path | str, config: DataConfig) -> Found:
+    """Refuse pictures without a caption, unless they are asked for."""
+    without = found.without_caption
+    if without and not config.allow_missing_captions:
+        raise FeraError(
+            f"{len(without)} of {len(found.examples)} pictures in {source} have no caption (no {found.captions_from}): "
+            f"{some_of(without)}. Add captions, or set data.instance_prompt for one that they share, or "
+            "data.allow_missing_captions to train on the empty caption"
+        )
+    return found
+
+
+def _read(folder: Path, config: DataConfig) -> Found:
+    metadata = next((folder / name for name in METADATA_NAMES if (folder / name).is_file()), None)
+    beside = ".txt or .caption file beside it"
+    if metadata is not None:
+        check_inside(metadata, folder, follow_symlinks=config.follow_symlinks)
+        captions = f"{config.caption_column!r} in {metadata.name}"
+        return Found("imagefolder", read_imagefolder(folder, metadata, config), captions, [])
+    inner = repeat_folders(folder)
+    if not any(images_in(path) for path, _, _ in inner):
+        flat = read_flat(folder, config)
+        if not flat and (files := parquet_files(folder)):
+            captions = f"text in column {config.caption_column!r}"
+            return Found("parquet", read_parquet(files, folder, config), captions, _left_alone(folder, ()))
+        return Found("flat", flat, beside, _left_alone(folder, ()))
+    if loose := [path.name for path in images_in(folder)]:
+        raise FeraError(
+            f"{folder} holds pictures ({some_of(loose)}) beside folders with repeats ({inner[0][0].name}): move them "
+            "into a folder like '1_words', or train the folders one by one"
+        )
+    notes = _left_alone(folder, [path for path, _, _ in inner])
+    return Found("repeats", read_repeats(folder, config), beside, notes)
+
+
+def _captioned_all(found: Found, config: DataConfig) -> Found:
+    return replace(found, examples=[_captioned(example, config) for example in found.examples])
+
+
+def _captioned(example: Example, config: DataConfig) -> Example:
+    caption = example.caption or config.instance_prompt or ""
+    if caption or config.trigger_word is not None and config.allow_missing_captions:
+        caption = with_trigger(caption, config)
+    return replace(example, caption=caption)
+
+
+def _left_alone(folder: Path, used: Sequence[Path]) -> list[str]:
+    """A line about each folder inside whose pictures are not trained on."""
+    notes = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            # Of a folder with repeats only the pictures in itself are trained on.
+            below = (image for image in images_below(path) if path not in used or image.parent != path)
+            if count := sum(1 for _ in below):
+                notes.append(f"{path.name}/: {count} pictures left alone, for they lie in a folder of their own")
+    return notes
+
+
+def _inventory(folder: Path) -> str:
+    """What a folder holds, for an error message."""
+    counts = Counter("folder" if path.is_dir() else path.suffix or "no suffix" for path in folder.iterdir())
+    return ", ".join(f"{count} x {kind}" for kind, count in counts.most_common(6)) or "nothing"

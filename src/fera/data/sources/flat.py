@@ -1,0 +1,23 @@
+"""A flat folder: `a.png` and its caption `a.txt` or `a.caption`."""
+
+from pathlib import Path
+
+from fera.config import DataConfig
+from fera.data.captions import clean
+from fera.data.example import Example
+from fera.data.sources.files import CAPTION_SUFFIXES, check_inside, images_in, read_text
+
+
+def read_flat(folder: Path, config: DataConfig) -> list[Example]:
+    """Pictures that lie in the folder itself, in the order of their names."""
+    return [Example(path, caption_beside(path, folder, config)) for path in images_in(folder)]
+
+
+def caption_beside(image: Path, folder: Path, config: DataConfig) -> str:
+    """The caption in a file beside a picture, empty where there is none; `folder` is the data folder."""
+    for suffix in CAPTION_SUFFIXES:
+        path = image.with_suffix(suffix)
+        if path.is_file():
+            check_inside(path, folder, follow_symlinks=config.follow_symlinks)
+            return clean(read_text(path, "caption file"), config)
+    return ""

@@ -1,0 +1,45 @@
+"""kohya's parent folder: `10_sks dog/` holds pictures that an epoch sees ten times."""
+
+import re
+from pathlib import Path
+
+from fera.config import DataConfig
+from fera.data.example import Example
+from fera.data.sources.files import images_in
+from fera.data.sources.flat import caption_beside
+from fera.errors import FeraError
+
+_NAME = re.compile(r"(\d{1,9})_(.+)")
+# A name is no reason to write a list of a billion entries.
+_MOST_REPEATS = 10_000
+
+
+def repeat_folders(folder: Path) -> list[tuple[Path, int, str]]:
+    """Folders named `N_words`, each with its N and its words, by name.
+
+    Raises:
+        FeraError: N is 0 or beyond all use.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            repeats = int(match[1])
+            if not 1 <= repeats <= _MOST_REPEATS:
+                raise FeraError(f"folder {path} asks for {repeats} repeats; from 1 to {_MOST_REPEATS} make sense")
+            found.append((path, repeats, match[2].strip()))
+    return found
+
+
+def read_repeats(folder: Path, config: DataConfig) -> list[Example]:
+    """Pictures of all `N_words` folders; one without a caption file has the folder's words for a caption."""
+    return [
+        Example(
+            path,
+            caption_beside(path, folder, config) or words,
+            name=f"{inner.name}/{path.name}",
+            repeats=repeats,
+        )
+        for inner, repeats, words in repeat_folders(folder)
+        for path in images_in(inner)
+    ]

@@ -1,0 +1,13 @@
+"""CogVideoX."""
+
+from fera.models import layouts_video
+from fera.models.registry import Denoiser, add
+
+add(
+    "CogVideoXTransformer3DModel",
+    Denoiser(
+        "hidden_states",
+        layouts_video.frames_first,
+        pipelines=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
+    ),
+)

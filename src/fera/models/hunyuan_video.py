@@ -1,0 +1,9 @@
+"""HunyuanVideo."""
+
+from fera.models import layouts_video
+from fera.models.registry import Denoiser, add
+
+add(
+    "HunyuanVideoTransformer3DModel",
+    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("HunyuanVideoPipeline",)),
+)

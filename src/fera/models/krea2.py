@@ -1,0 +1,16 @@
+"""Krea 2."""
+
+from functools import partial
+
+from fera.models import layouts
+from fera.models.registry import FRACTION, Denoiser, add
+
+add(
+    "Krea2Transformer2DModel",
+    Denoiser(
+        "hidden_states",
+        partial(layouts.packed_by_ids, ids="position_ids"),
+        timestep_range=FRACTION,
+        pipelines=("Krea2Pipeline",),
+    ),
+)

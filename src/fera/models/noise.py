@@ -1,0 +1,141 @@
+r"""The noise process of a base: noise levels, noisy latents, what the denoiser predicts.
+
+Two processes cover the prediction types:
+
+.. math:: z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
+          \text{target } \epsilon \text{ or } v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,z_0
+
+.. math:: z_\sigma = (1 - \sigma)\, z_0 + \sigma\, \epsilon, \qquad \text{target } \epsilon - z_0, \qquad
+          t = \sigma\, T
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fera.errors import FeraError
+
+
+@dataclass(frozen=True)
+class NoiseProcess:
+    """How latents are noised and what the denoiser predicts.
+
+    Args:
+        prediction_type: "epsilon", "v_prediction" or "flow_prediction".
+        num_train_timesteps: T.
+        alphas_cumprod: shape (T,), float32; None for flow matching.
+        shift: of flow matching's noise levels; above 1 favours more noise.
+    """
+
+    prediction_type: str
+    num_train_timesteps: int
+    alphas_cumprod: Tensor | None = None
+    shift: float = 1.0
+
+    def to(self, device: torch.device) -> "NoiseProcess":
+        """The same with its tensors on a device, where no step has to move them."""
+        if self.alphas_cumprod is None:
+            return self
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether this is flow matching."""
+        return self.prediction_type == "flow_prediction"
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether the last timestep of DDPM is noise alone, as in bases with rescaled betas."""
+        return self.alphas_cumprod is not None and bool(self.alphas_cumprod[-1] == 0)
+
+    def timesteps(self, position: Tensor) -> Tensor:
+        """Timesteps at positions along the process.
+
+        Args:
+            position: shape (B,), 0 (pure noise) to 1 (clean).
+
+        Returns:
+            Shape (B,) in [0, T]: as the denoiser takes them, int64 for DDPM and float32 for flow matching.
+        """
+        count = self.num_train_timesteps
+        if not self.is_flow:
+            return ((1 - position) * count).long().clamp(0, count - 1)
+        sigma = (1 - position).clamp(1 / count, 1).float()
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma) * count
+
+    def noise_levels(self, timesteps: Tensor) -> Tensor:
+        """Timesteps as fractions of the process, shape (B,), float32: 0 for a clean latent, 1 for pure noise."""
+        return timesteps.float() / self.num_train_timesteps
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents, shape and dtype of `latents` (B, C, H, W)."""
+        signal, amount = self._scales(timesteps, latents)
+        return signal * latents + amount * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser should predict, shape and dtype of `latents` (B, C, H, W)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.is_flow:
+            return noise - latents
+        signal, amount = self._scales(timesteps, latents)
+        return signal * noise - amount * latents
+
+    def _scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the latents and of the noise, shape (B, 1, 1, 1)."""
+        if self.alphas_cumprod is None:
+            sigma = (timesteps / self.num_train_timesteps).to(like.dtype).view(-1, 1, 1, 1)
+            return 1 - sigma, sigma
+        alpha = self.alphas_cumprod.to(like.device, like.dtype)[timesteps].view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def noise_process(scheduler: Any, prediction_type: str = "auto") -> NoiseProcess:
+    """Read the noise process that a base was trained with from its scheduler.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        prediction_type: "auto" takes the scheduler's word, else what the base predicts.
+
+    Raises:
+        FeraError: the prediction type is unknown, or does not fit the scheduler.
+    """
+    config = scheduler.config
+    name = type(scheduler).__name__
+    is_flow_scheduler = name.startswith("FlowMatch") or config.get("use_flow_sigmas", False)
+    if prediction_type == "auto":
+        prediction_type = "flow_prediction" if is_flow_scheduler else config.get("prediction_type", "epsilon")
+    if prediction_type not in ("epsilon", "v_prediction", "flow_prediction"):
+        raise FeraError(
+            f"the base's scheduler ({name}) says it predicts {prediction_type!r}; fera trains epsilon, "
+            "v_prediction and flow_prediction. Set train.prediction_type if the scheduler is wrong"
+        )
+    count = int(config.num_train_timesteps)
+    if prediction_type == "flow_prediction":
+        # A shift that depends on the picture's size belongs to sampling.
+        dynamic = config.get("use_dynamic_shifting", False)
+        shift = 1.0 if dynamic else float(config.get("shift", config.get("flow_shift", 1.0)))
+        return NoiseProcess(prediction_type, count, shift=shift)
+    if is_flow_scheduler:
+        raise FeraError(
+            f"train.prediction_type is {prediction_type}, but the base's scheduler ({name}) is one of flow "
+            'matching; use "flow_prediction" or "auto"'
+        )
+    return NoiseProcess(prediction_type, count, alphas_cumprod=scheduler.alphas_cumprod.float())
+
+
+def spread_timesteps(process: NoiseProcess, count: int) -> Tensor:
+    """Fixed timesteps that cover the process evenly, noise to clean, shape (count,)."""
+    return process.timesteps((torch.arange(count) + 0.5) / count)
+
+
+def fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
+    """Noise that depends on the seed and on each sample's number alone, not on the batch."""
+    noise = []
+    for sample, latent in zip(samples, latents, strict=True):
+        generator = torch.Generator().manual_seed(seed + sample)
+        noise.append(torch.randn(latent.shape, generator=generator))
+    return torch.stack(noise)

@@ -1,0 +1,71 @@
+"""The latent, the timestep and the noise level, read off the calls of a denoiser."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fera.errors import FeraError
+from fera.models.registry import argument_names, find
+
+
+class CallReader:
+    """Finds the latent and the timestep in the calls of one denoiser, positional or by keyword.
+
+    Args:
+        denoiser: the model whose calls it reads.
+
+    Raises:
+        FeraError: its class is unknown.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._entry = find(denoiser)
+        self._names = argument_names(type(denoiser))
+
+    def latent(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The latent of a call, shape (B, C, H, W) or (B, C, L), without the channels of conditions.
+
+        Raises:
+            FeraError: the call has no latent.
+        """
+        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        value: Any = arguments.get(self._entry.latent)
+        if value is None and self._entry.latent:  # a function finds its own argument
+            raise FeraError(
+                f"{type(denoiser).__name__} was called without {self._entry.latent!r}, the latent that routes it; "
+                f"got {len(args)} positional arguments and the keywords: {', '.join(kwargs) or 'none'}"
+            )
+        return self._entry.view(denoiser, value, arguments)
+
+    def timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The timestep of a call as it was passed, or None."""
+        return {**dict(zip(self._names, args, strict=False)), **kwargs}.get(self._entry.timestep)
+
+    def noise_level(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Tensor) -> Tensor:
+        """How noisy a call says that its latent is.
+
+        Args:
+            args: of the call.
+            kwargs: of the call.
+            like: the latent, shape (B, ...).
+
+        Returns:
+            Shape (B,), float32, on the latent's device; 0 for the timestep of a clean latent, 1 for that of pure noise.
+            Of several timesteps a sample, one a token, the noisiest.
+
+        Raises:
+            FeraError: the call has no timestep.
+        """
+        timestep = self.timestep(args, kwargs)
+        if timestep is None:
+            raise FeraError(
+                f"the router reads the timestep, but the denoiser was called without {self._entry.timestep!r}; pass it"
+            )
+        clean, noise = self._entry.timestep_range
+        timestep = torch.as_tensor(timestep, device=like.device)
+        level = (timestep.float() - clean) / (noise - clean)
+        level = level.flatten(1).amax(dim=1) if level.ndim > 1 else level.reshape(-1)
+        count = like.shape[0]
+        return level.expand(count) if len(level) in (1, count) else level.repeat_interleave(count // len(level))

@@ -1,0 +1,100 @@
+"""Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fera.models import layouts
+from fera.models.families import add_family
+from fera.models.family import Conditions, Family
+from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+
+add(
+    "UNet2DConditionModel",
+    Denoiser(
+        "sample",
+        layouts.own_channels,
+        pipelines=(
+            "StableDiffusionPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionInstructPix2PixPipeline",
+            "StableDiffusionXLPipeline",
+        ),
+    ),
+)
+
+add(
+    "SD3Transformer2DModel",
+    Denoiser("hidden_states", layouts.own_channels, JOINT_ATTENTION, pipelines=("StableDiffusion3Pipeline",)),
+)
+
+_BOTH = ("text_encoder", "text_encoder_2")
+
+
+def sd(pipe: Any) -> Family:
+    """Stable Diffusion 1 and 2."""
+    return Family(("tokenizer", "text_encoder"), _encode_sd, _predict, clip=("text_encoder",))
+
+
+def sd3(pipe: Any) -> Family:
+    """Stable Diffusion 3 and 3.5."""
+    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3")
+    return Family(parts, _encode_sd3, _predict, clip=_BOTH, encode_clip=_encode_sd3_clip)
+
+
+def sdxl(pipe: Any) -> Family:
+    """SDXL. It is told the size of a picture; that is the size it is trained at, uncropped, as pipelines tell it."""
+    scale = int(pipe.vae_scale_factor)
+
+    def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        height, width = (side * scale for side in noisy.shape[2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=noisy.dtype)
+        added = {"text_embeds": conditions["text_embeds"], "time_ids": sizes.expand(len(noisy), -1)}
+        text = conditions["encoder_hidden_states"]
+        prediction: Tensor = denoiser(
+            noisy, timesteps, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return prediction
+
+    return Family(("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"), _encode_sdxl, predict, clip=_BOTH)
+
+
+def _encode_sd(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
+    embeds, _ = pipe.encode_prompt(captions, device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    return {"encoder_hidden_states": embeds}
+
+
+def _encode_sdxl(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
+    embeds, _, pooled, _ = pipe.encode_prompt(captions, device=device, do_classifier_free_guidance=False)
+    return {"encoder_hidden_states": embeds, "text_embeds": pooled}
+
+
+def _encode_sd3(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
+    embeds, _, pooled, _ = pipe.encode_prompt(
+        captions, prompt_2=None, prompt_3=None, device=device, do_classifier_free_guidance=False
+    )
+    return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+
+
+def _encode_sd3_clip(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    """CLIP makes the pooled embeddings, and the first rows of the others; the rest are T5's."""
+    encoded = [pipe._get_clip_prompt_embeds(captions, device=device, clip_model_index=index) for index in range(2)]
+    rows, pooled = (torch.cat(parts, dim=-1) for parts in zip(*encoded, strict=True))
+    text = conditions["encoder_hidden_states"]
+    wide = functional.pad(rows, (0, text.shape[-1] - rows.shape[-1])).to(text.dtype)
+    return {
+        "encoder_hidden_states": torch.cat([wide, text[:, rows.shape[1] :]], dim=1),
+        "pooled_projections": pooled,
+    }
+
+
+def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    prediction: Tensor = denoiser(noisy, timestep=timesteps, return_dict=False, **conditions)[0]
+    return prediction
+
+
+add_family("StableDiffusionPipeline", sd)
+add_family("StableDiffusionXLPipeline", sdxl)
+add_family("StableDiffusion3Pipeline", sd3)

@@ -1,0 +1,119 @@
+"""Opening a base: the diffusers pipeline that an adapter is for."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from fera.demo import base_path
+from fera.errors import FeraError
+
+# Name of the base that comes with fera.
+EMOJI = "emoji"
+
+
+def load_base(
+    base: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | dict[str, torch.dtype] = torch.float32,
+) -> Any:
+    """Load a diffusers pipeline.
+
+    Args:
+        base: a folder as `save_pretrained` writes it, a Hub id, or "emoji" for the base that comes with fera.
+        revision: branch, tag or commit, for a Hub id.
+        variant: variant of the weight files, such as "fp16".
+        dtype: of its weights in memory; a dict gives one to a part by name, and "default" to the others.
+
+    Returns:
+        The pipeline, on the CPU.
+
+    Raises:
+        FeraError: nothing is there, it is no diffusers pipeline, or it cannot be read.
+    """
+    if base == EMOJI:
+        pipe = load_base(str(base_path()), dtype=dtype)
+        # What an adapter remembers of its base: the name means the same on every machine, the path does not.
+        pipe.register_to_config(_name_or_path=EMOJI)
+        return pipe
+    folder = Path(base)
+    if folder.exists():
+        _check_folder(folder)
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith((".", "/")):
+        raise FeraError(f"base {base!r} does not exist (looked from {Path.cwd()}) and is no Hub id (owner/name)")
+    try:
+        absent = _absent_parts(DiffusionPipeline.load_config(base, revision=revision))
+        pipe = DiffusionPipeline.from_pretrained(
+            base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **absent
+        )
+    except Exception as error:  # diffusers, transformers and the Hub's client raise many kinds
+        if isinstance(error, ImportError):
+            raise
+        where = "" if folder.exists() else " (no such folder here; tried as a Hub id)"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FeraError(f"cannot load base {base!r}{where}: {reason}") from error
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            lay_out(part)
+    return pipe
+
+
+def lay_out(part: nn.Module) -> nn.Module:
+    """Lay convolutions out channels last, which CPUs compute faster; values stay what they are.
+
+    Args:
+        part: of a pipeline; changed in place, unless it has no convolution of two dimensions.
+
+    Returns:
+        The part.
+    """
+    # On MPS, PyTorch's convolutions want them contiguous.
+    if not torch.backends.mps.is_available() and any(isinstance(module, nn.Conv2d) for module in part.modules()):
+        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return part
+
+
+def to_device(pipe: Any, name: str | None) -> str:
+    """Move a pipeline.
+
+    Args:
+        pipe: the pipeline.
+        name: of the device, such as "cuda"; the fastest there is when None.
+
+    Returns:
+        The device's name.
+
+    Raises:
+        FeraError: there is no such device here, or the pipeline does not fit.
+    """
+    fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = fastest if name is None else name
+    try:
+        pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise FeraError(f"`device` {device}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise FeraError(
+            f"base {folder} is a single file; fera takes a pipeline's folder. "
+            "Convert it once: StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
+        )
+    if not (folder / "model_index.json").is_file():
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise FeraError(
+            f"base {folder} is no diffusers pipeline: there is no model_index.json in it (it holds {names}). "
+            "Give the folder that pipeline.save_pretrained wrote"
+        )
+
+
+def _absent_parts(index: dict[str, Any]) -> dict[str, None]:
+    """Parts that were None when the pipeline was saved (SD3 without T5): diffusers wants to be told again."""
+    return {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}

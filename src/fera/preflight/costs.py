@@ -1,0 +1,152 @@
+"""What a run will cost, before it runs: sizes are counted, times are extrapolated from one timed call each."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fera.config import OptimizationConfig, TrainConfig
+from fera.data.buckets import Size
+from fera.data.captions import caption_variants
+from fera.data.example import Example
+from fera.models.components import denoisers
+from fera.models.families import encode_pictures, family_of
+from fera.training.start.kappa import with_kappa
+from fera.training.trained.kinds import adapter_of
+from fera.training.trained.text import TextTraining
+
+# A backward pass costs about two forwards.
+_FORWARDS_A_STEP = 3
+# Weight and gradient of a trained parameter, in float32, and what each optimizer keeps beside them: most of them two
+# moments. Adafactor's are sums over rows and columns.
+_BYTES_A_TRAINED_PARAMETER = 8
+_BYTES_OF_TWO_MOMENTS = 8
+_BYTES_OF_OPTIMIZER = {"adamw8bit": 2, "prodigy": 16, "adafactor": 0}
+_BYTES_OF_AVERAGE = 4
+_HEADER_BYTES = 100
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a run will cost on the machine that asked.
+
+    Args:
+        device: where it was timed.
+        latents: files of latents, one a picture and mirroring.
+        captions: different captions to encode, all orders of tags and the empty one.
+        cache_bytes: of all of these on disk.
+        trained_parameters: of the adapter.
+        memory_bytes: weights, and the adapter with its gradients and optimizer; activations come on top and grow with
+            batch and picture size.
+        encoding_seconds: of an empty cache.
+        step_seconds: of one optimizer step.
+        training_seconds: of all steps; without pictures and held-out losses along the way.
+    """
+
+    device: str
+    latents: int
+    captions: int
+    cache_bytes: int
+    trained_parameters: int
+    memory_bytes: int
+    encoding_seconds: float
+    step_seconds: float
+    training_seconds: float
+
+
+@torch.no_grad()
+def estimate(
+    pipe: Any, config: TrainConfig, examples: Sequence[Example], sizes: Sequence[Size], device: torch.device
+) -> Estimates:
+    """Estimate what a run will cost. The pipeline gets a fresh adapter and is not to be used afterwards.
+
+    Args:
+        pipe: the base, as for training.
+        config: of the run.
+        examples: all that it trains on or holds out, each once.
+        sizes: width and height in pixels that each is brought to.
+        device: where to time.
+    """
+    family = family_of(pipe)
+    denoiser: Any = next(iter(denoisers(pipe).values()))
+    settings = config.train
+    encoders: list[nn.Module] = [
+        part
+        for part in (getattr(pipe, name) for name in ("vae", *family.text_components))
+        if isinstance(part, nn.Module)
+    ]
+    for part in (*encoders, denoiser):
+        part.to(device)
+    width, height = Counter(sizes).most_common(1)[0][0]
+    pixels = torch.zeros(1, 3, height, width, device=device, dtype=pipe.vae.dtype)
+    latent = encode_pictures(pipe.vae, pixels).float()
+    conditions = family.encode(pipe, ["a picture"], device)
+    batch = min(settings.batch_size, max(1, len(examples)))
+    noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
+    timesteps = torch.full((batch,), 500, device=device)
+    together = {key: value.expand(batch, *value.shape[1:]) for key, value in conditions.items()}
+
+    encode_seconds = _timed(lambda: encode_pictures(pipe.vae, pixels), device)
+    caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
+    forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
+    forwards = (
+        _FORWARDS_A_STEP
+        + (settings.consistency_fraction if settings.consistency_weight > 0 else 0)
+        + settings.gradient_checkpointing
+    )
+    step_seconds = forward_seconds * forwards * settings.gradient_accumulation_steps * settings.batch_size / batch
+    if config.trains_text:
+        step_seconds += caption_seconds * _FORWARDS_A_STEP * settings.gradient_accumulation_steps * settings.batch_size
+
+    different = {(example.digest, size): size for example, size in zip(examples, sizes, strict=True)}
+    mirrorings = 2 if config.data.random_flip else 1
+    area = latent[0].numel() / (width * height)
+    masks = 1 / latent.shape[1] if any(example.mask for example in examples) else 0
+    latent_bytes = sum(int(w * h * area * 4 * (1 + masks)) + _HEADER_BYTES for w, h in different.values()) * mirrorings
+    captions = {text for example in examples for text in caption_variants(example.caption, config.data, config.seed)}
+    caption_bytes = sum(value[0].nbytes for value in conditions.values()) + _HEADER_BYTES
+
+    with torch.enable_grad():
+        adapter_of(with_kappa(config, 1 / 128).adapter).add(denoiser)  # where it is still "auto", it counts the same
+    trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    if config.trains_text:
+        trained += sum(parameter.numel() for parameter in TextTraining(pipe, family, config, device).parameters)
+    frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
+    # Encoders go before training begins, unless pictures are drawn along the way.
+    encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
+    training_bytes = frozen + bytes_a_trained_parameter(settings) * trained
+    return Estimates(
+        device=str(device),
+        latents=len(different) * mirrorings,
+        captions=len(captions | {""}),
+        cache_bytes=latent_bytes + len(captions | {""}) * caption_bytes,
+        trained_parameters=trained,
+        memory_bytes=training_bytes + encoder_bytes
+        if config.validation.prompts or config.trains_text
+        else max(training_bytes, encoder_bytes),
+        encoding_seconds=encode_seconds * len(different) * mirrorings + caption_seconds * len(captions | {""}),
+        step_seconds=step_seconds,
+        training_seconds=step_seconds * settings.steps,
+    )
+
+
+def bytes_a_trained_parameter(settings: OptimizationConfig) -> int:
+    """Memory of a trained parameter: the weight, its gradient, what the optimizer keeps, and the average."""
+    optimizer = _BYTES_OF_OPTIMIZER.get(settings.optimizer, _BYTES_OF_TWO_MOMENTS)
+    return _BYTES_A_TRAINED_PARAMETER + optimizer + (_BYTES_OF_AVERAGE if settings.use_ema else 0)
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the second call; the first sets things up."""
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

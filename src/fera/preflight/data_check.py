@@ -1,0 +1,165 @@
+"""What `fera data check` finds: how a folder would be trained on, and whether training would refuse it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fera.config import TrainConfig
+from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets, nearest_bucket
+from fera.data.checking import crop_offset, hold_out, sift_images
+from fera.data.class_pictures import class_settings, count_class_images
+from fera.data.example import Example, repeat, some_of
+from fera.data.images import crop_box
+from fera.data.masks import add_masks
+from fera.data.sources import check_captions, find_examples, scan_training
+from fera.errors import FeraError
+from fera.preflight.report import DataReport, PictureReport
+
+if TYPE_CHECKING:
+    pass
+
+
+def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
+    """Look at a run's data as training would, without stopping at the first problem.
+
+    Args:
+        config: of the run.
+        with_base: load the base, for its sizes, its text encoder's limit, and estimates.
+
+    Returns:
+        The report; nothing was written.
+    """
+    report = DataReport(str(config.data.source))
+    training, held_out = _look_at_pictures(report, config)
+    _look_at_class(report, config)
+    buckets: list[Size] = []
+    if with_base:
+        # PyTorch and diffusers take seconds to import, and a check without a base does without them.
+        from fera.preflight.base_check import look_with_base
+
+        with _noting(report):
+            buckets = look_with_base(report, config, training, held_out)
+            _look_at_sizes(report, training, buckets, config)
+    elif config.data.resolution is not None:
+        side = config.data.resolution
+        step = config.data.bucket_reso_steps or max(1, side // 8 // 8) * 8
+        buckets = bucket_sizes(side, step) if config.data.enable_bucket else [(side, side)]
+        _look_at_sizes(report, training, buckets, config)
+    report.listing = [
+        *(_picture_report(example, buckets, config, held_out=False) for example in training),
+        *(_picture_report(example, buckets, config, held_out=True) for example in held_out),
+    ]
+    return report
+
+
+def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConfig, *, held_out: bool) -> PictureReport:
+    bucket = nearest_bucket(example.size, buckets) if buckets else None
+    offset = crop_offset(example, center_crop=config.data.center_crop, seed=config.seed)
+    return PictureReport(
+        name=example.name,
+        size=example.size,
+        repeats=example.repeats,
+        bucket=bucket,
+        crop=None if bucket is None else crop_box(example.size, bucket, offset),
+        caption=example.caption,
+        mask=None if example.mask is None else str(example.mask),
+        held_out=held_out,
+    )
+
+
+class _noting:
+    """Notes a `FeraError` of the block as a problem and goes on after it."""
+
+    def __init__(self, report: DataReport) -> None:
+        self._problems = report.problems
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
+        if isinstance(error, FeraError):
+            self._problems.append(str(error))
+            return True
+        return False
+
+
+def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Example], list[Example]]:
+    data = config.data
+    with _noting(report):
+        found = scan_training(data)
+        report.layout, report.notes = found.layout, found.notes
+        with _noting(report):
+            check_captions(found, data.source, data)
+        examples = found.examples
+        with _noting(report):
+            examples = add_masks(examples, data)
+        examples = _usable(report, examples, data.source, skip_bad=data.skip_bad)
+        _describe(report, examples)
+        held_out: list[Example] = []
+        with _noting(report):
+            if data.validation_data_dir is not None:
+                others = find_examples(data.validation_data_dir, data)
+                held_out = _usable(report, others, data.validation_data_dir, skip_bad=data.skip_bad)
+            else:
+                examples, held_out = hold_out(examples, data.validation_fraction)
+        trained = {example.digest for example in examples}
+        report.leaked = [example.name for example in held_out if example.digest in trained]
+        report.rows, report.held_out = len(repeat(examples)), len(held_out)
+        return examples, held_out
+    return [], []
+
+
+def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, *, skip_bad: bool) -> list[Example]:
+    good, bad = sift_images(examples)
+    report.bad += bad
+    if bad and not (skip_bad and good):
+        report.problems.append(f"{len(bad)} of {len(examples)} pictures in {source} cannot be used")
+    return good
+
+
+def _describe(report: DataReport, examples: Sequence[Example]) -> None:
+    report.pictures = len(examples)
+    if examples:
+        by_area = sorted((example.size for example in examples), key=lambda size: size[0] * size[1])
+        report.smallest, report.largest = by_area[0], by_area[-1]
+    step = max(1, len(examples) // 5)
+    report.samples = [(example.name, example.caption) for example in examples[::step][:5]]
+    same: dict[str, list[str]] = {}
+    for example in examples:
+        same.setdefault(example.digest, []).append(example.name)
+    report.duplicates = [names for names in same.values() if len(names) > 1]
+
+
+def _look_at_class(report: DataReport, config: TrainConfig) -> None:
+    folder = config.data.class_data_dir
+    if folder is None:
+        return
+    report.class_pictures = count_class_images(folder)
+    report.class_pictures_to_draw = max(0, config.data.num_class_images - report.class_pictures)
+    if report.class_pictures:
+        with _noting(report):
+            settings = class_settings(config.data)
+            _usable(report, find_examples(folder, settings), folder, skip_bad=settings.skip_bad)
+    elif not report.class_pictures_to_draw:
+        report.problems.append(f"no class pictures in {folder}; add some, or set data.num_class_images")
+
+
+def _look_at_sizes(
+    report: DataReport, examples: Sequence[Example], buckets: Sequence[Size], config: TrainConfig
+) -> None:
+    sizes = assign_sizes(examples, buckets)
+    report.sizes = {example.name: size for example, size in zip(examples, sizes, strict=True)}
+    rows = Counter(dict.fromkeys(sizes, 0))
+    for example, size in zip(examples, sizes, strict=True):
+        rows[size] += example.repeats
+    report.buckets = describe_buckets(list(rows.elements()), config.train.batch_size)
+    pairs = list(zip(examples, sizes, strict=True))
+    report.enlarged = [e.name for e, size in pairs if e.size[0] < size[0] or e.size[1] < size[1]]
+    if config.data.enable_bucket:
+        report.cropped = [e.name for e in examples if max(e.size) > MAX_ASPECT * min(e.size)]
+
+
+def summary(names: Sequence[str]) -> str:
+    """Some of the names in brackets, or nothing."""
+    return f" ({some_of(names)})" if names else ""

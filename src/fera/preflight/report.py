@@ -1,0 +1,89 @@
+"""What a check of the data found."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fera.data.buckets import Size
+
+if TYPE_CHECKING:
+    from fera.preflight.costs import Estimates
+
+
+@dataclass(frozen=True)
+class PictureReport:
+    """What becomes of one picture.
+
+    Args:
+        name: of the picture.
+        size: its width and height, upright.
+        repeats: how often an epoch sees it.
+        bucket: width and height that it is brought to; None where no size is known.
+        crop: left, top, width and height of the part of it that is seen; None where no size is known.
+        caption: as trained on.
+        mask: file of its mask; None where all of it counts.
+        held_out: whether only the held-out loss sees it.
+    """
+
+    name: str
+    size: Size
+    repeats: int
+    bucket: Size | None
+    crop: tuple[float, float, float, float] | None
+    caption: str
+    mask: str | None
+    held_out: bool
+
+
+@dataclass
+class DataReport:
+    """How a folder would be trained on.
+
+    Args:
+        folder: of the training pictures, or the name of the dataset.
+        layout: "flat", "imagefolder", "repeats", "parquet" or "dataset".
+        pictures: usable ones, held out or not.
+        rows: training pictures in an epoch, repeats counted.
+        held_out: pictures held out.
+        class_pictures: how many there are.
+        class_pictures_to_draw: how many the base has to draw.
+        smallest: width and height of the picture with the fewest pixels.
+        largest: of that with the most.
+        sizes: width and height that each picture is brought to, by its name; empty where no size is known.
+        listing: each usable picture, those to train on first.
+        buckets: a line about each size.
+        enlarged: pictures smaller than their size.
+        cropped: pictures longer than any bucket.
+        samples: names and captions of some pictures, as trained on.
+        duplicates: names of pictures whose files are equal.
+        leaked: pictures that are trained on and held out.
+        token_limit: of the text encoder; None where no base is known.
+        long_captions: pictures whose captions exceed it.
+        bad: a line about each picture that cannot be used.
+        notes: a line about whatever is left alone.
+        problems: why training would refuse.
+        estimates: what a run will cost; None where no base is known.
+    """
+
+    folder: str
+    layout: str = "unknown"
+    pictures: int = 0
+    rows: int = 0
+    held_out: int = 0
+    class_pictures: int = 0
+    class_pictures_to_draw: int = 0
+    smallest: Size | None = None
+    largest: Size | None = None
+    sizes: dict[str, Size] = field(default_factory=dict)
+    listing: list[PictureReport] = field(default_factory=list)
+    buckets: list[str] = field(default_factory=list)
+    enlarged: list[str] = field(default_factory=list)
+    cropped: list[str] = field(default_factory=list)
+    samples: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    leaked: list[str] = field(default_factory=list)
+    token_limit: int | None = None
+    long_captions: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    estimates: "Estimates | None" = None

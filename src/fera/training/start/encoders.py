@@ -1,0 +1,27 @@
+"""Letting go of what encodes pictures and captions, once all is encoded."""
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fera.adapters.text.encoders import tokenizer_name
+from fera.models.families import Family
+
+
+def free_encoders(pipe: Any, family: Family, kept: Sequence[str] = ()) -> None:
+    """Drop the autoencoder and the text encoders: training reads the cache.
+
+    Args:
+        pipe: the pipeline.
+        family: of it.
+        kept: text encoders that train; they and their tokenizers stay.
+    """
+    kept = [*kept, *map(tokenizer_name, kept)]
+    for name in ("vae", *family.text_components):
+        if name not in kept:
+            setattr(pipe, name, None)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

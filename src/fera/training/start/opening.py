@@ -1,0 +1,209 @@
+"""What a run starts from: a base and pictures, found, checked and encoded."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fera.config import TrainConfig
+from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
+from fera.data.cache.encoded import EncodedSet
+from fera.data.cache.encoder import Encoder
+from fera.data.captions import caption_variants
+from fera.data.checking import check_images, hold_out
+from fera.data.example import Example, repeat, some_of
+from fera.data.masks import add_masks
+from fera.data.sources import check_captions, find_examples, scan_training
+from fera.errors import FeraError
+from fera.models.components import denoisers
+from fera.models.families import Family, family_of, native_resolution, size_multiple
+from fera.models.noise import NoiseProcess, noise_process
+from fera.pipelines.base import load_base
+from fera.pipelines.quantization import check_quantization, quantize
+from fera.support.progress import Listener
+from fera.training.start.class_pictures import mixed, prepare_class_images
+from fera.training.trained.text import check_text_training
+
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A base and pictures, before anything is encoded.
+
+    Args:
+        pipe: the pipeline, on the CPU but for a quantized denoiser.
+        name: of its denoiser, as the pipeline calls it.
+        denoiser: its denoiser.
+        family: of the pipeline.
+        dtype: of the weights, but for the autoencoder's.
+        process: how its latents are noised.
+        training: training examples.
+        class_examples: class pictures, which keep the base as it is; most runs have none.
+        held_out: validation examples.
+        skipped: one line about each picture left out.
+        resolution: side of the square training size in pixels.
+        buckets: sizes to train at; the square alone where buckets are off.
+    """
+
+    pipe: Any
+    name: str
+    denoiser: nn.Module
+    family: Family
+    dtype: torch.dtype
+    process: NoiseProcess
+    training: list[Example]
+    class_examples: list[Example]
+    held_out: list[Example]
+    skipped: list[str]
+    resolution: int
+    buckets: list[Size]
+
+
+def open_sources(config: TrainConfig, listener: Listener, device: torch.device | None = None) -> Sources:
+    """Load and check.
+
+    Args:
+        config: of the run.
+        listener: hears what was found.
+        device: where class pictures are drawn that are still missing, and where a quantized denoiser is left; the CPU
+            when left out.
+
+    Raises:
+        FeraError: something in the data or the base cannot work.
+    """
+    device = device or torch.device("cpu")
+    check_quantization(config.quantization)
+    examples, held_out, skipped = _read_data(config, listener)
+    # Weights that train are kept in float32, whatever forwards compute in.
+    dtype = torch.float32 if config.adapter.full else _DTYPES[config.train.mixed_precision]
+    # The autoencoder encodes in float32: some overflow in half precision.
+    dtypes = {"vae": torch.float32, "default": dtype}
+    pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
+    family = family_of(pipe)
+    name, denoiser = next(iter(denoisers(pipe).items()))
+    quantize(denoiser, config.quantization, device)
+    process = noise_process(pipe.scheduler, config.train.prediction_type)
+    resolution, buckets = training_sizes(pipe, config)
+    _report_sizes(examples, buckets, config, listener)
+    _report_long(examples, pipe.tokenizer, listener)
+    check_text_training(pipe, family, config, examples)
+    class_examples, also_skipped = prepare_class_images(pipe, config, resolution, device, listener)
+    return Sources(
+        pipe=pipe,
+        name=name,
+        denoiser=denoiser,
+        family=family,
+        dtype=dtype,
+        process=process,
+        training=examples,
+        class_examples=class_examples,
+        held_out=held_out,
+        skipped=skipped + also_skipped,
+        resolution=resolution,
+        buckets=buckets,
+    )
+
+
+def encode(
+    sources: Sources, config: TrainConfig, device: torch.device, listener: Listener
+) -> tuple[EncodedSet, EncodedSet | None]:
+    """Encode training and validation examples into the run's cache; the latter are None where there are none.
+
+    Training examples are there as often as an epoch sees them, class pictures among them.
+    """
+    encoder = Encoder(
+        pipe=sources.pipe,
+        family=sources.family,
+        folder=config.data.cache_dir or config.output_dir / "cache",
+        device=device,
+        buckets=sources.buckets,
+        center_crop=config.data.center_crop,
+        random_flip=config.data.random_flip,
+        seed=config.seed,
+        progress=listener.advance,
+        mask_min_value=config.data.mask_min_value,
+        with_texts=not config.trains_text or sources.family.encode_clip is not None,
+    )
+    # Held-out captions stay in one order: their loss compares between steps and runs.
+    training = replace(encoder, captions=lambda caption: caption_variants(caption, config.data, config.seed))
+    examples = mixed(repeat(sources.training), sources.class_examples)
+    return training.encode(examples), encoder.encode(sources.held_out) if sources.held_out else None
+
+
+def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], list[Example], list[str]]:
+    data = config.data
+    found = check_captions(scan_training(data), data.source, data)
+    examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad)
+    if data.validation_data_dir is not None:
+        held_out, also_skipped = check_images(find_examples(data.validation_data_dir, data), skip_bad=data.skip_bad)
+        skipped += also_skipped
+    else:
+        examples, held_out = hold_out(examples, data.validation_fraction)
+    if skipped:
+        listener.say(f"skipped {len(skipped)} pictures: {some_of(skipped)}")
+    for note in found.notes:
+        listener.say(note)
+    rows = len(repeat(examples))
+    repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
+    listener.say(f"{len(examples)} training pictures{repeats} from {data.source}, {len(held_out)} held out:")
+    for example in examples[:3]:
+        listener.say(f"  {example.name}: {example.caption or '(no caption)'}")
+    return examples, held_out, skipped
+
+
+def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
+    """The resolution, and the sizes to train at.
+
+    Args:
+        pipe: the base.
+        config: of the run.
+
+    Raises:
+        FeraError: a size in the configuration does not fit the base.
+    """
+    multiple = size_multiple(pipe)
+    data = config.data
+    resolution = data.resolution or native_resolution(pipe)
+    if resolution % multiple:
+        raise FeraError(f"data.resolution is {resolution}, but this base needs a multiple of {multiple}")
+    if not data.enable_bucket:
+        return resolution, [(resolution, resolution)]
+    step = data.bucket_reso_steps or max(1, resolution // 8 // multiple) * multiple
+    if step % multiple or step >= resolution:
+        raise FeraError(
+            f"data.bucket_reso_steps is {step}, but this base needs a multiple of {multiple} below the resolution, "
+            f"{resolution}"
+        )
+    return resolution, bucket_sizes(resolution, step)
+
+
+def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainConfig, listener: Listener) -> None:
+    """How many pictures are trained at which size, and which of them suffer."""
+    sizes = assign_sizes(examples, buckets)
+    if config.data.enable_bucket:
+        lines = describe_buckets(sizes, config.train.batch_size)
+        listener.say(f"{len(lines)} buckets (width x height):")
+        for line in lines:
+            listener.say(f"  {line}")
+        if long := [example.name for example in examples if max(example.size) > MAX_ASPECT * min(example.size)]:
+            listener.say(
+                f"{len(long)} pictures are longer than 1:{MAX_ASPECT:g} and are cropped to it: {some_of(long)}"
+            )
+    small = [
+        example.name
+        for example, size in zip(examples, sizes, strict=True)
+        if example.size[0] < size[0] or example.size[1] < size[1]
+    ]
+    if small:
+        target = "their bucket" if config.data.enable_bucket else f"{buckets[0][0]} px"
+        listener.say(f"{len(small)} pictures are smaller than {target} and are enlarged: {some_of(small)}")
+
+
+def _report_long(examples: list[Example], tokenizer: Any, listener: Listener) -> None:
+    limit = tokenizer.model_max_length
+    tokens = tokenizer([example.caption for example in examples], truncation=False).input_ids
+    long = [example.name for example, ids in zip(examples, tokens, strict=True) if len(ids) > limit]
+    if long:
+        listener.say(f"{len(long)} captions exceed the {limit} tokens of the text encoder and are cut: {some_of(long)}")

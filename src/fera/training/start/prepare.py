@@ -1,0 +1,179 @@
+"""Everything a run needs before its first step: base, pictures, adapter."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fera.config import TrainConfig
+from fera.data.cache.encoded import EncodedSet
+from fera.data.checking import Example
+from fera.method.bands import FrequencyBands
+from fera.method.calibration import Calibration
+from fera.models.families import Conditions, Family
+from fera.models.noise import NoiseProcess
+from fera.support.progress import Listener
+from fera.training.start.encoders import free_encoders
+from fera.training.start.kappa import calibrate, with_kappa
+from fera.training.start.opening import Sources, encode, open_sources
+from fera.training.start.router_start import start_from_latents
+from fera.training.step.losses import check_loss_weights
+from fera.training.step.optimizers import check_optimizer
+from fera.training.trained.kinds import Adapter, RoutedAdapter, adapter_of
+from fera.training.trained.text import TextTraining
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A pipeline with a fresh adapter, and encoded data.
+
+    Args:
+        pipe: the pipeline; without its encoders where no pictures are drawn along the way.
+        denoiser: its denoiser, on the device unless it is to be sharded, holding the adapter.
+        adapter: what trains in it.
+        family: of the pipeline.
+        dtype: of the denoiser's frozen weights.
+        process: how its latents are noised.
+        bands: of the adapter; None for baselines, which have none.
+        calibration: how kappa was chosen; None where it was given.
+        training: encoded training examples.
+        held_out: encoded validation examples, None where there are none.
+        data_digest: hash of the training examples and their order.
+        resolution: side of the square training size in pixels.
+        skipped: one line about each picture left out.
+        text: what trains in the text encoders; None where nothing does.
+    """
+
+    pipe: Any
+    denoiser: nn.Module
+    adapter: Adapter
+    family: Family
+    dtype: torch.dtype
+    process: NoiseProcess
+    bands: FrequencyBands | None
+    calibration: Calibration | None
+    training: EncodedSet
+    held_out: EncodedSet | None
+    data_digest: str
+    resolution: int
+    skipped: list[str]
+    text: TextTraining | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights that train."""
+        trained = sum(parameter.numel() for parameter in self.denoiser.parameters() if parameter.requires_grad)
+        return trained + sum(parameter.numel() for parameter in (self.text.parameters if self.text else ()))
+
+    def text_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """Parameter groups of the text encoders, as a configuration has them; none where nothing trains there."""
+        return self.text.groups(config) if self.text is not None else []
+
+    def conditions(self, captions: Sequence[str], cached: Conditions) -> Conditions:
+        """What the denoiser is told of captions: what is cached, unless text encoders train."""
+        return cached if self.text is None else self.text.encode(captions, cached)
+
+    def predictor(self, model: Callable[..., Any], conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+        """The denoiser as a function of noisy latents (B, C, H, W) and timesteps (B,)."""
+        cast = {name: value.to(self.dtype) for name, value in conditions.items()}
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self.family.predict(model, noisy.to(self.dtype), timesteps, cast)  # type: ignore[arg-type]
+
+        return predict
+
+
+def prepare(config: TrainConfig, device: torch.device, listener: Listener, *, on_cpu: bool = False) -> Setup:
+    """Load, check and encode. What costs little and often fails comes first.
+
+    Args:
+        config: of the run.
+        device: where to encode and train.
+        listener: hears what was found.
+        on_cpu: leave the denoiser on the CPU, for it is to be sharded and may be too large for the device.
+
+    Raises:
+        FeraError: something in the configuration, the data or the base cannot work.
+    """
+    check_optimizer(config.train)
+    sources = open_sources(config, listener, device)
+    check_loss_weights(sources.process, config.train)
+    kappa_is_open = config.adapter.kappa == "auto"
+    if not kappa_is_open:
+        adapter = _add_adapter(sources, config, listener)
+    training, held_out = encode(sources, config, device, listener)
+    calibration = None
+    if kappa_is_open:
+        calibration = calibrate(training, sources.process, config, device, listener)
+        config = with_kappa(config, calibration.kappa)
+        adapter = _add_adapter(sources, config, listener)
+    if config.adapter.starts_as_partition:
+        start_from_latents(sources.denoiser, training, sources.process, config, listener)
+    text = _train_text(sources, config, device, listener)
+    if not config.validation.prompts:
+        free_encoders(sources.pipe, sources.family, text.names if text else ())
+    elif sources.pipe.vae.dtype != sources.dtype:
+        sources.pipe.vae.to(sources.dtype)  # as it will be when pictures are drawn with the finished adapter
+    return Setup(
+        pipe=sources.pipe,
+        denoiser=sources.denoiser if on_cpu else sources.denoiser.to(device),
+        adapter=adapter,
+        family=sources.family,
+        dtype=sources.dtype,
+        process=sources.process.to(device),
+        bands=_bands(adapter),
+        calibration=calibration,
+        training=training,
+        held_out=held_out,
+        data_digest=_digest([*sources.training, *sources.class_examples]),
+        resolution=sources.resolution,
+        skipped=sources.skipped,
+        text=text,
+    )
+
+
+def _bands(adapter: Adapter) -> FrequencyBands | None:
+    if not isinstance(adapter, RoutedAdapter):
+        return None
+    return FrequencyBands(adapter.config.num_bands, adapter.config.chosen_kappa)
+
+
+def _add_adapter(sources: Sources, config: TrainConfig, listener: Listener) -> Adapter:
+    """Put a fresh adapter into the denoiser."""
+    adapter = adapter_of(config.adapter)
+    denoiser = sources.denoiser
+    torch.manual_seed(config.seed)  # the experts' and the router's first weights
+    adapter.add(denoiser)
+    if config.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    total = denoiser.num_parameters()  # type: ignore[operator]  # of a 4-bit layer, numel() counts bytes
+    listener.say(
+        f"{type(denoiser).__name__} ({sources.name}), {sources.process.prediction_type}: "
+        f"training {trained:,} parameters beside {total - trained:,} frozen ones"
+    )
+    return adapter
+
+
+def _train_text(sources: Sources, config: TrainConfig, device: torch.device, listener: Listener) -> TextTraining | None:
+    """Put what trains in the text encoders there; not before captions were encoded with the base's."""
+    if not config.trains_text:
+        return None
+    text = TextTraining(sources.pipe, sources.family, config, device)
+    count = sum(parameter.numel() for parameter in text.parameters)
+    word = config.tokens.placeholder_token
+    learned = f", the word {word} from {config.tokens.initializer_token} among them" if word else ""
+    listener.say(f"{', '.join(text.names)}: training {count:,} parameters{learned}; captions are encoded at every step")
+    return text
+
+
+def _digest(examples: list[Example]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for example in examples:
+        held = [example.name, example.digest, example.caption, example.repeats, example.weight, example.mask_digest]
+        digest.update(json.dumps(held).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""One optimizer step: which examples, which noise, which losses, the optimizer, averages."""

@@ -1,0 +1,100 @@
+"""Every denoiser that fera lists, in its real pipeline, called as users call it: the gate follows the latent alone."""
+
+import pytest
+import torch
+from peft import inject_adapter_in_model
+from tuner_cases import fill
+
+import fera
+from fera import FeraConfig
+from fera import models as denoisers
+from fera.models.reading import CallReader
+from models import CASES
+from models.recorded import recorded_latents
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def pipe(case):
+    """The case's pipeline, with an adapter on the default targets whose every weight counts."""
+    pipe = case.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    denoiser = getattr(pipe, case.component)
+    inject_adapter_in_model(FeraConfig(r=2), denoiser, "default")
+    fill(denoiser)
+    return pipe
+
+
+def draw(pipe, case, seed=0, **changes):
+    """The routings of a pipeline call, the latents of its steps, and its result."""
+    generator = torch.Generator().manual_seed(seed)
+    with fera.trace(pipe) as steps, recorded_latents(pipe) as latents:
+        result = pipe(**{**case.call, **changes}, generator=generator, return_dict=False)[0]
+    return steps, latents, stacked(result)
+
+
+def stacked(result):
+    """A pipeline's result as one tensor: some give one, some a list."""
+    return torch.stack(result) if isinstance(result, list) else torch.as_tensor(result)
+
+
+def test_the_indicator_of_every_call_is_that_of_the_schedulers_latent(pipe, case):
+    steps, latents, _ = draw(pipe, case)
+    assert len(latents) > 1
+    assert len(steps) == len(latents) * case.calls_per_step
+    bands = fera.FrequencyBands()
+    for number, routing in enumerate(steps):
+        latent = case.unpack(pipe, latents[number // case.calls_per_step])
+        expected = bands.indicator(latent.float()).repeat(case.copies, 1)
+        torch.testing.assert_close(routing.indicator, expected, rtol=1e-4, atol=1e-5)
+        assert routing.timestep is not None
+
+
+def test_the_noise_level_falls_from_one_to_zero(pipe, case):
+    """What a router that reads the timestep sees: each pipeline has its own unit and direction."""
+    denoiser = getattr(pipe, case.component)
+    reader, levels = CallReader(denoiser), []
+
+    def read(module, args, kwargs):
+        levels.append(reader.noise_level(args, kwargs, reader.latent(module, args, kwargs)))
+
+    handle = denoiser.register_forward_pre_hook(read, with_kwargs=True)
+    draw(pipe, case)
+    handle.remove()
+    means = [float(level.mean()) for level in levels]
+    assert all(level.ndim == 1 and level.dtype == torch.float32 for level in levels)
+    assert max(means) <= 1.001 and min(means) >= -0.001
+    assert means[0] >= 0.6 and means[-1] <= 0.8 and means == sorted(means, reverse=True) and means[0] > means[-1]
+
+
+def test_conditions_alone_leave_the_first_gate_alone(pipe, case):
+    steps, _, result = draw(pipe, case)
+    others, _, other_result = draw(pipe, case, **case.other_conditions)
+    assert torch.equal(steps[0].gates, others[0].gates)
+    assert not torch.allclose(result, other_result)
+
+
+def test_another_latent_moves_the_gate(pipe, case):
+    steps, _, _ = draw(pipe, case)
+    others, _, _ = draw(pipe, case, seed=1)
+    assert not torch.allclose(steps[0].gates, others[0].gates, rtol=0, atol=1e-6)
+
+
+def test_the_adapter_acts(pipe, case):
+    adapted = draw(pipe, case)[2]
+    fera.unload(pipe)
+    base = pipe(**case.call, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
+    assert not torch.allclose(adapted, stacked(base))
+
+
+def test_the_table_lists_what_is_proven_here():
+    proven = {}
+    for case in CASES:
+        pipe = case.pipeline()
+        entry = type(getattr(pipe, case.component)).__name__
+        proven.setdefault(entry, set()).add(type(pipe).__name__)
+    assert {name: set(entry.pipelines) for name, entry in denoisers.known().items()} == proven

@@ -1,0 +1,24 @@
+"""How a base is held in memory."""
+
+import torch
+
+from fera.pipelines.base import load_base
+
+
+def test_convolutions_lie_channels_last_and_keep_their_values(tiny_sd_dir):
+    from diffusers import UNet2DConditionModel
+
+    pipe = load_base(str(tiny_sd_dir))
+    plain = UNet2DConditionModel.from_pretrained(tiny_sd_dir, subfolder="unet").state_dict()
+    for part in (pipe.unet, pipe.vae):
+        kernels = [parameter for parameter in part.parameters() if parameter.ndim == 4]
+        assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    for name, value in pipe.unet.state_dict().items():
+        assert torch.equal(value, plain[name])
+
+
+def test_it_can_be_saved(tiny_sd_dir, tmp_path):
+    pipe = load_base(str(tiny_sd_dir))
+    pipe.save_pretrained(tmp_path / "copy")
+    again = load_base(str(tmp_path / "copy")).unet.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in pipe.unet.state_dict().items())

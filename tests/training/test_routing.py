@@ -1,0 +1,68 @@
+"""What the router of a training run reads, and how it starts."""
+
+import pytest
+import torch
+from training_cases import log_of, run_config
+
+import fera
+from fera.adapters.file import open_adapter
+from fera.errors import FeraError
+from fera.method.settings import ROUTER_INPUTS
+from fera.pipelines.base import load_base
+from fera.training import train
+from fera.training.telling.metrics import collapse
+
+
+def run(base, pictures, output, **adapter):
+    config = run_config(base, pictures, output, adapter={"r": 2, **adapter}, train={"steps": 2})
+    train(config)
+    return config
+
+
+@pytest.mark.parametrize("router_input", ROUTER_INPUTS)
+def test_every_input_trains_and_is_kept(tiny_sd_dir, image_folder, tmp_path, router_input):
+    config = run(tiny_sd_dir, image_folder, tmp_path / "run", router_input=router_input, router_entropy=0.5)
+    assert open_adapter(tmp_path / "run" / "adapter").config.router_input == router_input
+    # The gates of the first step are those of the partition, whose mean entropy is what was asked for.
+    assert log_of(config, "gate_entropy")[0] == pytest.approx(0.5, abs=0.3)
+    pipe = load_base(str(tiny_sd_dir))
+    fera.load_adapter(pipe, tmp_path / "run")
+    with fera.trace(pipe) as steps:
+        pipe("a red rocket", num_inference_steps=2, output_type="latent")
+    assert steps[0].gates.shape[1] == 3
+
+
+def test_a_random_start_is_near_uniform_and_a_partition_is_not(tiny_sd_dir, image_folder, tmp_path):
+    random = run(tiny_sd_dir, image_folder, tmp_path / "random", router_init="random")
+    partition = run(tiny_sd_dir, image_folder, tmp_path / "partition", router_init="partition", router_entropy=0.3)
+    assert log_of(random, "gate_entropy")[0] > 0.9
+    assert log_of(partition, "gate_entropy")[0] < 0.7
+
+
+@pytest.mark.parametrize("router", ["uniform", "rank_mask"])
+def test_fixed_routers_train(tiny_sd_dir, image_folder, tmp_path, router):
+    config = run(tiny_sd_dir, image_folder, tmp_path / "run", router=router, router_input="timestep", num_experts=4)
+    gates = log_of(config, "gates")[0]
+    assert gates[0] == pytest.approx(0.25)
+    assert gates == sorted(gates, reverse=True)
+
+
+def test_the_start_follows_the_seed_alone(tiny_sd_dir, image_folder, tmp_path):
+    routers = []
+    for name in ("one", "two"):
+        run(tiny_sd_dir, image_folder, tmp_path / name, router_input="timestep")
+        tensors = open_adapter(tmp_path / name / "adapter").tensors()
+        routers.append({key: tensor for key, tensor in tensors.items() if ".router." in key})
+    assert routers[0] and all(torch.equal(tensor, routers[1][key]) for key, tensor in routers[0].items())
+
+
+def test_a_collapse_is_named():
+    assert collapse({"loss": 1.0}) is None
+    assert collapse({"gates": [1.0]}) is None
+    assert collapse({"gates": [0.7, 0.2, 0.1]}) is None
+    assert "expert 2 of 3 holds 0.91" in collapse({"gates": [0.05, 0.91, 0.04]})
+
+
+def test_a_router_too_narrow_for_a_partition_is_an_error(tiny_sd_dir, image_folder, tmp_path):
+    with pytest.raises(FeraError, match="router_features must be at least 8"):
+        run(tiny_sd_dir, image_folder, tmp_path / "run", router_features=4)
