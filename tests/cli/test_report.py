@@ -66,7 +66,7 @@ def test_a_checkpoint_serves_where_the_run_is_not_finished(run):
         (["empty"], "there is no config.toml, log.jsonl, summary.json or adapter"),
         (["ink", "--output", "mine.html"], "exists and is no report"),
         (["ink", "--output", "empty"], "is a folder"),
-        (["ink", "--no-draw", "--prompts", "a"], "exclude each other"),
+        (["ink", "--no-draw", "--prompts", "a"], "--draw is off: draw these prompts, or draw nothing"),
         (["ink", "--steps", "0", "--draw"], "at least 1"),
         (["ink", "--drow"], "did you mean --draw"),
     ],

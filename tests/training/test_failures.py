@@ -139,18 +139,18 @@ def test_output_that_cannot_be_written(configure, monkeypatch, tmp_path, capsys)
     ("place", "name", "expected"),
     [
         (
-            "sources.add_masks",
+            "training.start.opening.add_masks",
             "0.png",
             r"1 pictures? of 4 cannot be used: .*0\.png does not exist|0\.png does not exist",
         ),
-        ("layouts.flat.read_text", "0.txt", r"caption file .*0\.txt cannot be read: No such file"),
-        ("cache._pixels", "0.png", r"0\.png.*readable a moment ago"),
+        ("data.sources.flat.read_text", "0.txt", r"caption file .*0\.txt cannot be read: No such file"),
+        ("data.cache.encoder._pixels", "0.png", r"0\.png.*readable a moment ago"),
     ],
     ids=["listed", "caption", "checked"],
 )
 def test_a_file_of_the_data_vanishes(configure, monkeypatch, image_folder, place, name, expected):
     """Between listing and reading, and between checking and encoding."""
-    module, _, function = f"fera.training.{place}".rpartition(".")
+    module, _, function = f"fera.{place}".rpartition(".")
     real = getattr(sys.modules[module], function)
 
     def vanishing(*arguments):

@@ -57,7 +57,7 @@ def test_other_settings_are_listed_and_asked_for(checkpoint):
         check_changes(checkpoint, changed, [])
     message = str(refused.value)
     assert "train.batch_size is 3, was 8; train.learning_rate is 0.5, was 0.0001" in message
-    assert "--resume.allow train.batch_size train.learning_rate" in message
+    assert "`allow` train.batch_size train.learning_rate" in message
     with pytest.raises(CannotResume, match=r"with other settings: train\.batch_size is 3, was 8\."):
         check_changes(checkpoint, changed, ["train.learning_rate"])
     expected = [Change("train.batch_size", 8, 3), Change("train.learning_rate", 0.0001, 0.5)]
@@ -89,7 +89,7 @@ def test_what_is_allowed_must_exist():
     check_allow(["train.learning_rate", "data", "all", "seed"], resume=True)
     with pytest.raises(FeraError, match=r"no such setting; did you mean 'train\.learning_rate'\?"):
         check_allow(["train.learnig_rate"], resume=True)
-    with pytest.raises(FeraError, match="it needs --resume"):
+    with pytest.raises(FeraError, match="it needs `resume`"):
         check_allow(["train.learning_rate"], resume=False)
 
 

@@ -35,7 +35,6 @@ class Terminal:
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "Terminal":
-        self._progress.start()
         return self
 
     def __exit__(
@@ -50,6 +49,8 @@ class Terminal:
 
     def advance(self, what: str, done: int, total: int, details: str = "") -> None:
         """Move the bar of one kind of work; it goes away when all is done."""
+        # Started late, so that nothing is drawn where nothing is under way; starting twice does nothing.
+        self._progress.start()
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, completed=done, details=details)
         self._progress.update(self._tasks[what], completed=done, total=total, details=details)

@@ -193,7 +193,7 @@ def _check(drawing: Drawing) -> None:
             raise FeraError(f"`{name}` must be at least {least}, got {value}")
     for name, asked in (("compare_base", drawing.compare_base), ("trace", drawing.trace)):
         if asked and not drawing.adapters:
-            raise FeraError(f"`{name}` needs `adapters`: there is no adapter to show")
+            raise FeraError(f"`{name}` needs `adapters`")
 
 
 def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
