@@ -94,11 +94,12 @@ def readers() -> dict[str, Reader]:
     """All readers by name."""
     from fera import FeraError
     from fera.adapters.file import open_adapter
-    from fera.adapters.text.files import LORA, open_text, token_file
+    from fera.adapters.text.files import open_text, token_file
     from fera.config import DataConfig
-    from fera.data.images import load_alpha, load_image, to_tensor
+    from fera.data.images import load_alpha, load_image
     from fera.data.sources import find_examples
-    from fera.format import CONFIG, WEIGHTS
+    from fera.data.tensors import to_tensor
+    from fera.format import CONFIG, TEXT_LORA, WEIGHTS
     from fera.training import load_config
 
     picture = _pictures()[0]
@@ -145,7 +146,7 @@ def readers() -> dict[str, Reader]:
         "metadata.csv": Reader([b'file_name,text\na.png,"a, cat"\nb.png,a dog\n'], data("metadata.csv"), FeraError),
         "picture": Reader(_pictures(), image, ValueError),
         "adapter weights": Reader([weights], lambda content, folder: adapter(content, None, folder), FeraError),
-        "text encoder LoRA": Reader([_text_lora()], text(LORA), FeraError),
+        "text encoder LoRA": Reader([_text_lora()], text(TEXT_LORA), FeraError),
         "learned token": Reader([save({"<toy>": torch.ones(2, 4)})], text(token_file("text_encoder")), FeraError),
         "adapter config": Reader([settings], lambda content, folder: adapter(weights, content, folder), FeraError),
     }

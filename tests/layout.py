@@ -38,7 +38,7 @@ LIBRARIES: dict[int, set[str]] = {
     1: {"torch"},
     2: {"pydantic", "pydantic_core", "peft", "matplotlib"},
     3: {"safetensors", "huggingface_hub", "aenum"},
-    4: {"accelerate", "bitsandbytes", "datasets", "diffusers", "numpy", "PIL", "transformers"},
+    4: {"accelerate", "bitsandbytes", "datasets", "diffusers", "numpy", "PIL", "pillow_heif", "pillow_jxl", "transformers"},
     5: set(),
     6: {"deepspeed", "packaging", "trackio", "wandb"},
     7: {"jinja2", "markupsafe", "torchmetrics", "torchvision"},

@@ -56,7 +56,10 @@ def working_folder(tiny_sd_dir, tmp_path, monkeypatch):
     for seed, name in enumerate(("demo", "neon", "style", "ink")):
         pipe = add_adapter(StableDiffusionPipeline.from_pretrained(tiny_sd_dir), seed=seed)
         fera.save_adapter(pipe, Path("runs") / name / "adapter")
-    Path("generated").mkdir()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    for folder in ("generated", "data/my-style", "data/my-set"):
+        Path(folder).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save("data/my-style/a.png")
     metadata = {"prompt": "a red heart", "seed": 0, "adapters": "runs/style=1"}
     save_image(Image.new("RGB", (8, 8)), "generated/000-a-red-heart.png", metadata)
 

@@ -124,6 +124,8 @@ def test_prompts_from_a_file(generate, tiny_sd_dir, tmp_path):
     record = json.loads((tmp_path / "out" / "generation.json").read_text())
     assert [image["prompt"] for image in record["images"]] == ["a blue house", "a red rocket", "a green tree"]
     assert read_prompts([], tmp_path / "prompts.txt") == ["a red rocket", "a green tree"]
+    (tmp_path / "prompts.txt").write_bytes("a red\u2028rocket\r\na \x0btree\r".encode())
+    assert read_prompts([], tmp_path / "prompts.txt") == ["a red\u2028rocket", "a \x0btree"]
 
 
 def test_equal_and_odd_prompts_stay_in_the_folder(generate, tiny_sd_dir, tmp_path):

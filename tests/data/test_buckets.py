@@ -8,21 +8,32 @@ import sys
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listeners import train
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from training_cases import MIXED, assert_resumes, log_of, mixed_folder, run_config
+from training_cases import (
+    MIXED,
+    assert_resumes,
+    assert_same_adapter,
+    log_of,
+    mixed_folder,
+    power_cut,
+    run_config,
+)
 
 import fera
 from fera import FeraError
-from fera.data.buckets import bucket_sizes, describe_buckets, nearest_bucket
+from fera.data.buckets import bucket_sizes, default_step, describe_buckets, nearest_bucket
 from fera.data.tensors import to_tensor
 from fera.generation import generate
 from fera.pipelines.base import load_base
 from fera.training import DataConfig, TrainConfig, to_toml
+from fera.training.folder.manifest import write_manifest
+from fera.training.start import opening as sources
 from fera.training.step.order import Bucketed
 from fera.training.trainer import Trainer
 
@@ -88,6 +99,19 @@ def test_every_epoch_sees_every_picture_once_in_batches_of_one_size():
     assert Bucketed(sizes, 2, seed=3).rows(16) == epochs[2][2] and Bucketed(sizes, 2, seed=4).rows(0) != epochs[0][0]
     seen = [sum(len(order.rows(earlier)) for earlier in range(place)) for place in range(20)]
     assert [order.samples_before(place) for place in range(20)] == seen
+
+
+@pytest.mark.parametrize(
+    ("resolution", "multiple", "step"),
+    [(1024, 8, 64), (1024, 16, 64), (768, 8, 64), (512, 8, 64), (64, 8, 8), (16, 2, 2)],
+)
+def test_the_default_step(resolution, multiple, step):
+    assert default_step(resolution, multiple) == step
+
+
+@pytest.mark.parametrize("size", [(832, 1216), (1216, 832), (896, 1152), (768, 1344), (640, 1600), (1024, 1024)])
+def test_usual_sizes_are_kept_whole(size):
+    assert nearest_bucket(size, bucket_sizes(1024, default_step(1024, 8))) == size
 
 
 @pytest.fixture
@@ -162,6 +186,87 @@ def test_held_out_loss_of_mixed_sizes_does_not_depend_on_the_batch_size(configur
         for size in (1, 4)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("consistency", [0.0, 0.5])
+def test_a_picture_counts_the_same_in_any_batch(configure, monkeypatch, consistency):
+    """One step over an epoch, by SGD without momentum: it moves weights by the mean gradient of all seven pictures."""
+    gradients, before = [], {}
+    rate, losses = 0.5, Trainer._losses
+
+    def spied(self, batch, conditions):
+        found = losses(self, batch, conditions)
+        trained = {name: p for name, p in self._setup.denoiser.named_parameters() if p.requires_grad}
+        before.update({name: p.detach().clone() for name, p in trained.items()})
+        # The consistency loss is a mean over the batch, so it counts once for each of its samples.
+        each = found.denoising.sum()
+        if consistency:
+            each = each + consistency * found.consistency * len(found.denoising)
+        gradient = torch.autograd.grad(each, list(trained.values()), retain_graph=True, allow_unused=True)
+        gradients.append((len(found.denoising), gradient))
+        return found
+
+    monkeypatch.setattr(Trainer, "_losses", spied)
+    optimizer = {
+        "optimizer": "torch.optim.SGD",
+        "learning_rate": rate,
+        "max_grad_norm": 1e9,
+        "lr_scheduler": "constant",
+    }
+    accumulated = {"gradient_accumulation_steps": 5, "consistency_weight": consistency, "lr_warmup_steps": 0}
+    config = configure("run", train={"steps": 1, "router_lr_ratio": None} | optimizer | accumulated)
+    trained = {}
+    finish = Trainer.finish
+
+    def finishing(self, seconds):
+        trained.update({n: p.detach().clone() for n, p in self._setup.denoiser.named_parameters() if p.requires_grad})
+        return finish(self, seconds)
+
+    monkeypatch.setattr(Trainer, "finish", finishing)
+    train(config)
+    assert sorted(count for count, _ in gradients) == [1, 1, 1, 2, 2]
+    for index, (name, start) in enumerate(before.items()):
+        summed = sum(one[index].double() for _, one in gradients if one[index] is not None)
+        # Of five batches of two: what is not there counts as a loss of zero.
+        expected = -rate * summed / (5 * 2)
+        torch.testing.assert_close((trained[name] - start).double(), expected, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_run_that_began_with_another_default_goes_on_in_its_buckets(configure, monkeypatch, tmp_path):
+    """Checkpoints of before held no step where none was set, and it was an eighth of the resolution."""
+    assert default_step(1024, 8, former=True) == 128 and default_step(512, 8, former=True) == 64
+
+    def with_step(name: str, step: int | None, steps: int = 4) -> TrainConfig:
+        data = {"bucket_reso_steps": step} if step else {}
+        return configure(name, data=data, train={"steps": steps, "checkpointing_steps": 2})
+
+    # As if 16 were large: the former default is 4 pixels here, and the present one 2.
+    monkeypatch.setattr(sources, "default_step", lambda *_sizes, former=False: 4 if former else 2)
+    train(with_step("straight", 4))
+    old = with_step("old", None)
+    with power_cut(2), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "default_step", lambda *_sizes, former=False: 4)
+        train(old)
+    (checkpoint,) = (old.output_dir / "checkpoints").glob("step-*")
+    held = json.loads((checkpoint / "config.json").read_text())
+    assert held["data"]["bucket_reso_steps"] == 4  # settled, as every run does now
+    held["data"]["bucket_reso_steps"] = None
+    (checkpoint / "config.json").write_text(json.dumps(held, indent=2) + "\n")
+    about = json.loads((checkpoint / "manifest.json").read_text())
+    about.pop("files")
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint, about)
+    with power_cut(3):
+        train(old, resume=True)
+    assert train(old, resume=True).samples > 0
+    assert_same_adapter(with_step("straight", 4), old)
+    # The new checkpoint names the step, a run that names none takes it, and another one has to be allowed.
+    assert train(with_step("old", None, steps=5), resume=True).samples > 0
+    assert (
+        json.loads((checkpoint.with_name("step-000005") / "config.json").read_text())["data"]["bucket_reso_steps"] == 4
+    )
+    with pytest.raises(FeraError, match="bucket_reso_steps is 2, was 4"):
+        train(with_step("old", 2, steps=6), resume=True)
 
 
 def test_settings_that_do_not_fit(configure):

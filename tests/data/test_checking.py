@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -53,6 +54,41 @@ def test_imagefolder_csv_with_other_columns(image_folder):
         find(image_folder)
     with pytest.raises(FeraError, match="no 'text'; it has: path, caption"):
         find(image_folder, image_column="path")
+
+
+# What str.splitlines takes for the end of a line, and csv and text editors do not.
+SEPARATORS = {"LS": "\u2028", "PS": "\u2029", "NEL": "\x85", "FF": "\f", "VT": "\v", "FS": "\x1c", "RS": "\x1e"}
+
+
+@pytest.mark.parametrize("separator", SEPARATORS.values(), ids=SEPARATORS)
+@pytest.mark.parametrize("lines", ["join", "first"])
+def test_separators_in_a_caption_do_not_tear_it(image_folder, separator, lines):
+    captions = [f"a red{separator}rocket {number}.png" for number in range(4)]
+    for layout in ("txt", "jsonl", "csv"):
+        if layout == "csv":
+            (image_folder / "metadata.jsonl").unlink()
+            with (image_folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([["file_name", "text"], *([f"{i}.png", c] for i, c in enumerate(captions))])
+        elif layout == "jsonl":
+            named = [{"file_name": f"{i}.png", "text": c} for i, c in enumerate(captions)]
+            rows = [json.dumps(row, ensure_ascii=False) for row in named]
+            (image_folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        else:
+            for number, caption in enumerate(captions):
+                (image_folder / f"{number}.txt").write_text(caption, encoding="utf-8")
+        examples = find(image_folder, caption_lines=lines)
+        assert [(e.name, e.caption) for e in examples] == [
+            (f"{number}.png", f"a red rocket {number}.png") for number in range(4)
+        ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_captions_of_several_lines_in_csv(image_folder, end):
+    with (image_folder / "metadata.csv").open("w", newline="") as file:
+        file.write(end.join(["file_name,text", f'0.png,"a cat{end}{end}on a ""mat"""', "1.png,x", ""]))
+    settings = {"allow_missing_captions": True}
+    assert [e.caption for e in find(image_folder, **settings)] == ['a cat on a "mat"', "x", "", ""]
+    assert find(image_folder, caption_lines="first", **settings)[0].caption == "a cat"
 
 
 def test_picture_without_a_row_is_not_dropped_in_silence(image_folder):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import sys
 
 import pytest
@@ -121,6 +123,73 @@ def test_a_path_in_a_row_is_never_opened(tmp_path):
     # Nor does it name the file where bytes are kept.
     (example,) = find(save(tmp_path / "set", [row(encoded(), "../../x.png")], ["x"]))
     assert len(example.image.name) == 64 and not list(tmp_path.rglob("x.png"))
+
+
+@pytest.fixture
+def made_of_files(tmp_path):
+    """A dataset that `datasets` made of a folder of pictures: its rows name files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, color in enumerate(COLORS.values()):
+        (folder / f"{number}.png").write_bytes(encoded(color))
+    rows = [{"file_name": f"{number}.png", "text": caption} for number, caption in enumerate(COLORS)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+
+
+def test_parquet_of_a_dataset_that_was_made_of_files(made_of_files, tmp_path):
+    (tmp_path / "set").mkdir()
+    made_of_files.to_parquet(tmp_path / "set" / "data.parquet")
+    with pytest.raises(FeraError, match="instead of holding its picture.*save_to_disk.*embed_table_storage") as caught:
+        find(tmp_path / "set")
+    # What the message says is what works.
+    call = re.search(r"dataset = (dataset\..*?\)) before", str(caught.value))[1]
+    embedded = eval(call, {"datasets": datasets, "dataset": made_of_files})
+    embedded.to_parquet(tmp_path / "set" / "data.parquet")
+    found = find(tmp_path / "set")
+    assert [e.caption for e in found] == list(COLORS)
+    assert [e.image.read_bytes() for e in found] == [encoded(color) for color in COLORS.values()]
+
+
+def test_a_dataset_that_was_saved_to_disk(made_of_files, tmp_path):
+    made_of_files.select([2, 0, 3]).save_to_disk(tmp_path / "one", num_shards=2)
+    datasets.DatasetDict({"train": made_of_files, "test": made_of_files.select([1])}).save_to_disk(tmp_path / "two")
+    shutil.rmtree(tmp_path / "pictures")
+    contents = {caption: encoded(color) for caption, color in COLORS.items()}
+    captions = list(COLORS)
+    for make in (data, lambda folder, **settings: DataConfig(dataset_name=str(folder), **settings)):
+        for folder, split, expected in (
+            ("one", "train", [captions[2], captions[0], captions[3]]),
+            ("one", "train[1:]", [captions[0], captions[3]]),
+            ("two", "train", captions),
+            ("two", "test", captions[1:2]),
+        ):
+            found = scan_training(make(tmp_path / folder, dataset_split=split))
+            assert [e.caption for e in found.examples] == expected
+            assert [e.image.read_bytes() for e in found.examples] == [contents[caption] for caption in expected]
+            assert found.layout == ("saved" if make is data else "dataset")
+        with pytest.raises(FeraError, match="cannot be loaded: .*validation.*train"):
+            scan_training(make(tmp_path / "two", dataset_split="validation"))
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "message"),
+    [
+        ("state.json", {"_data_files": [{"filename": "../secret.arrow"}]}, "leads out of the data folder"),
+        ("state.json", {"_data_files": [{"filename": "/etc/secret.arrow"}]}, "leads out of the data folder"),
+        ("state.json", {"_data_files": []}, "names no files"),
+        ("state.json", {"_data_files": [3]}, "names no files"),
+        ("state.json", [1], "must hold a JSON object"),
+        ("state.json", {"_data_files": [{"filename": "absent.arrow"}]}, "cannot be loaded"),
+        ("dataset_dict.json", {"splits": ["../one"]}, "names no splits"),
+        ("dataset_dict.json", {"splits": "train"}, "names no splits"),
+    ],
+)
+def test_saved_datasets_of_strangers(made_of_files, tmp_path, name, held, message):
+    made_of_files.save_to_disk(tmp_path / "one")
+    (tmp_path / "one" / name).write_text(json.dumps(held))
+    with pytest.raises(FeraError, match=message):
+        find(tmp_path / "one")
 
 
 def test_pictures_go_through_the_checks_of_files(tmp_path):

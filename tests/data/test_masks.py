@@ -1,22 +1,26 @@
 """Masks, from a picture's file to the gradient."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from listeners import train
 from PIL import Image
 from training_cases import log_of, run_config
 
 from fera import FeraError, FrequencyBands
+from fera.cli.main import main
 from fera.config import DataConfig
 from fera.data.cache.encoder import Encoder
 from fera.data.checking import check_images
+from fera.data.images import load_gray
 from fera.data.masks import add_masks
 from fera.data.sources import find_examples
 from fera.data.tensors import to_weights
 from fera.models.families import family_of
 from fera.models.noise import NoiseProcess
 from fera.pipelines.base import load_base
-from fera.training import train
 from fera.training.step.losses import denoising_losses
 
 
@@ -107,6 +111,40 @@ def test_masks_that_cannot_be_used_are_named(image_folder, masks):
         find(image_folder, mask_path=masks)
     with pytest.raises(FeraError, match="is no folder"):
         find(image_folder, mask_path=masks / "absent")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_white_mask_on_transparent_ground_counts_where_it_is_white(tmp_path, mode):
+    """As drawing programs save a mask that was painted on a layer of its own."""
+    opacity = np.zeros((16, 20), dtype=np.uint8)
+    opacity[:, :10], opacity[:, 10] = 255, 51
+    mask = Image.new("RGBA", (20, 16), "white")
+    mask.putalpha(Image.fromarray(opacity))
+    if mode == "P":  # one index is transparent, and is white beneath
+        mask = Image.fromarray((opacity == 0).astype(np.uint8), mode="P")
+        mask.putpalette([255, 255, 255] * 2)
+    else:
+        mask = mask.convert(mode)
+    mask.save(tmp_path / "mask.png", **({"transparency": 1} if mode == "P" else {}))
+    expected = np.where(opacity > 0, 255, 0) if mode == "P" else opacity
+    np.testing.assert_array_equal(np.asarray(load_gray(tmp_path / "mask.png")), expected)
+
+
+def test_a_mask_that_is_black_or_nothing_is_refused(image_folder, masks):
+    Image.new("LA", (20, 16), (255, 0)).save(masks / "0.png")
+    Image.new("LA", (20, 16), (0, 128)).save(masks / "1.png")
+    with pytest.raises(FeraError, match=r"2 of 4 .*0\.png, that is black.*1\.png, that is black"):
+        find(image_folder, mask_path=masks)
+
+
+def test_a_mask_of_several_pictures_is_said(tiny_sd_dir, image_folder, masks, tmp_path, capsys):
+    Image.new("RGB", (20, 16), "red").save(image_folder / "0.bmp")
+    line = f"{masks / '0.png'} is the mask of 2 pictures: 0.bmp, 0.png"
+    assert main(["data", "check", str(image_folder), "--data.mask_path", str(masks), "--json"]) == 0
+    assert line in json.loads(capsys.readouterr().out)["notes"]
+    train(run_config(tiny_sd_dir, image_folder, tmp_path / "run", data={"mask_path": masks}, train={"steps": 1}))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "0.png is the mask of 2 pictures" in said and "0.txt is the caption of 2 pictures" in said
 
 
 def test_opacity_as_a_mask(image_folder):

@@ -1,5 +1,6 @@
 """What lies in a data folder, in each of the layouts, and what a stranger's folder may not do."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -128,6 +129,41 @@ def test_the_trigger_word_leads_and_the_separator_is_kept():
 
 
 @pytest.mark.parametrize(
+    ("word", "written", "first", "others"),
+    [
+        ("ohwx, woman", "red, blue, green", "ohwx, woman", {"red", "blue", "green"}),
+        ("ohwx,woman", "red, blue, green", "ohwx,woman", {"red", "blue", "green"}),
+        ("ohwx, woman", "[trigger] sitting, blue, green", "ohwx, woman sitting", {"blue", "green"}),
+        ("ohwx", "photo of [trigger], blue, green", "photo of ohwx", {"blue", "green"}),
+        ("ohwx", "an ohwx cat, blue, green", "an ohwx cat", {"blue", "green"}),
+        ("a, b, c", "d, e", "a, b, c", {"d", "e"}),
+    ],
+)
+def test_any_trigger_word_stays_in_front_and_whole(word, written, first, others):
+    settings = config(shuffle_caption=True, trigger_word=word, caption_variants=100)
+    variants = caption_variants(with_trigger(written, settings), settings, seed=0)
+    orders = {f"{first}, {', '.join(order)}" for order in itertools.permutations(others)}
+    assert len(variants) == len(orders) and set(variants) == orders
+
+
+def test_a_trigger_word_in_the_midst_moves_whole():
+    settings = config(shuffle_caption=True, trigger_word="ohwx, woman", caption_variants=100)
+    variants = caption_variants("red, ohwx, woman, blue", settings, seed=0)
+    assert set(variants) == {", ".join(order) for order in itertools.permutations(["red", "ohwx, woman", "blue"])}
+    # Letters of the word inside of another are not the word.
+    settings = config(shuffle_caption=True, trigger_word="a", caption_variants=100)
+    assert len(caption_variants("cat, a, b", settings, seed=0)) == 6
+
+
+@pytest.mark.parametrize(("keep", "orders"), [(1, 6), (2, 6), (3, 2), (4, 1), (9, 1)])
+def test_tags_of_a_trigger_word_count_among_those_that_are_kept(keep, orders):
+    settings = config(shuffle_caption=True, trigger_word="ohwx, woman", keep_tokens=keep, caption_variants=100)
+    variants = caption_variants("ohwx, woman, a, b, c", settings, seed=0)
+    front = ", ".join(["ohwx", "woman", "a", "b", "c"][: max(2, keep)])
+    assert len(variants) == orders and all(variant.startswith(front) for variant in variants)
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"keep_tokens": 1},
@@ -142,6 +178,59 @@ def test_the_trigger_word_leads_and_the_separator_is_kept():
 def test_settings_that_contradict_each_other(settings):
     with pytest.raises(ValidationError):
         config(**settings)
+
+
+# Captions that are shared, or not read
+
+
+def test_one_caption_file_of_several_pictures_is_said(tmp_path):
+    for folder in ("flat", "repeats/2_dog"):
+        for name in ("a.png", "a.jpg", "a.webp", "b.png"):
+            picture(tmp_path / folder / name, f"caption of {name[0]}")
+    for layout, inner in (("flat", ""), ("repeats", "2_dog/")):
+        found = scan(tmp_path / layout, config())
+        assert [example.caption for example in found.examples] == ["caption of a"] * 3 + ["caption of b"]
+        names = ", ".join(f"{inner}a.{suffix}" for suffix in ("jpg", "png", "webp"))
+        assert found.notes == [f"{inner}a.txt is the caption of 3 pictures: {names}"]
+
+
+def test_of_two_caption_files_the_other_is_said(tmp_path):
+    for folder in ("flat", "repeats/2_dog"):
+        picture(tmp_path / folder / "a.png", "as .txt")
+        (tmp_path / folder / "a.caption").write_text("as .caption")
+    for layout, inner in (("flat", ""), ("repeats", "2_dog/")):
+        found = scan(tmp_path / layout, config())
+        assert found.examples[0].caption == "as .txt"
+        assert found.notes == [f"1 file is not read, for there is a .txt file of the same name: {inner}a.caption"]
+
+
+def test_captions_beside_metadata_are_said(tmp_path):
+    for name in ("a.png", "b.png", "deep/c.png", "d.png"):
+        picture(tmp_path / name, "its own")
+    (tmp_path / "d.txt").unlink()
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": "x"}\n{"file_name": "b.png", "text": ""}\n'
+    )
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,y\n")
+    found = scan(tmp_path, config())
+    assert [example.caption for example in found.examples] == ["x", "", "", ""]
+    assert found.notes == [
+        "2 pictures without a caption in metadata.jsonl have one beside them, which is not read: b.txt, deep/c.txt. "
+        "Add rows for them, or remove metadata.jsonl",
+        "1 file is not read, for metadata.jsonl has the captions: a.txt",
+        "1 file is not read, for metadata.jsonl is: metadata.csv",
+    ]
+
+
+def test_metadata_in_a_folder_with_repeats_and_parquet_beside_pictures_are_said(kohya, image_folder):
+    (kohya / "1_cat" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}\n')
+    assert scan(kohya, config()).notes == [
+        "1 file is not read, for it counts in the data folder itself alone: 1_cat/metadata.jsonl"
+    ]
+    (image_folder / "a.parquet").touch()
+    assert scan(image_folder, config()).notes == [
+        "parquet files are left alone, for there are pictures beside them: a.parquet"
+    ]
 
 
 # Folders of strangers

@@ -152,7 +152,7 @@ def test_clip_scores_text(image_folder, tmp_path):
 
 def test_a_network_that_cannot_be_had_is_an_error(image_folder, tmp_path):
     settings = quick_settings(features="clip", clip_model=str(tmp_path / "nowhere"))
-    with pytest.raises(FeraError, match="features clip: cannot load"):
+    with pytest.raises(FeraError, match="`features` clip: cannot load"):
         evaluate(make_sd_pipeline(), image_folder, settings, judge=None)
     with pytest.raises(FeraError, match="needs a judge"):
         evaluate(make_sd_pipeline(), image_folder, quick_settings(features="judge"), judge=None)

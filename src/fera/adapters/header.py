@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fera.adapters.checks import check_limits, check_settings, check_shapes
-from fera.errors import FeraError
+from fera.errors import PROGRAMMING_ERRORS, FeraError
 from fera.format import CONFIG, EXPERTS, FORMAT_VERSION, METADATA_KEY, TEXT_LORA, TOKEN_FILES, WEIGHTS
 from fera.method.settings import DEFAULTS, check_format, check_ranges
 
@@ -72,6 +72,8 @@ def read_header(
     try:
         for name in text:
             fetch(name)
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # the Hub's client raises many kinds
         raise FeraError(f"{weights.parent}: its {name} cannot be downloaded: {error}") from error
     return AdapterHeader(weights, settings, shapes, dtypes, versions, metadata, text)
@@ -117,6 +119,8 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> tuple[Pa
             fetch(CONFIG)
         except EntryNotFoundError:
             pass  # the weights carry the config too
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # the Hub's client raises many kinds: offline, missing, gated, a bad name
         reason = str(error).strip().splitlines()[0]
         raise FeraError(

@@ -83,7 +83,8 @@ def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
         console.print("without a base, nothing is said about its tokens, memory and time: give --base")
     if with_list:
         _lines(console, "pictures:", list(map(_picture, report.listing)))
-    _lines(console, "left alone:", report.notes)
+    _lines(console, "colours:", report.colours)
+    _lines(console, "notes:", report.notes)
     _lines(console, "equal files:", [" = ".join(names[:6]) for names in report.duplicates[:20]])
     _lines(console, "bad pictures:", report.bad[:50])
     if report.problems:
@@ -125,6 +126,8 @@ def _picture(picture: "PictureReport") -> str:
         parts.append(", held out")
     elif picture.repeats > 1:
         parts.append(f", {picture.repeats} times an epoch")
+    if picture.colours:
+        parts.append(f", {picture.colours}")
     if picture.mask:
         parts.append(f", mask {picture.mask}")
     return "".join([*parts, f": {picture.caption or '(no caption)'}"])

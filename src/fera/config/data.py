@@ -91,12 +91,13 @@ class DataConfig(Section):
         default=False,
         description="Keep the aspect of pictures, up to 1:4: each goes to the nearest of a few sizes of about the "
         "area of resolution x resolution, and a batch holds pictures of one size. What does not fill a batch is "
-        "trained as a smaller one.",
+        "trained as a smaller one, in which each picture counts as much as in a full one.",
     )
     bucket_reso_steps: int | None = Field(
         default=None,
         ge=1,
-        description="Step between the sides of buckets in pixels; about an eighth of the resolution when unset.",
+        description="Step between the sides of buckets in pixels; when unset 64, or about an eighth of a resolution "
+        "below 512.",
     )
     center_crop: bool = Field(
         default=True,

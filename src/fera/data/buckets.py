@@ -13,6 +13,23 @@ Size = tuple[int, int]
 
 # Pictures beyond 1:4 are cropped to it.
 MAX_ASPECT = 4.0
+# The usual sizes of SDXL and later bases, such as 832 x 1216, are whole multiples of it.
+_STEP = 64
+
+
+def default_step(resolution: int, multiple: int, *, former: bool = False) -> int:
+    """Step between the sides of buckets where none is set: 64 pixels, or an eighth of a small resolution.
+
+    Args:
+        resolution: side of the square in pixels.
+        multiple: sides that the base can take are multiples of it.
+        former: an eighth of any resolution, which runs began with whose checkpoints name no step.
+
+    Returns:
+        A multiple of `multiple`, about so long.
+    """
+    eighth = resolution // 8
+    return max(1, (eighth if former else min(_STEP, eighth)) // multiple) * multiple
 
 
 def bucket_sizes(resolution: int, step: int) -> list[Size]:

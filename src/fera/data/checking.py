@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from fera.data.colours import NOTE
 from fera.data.example import Example, repeat, some_of
 from fera.data.images import load_image
 from fera.data.masks import check_mask
@@ -88,8 +89,9 @@ def crop_offset(example: Example, *, center_crop: bool, seed: int) -> float:
 
 def _check(example: Example) -> Example | str:
     try:
-        size = load_image(example.image).size
-        return check_mask(replace(example, digest=file_digest(example.image), size=size))
+        image = load_image(example.image)
+        read = {"digest": file_digest(example.image), "size": image.size, "colours": image.info.get(NOTE, "")}
+        return check_mask(replace(example, **read))
     except FileNotFoundError as error:  # the picture, or its mask
         return f"{error.filename or example.origin} does not exist"
     except (ValueError, OSError) as error:

@@ -19,6 +19,7 @@ class Example:
         weight: of its loss.
         mask: where its loss counts: a greyscale picture, the picture itself for its opacity, or None for all of it.
         mask_digest: SHA-256 of the mask's file, once it has been read.
+        colours: what was done about its colour profile, in words; empty where nothing was.
         origin: where a person finds the picture, if that is not `image`: a row of a dataset.
     """
 
@@ -31,6 +32,7 @@ class Example:
     weight: float = 1.0
     mask: Path | None = None
     mask_digest: str = ""
+    colours: str = ""
     origin: str = ""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from fera.config import DataConfig
 from fera.data.example import Example, some_of
 from fera.data.images import load_alpha, load_gray
-from fera.data.sources.files import IMAGE_SUFFIXES, check_inside
+from fera.data.picture_formats import IMAGE_SUFFIXES
+from fera.data.sources.files import check_inside
 from fera.errors import FeraError
 from fera.support.files import file_digest
 
@@ -44,6 +45,23 @@ def add_masks(examples: Sequence[Example], config: DataConfig) -> list[Example]:
             "Add masks; an all-white one trains the whole picture"
         )
     return masked
+
+
+def describe_shared_masks(examples: Sequence[Example]) -> list[str]:
+    """A line about each mask that several pictures share.
+
+    Args:
+        examples: with their masks; a picture that comes twice is one.
+    """
+    users: dict[Path, dict[Path, str]] = {}
+    for example in examples:
+        if example.mask is not None and example.mask != example.image:
+            users.setdefault(example.mask, {})[example.image] = example.name
+    return [
+        f"{mask} is the mask of {len(names)} pictures: {some_of(list(names.values()))}"
+        for mask, names in users.items()
+        if len(names) > 1
+    ]
 
 
 def load_mask(example: Example) -> Image.Image | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fera.errors import FeraError
+from fera.errors import FeraError, reason_of
 from fera.evaluation.pixels import resized
 
 _BATCH = 32
@@ -114,6 +114,6 @@ def load_clip(model: str) -> ClipFeatures:
         tokenizer = CLIPTokenizer.from_pretrained(model)
     except Exception as error:  # transformers and the Hub's client raise many kinds
         where = "" if Path(model).exists() else " (no such folder; tried as a Hub id)"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise FeraError(f"`features` clip: cannot load {model!r}{where}: {reason}; or take `features` judge") from error
     return ClipFeatures(network, tokenizer, f"CLIP {model}")

@@ -10,6 +10,7 @@ from PIL import Image
 from fera.config import DataConfig
 from fera.data.checking import find_examples
 from fera.data.images import load_image
+from fera.data.sources import find
 from fera.evaluation.evaluating import evaluate
 from fera.evaluation.results import Evaluation
 from fera.evaluation.settings import EvaluationSettings
@@ -67,6 +68,8 @@ def evaluate_side_by_side(request: Request, listener: Listener = SILENT) -> dict
     if request.baseline or not subjects:
         subjects = {_BASE: None, **subjects}
     _claim(request, list(subjects))
+    for note in find(request.data, DataConfig(train_data_dir=request.data)).notes:
+        listener.say(note)
     evaluations: dict[str, Evaluation] = {}
     for name, subject in subjects.items():
         pipe = load_base(request.base)

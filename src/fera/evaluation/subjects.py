@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from fera.errors import FeraError
+from fera.errors import FeraError, reason_of
 from fera.format import CONFIG, WEIGHTS
 from fera.models.components import denoisers
 from fera.pipelines.adapters import load_adapter, set_adapters
@@ -74,5 +74,5 @@ def _load_denoiser(pipe: Any, folder: Path) -> None:
     try:
         tuned = cls.from_pretrained(folder, use_safetensors=True)
         denoiser.load_state_dict(tuned.state_dict())
-    except Exception as error:  # diffusers raises many kinds
-        raise FeraError(f"cannot load {folder} into {name}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # diffusers raises many kinds on odd files
+        raise FeraError(f"cannot load {folder} into {name}: {reason_of(error)}") from error

@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FeraError(f"the checkpoint {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # the restricted unpickler raises many kinds on bytes that are none of its own
+    except Exception as error:  # on bytes that are none of its own, the restricted unpickler raises all kinds there are
         raise FeraError(
             f"{path} is no checkpoint that can be read safely: fera unpickles tensors only "
             f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})"

@@ -150,7 +150,7 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
     if file is None:
         return list(prompts)
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise FeraError(f"prompt file {file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

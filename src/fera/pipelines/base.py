@@ -1,6 +1,8 @@
 """Opening a base: the diffusers pipeline that an adapter is for."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from fera.demo import base_path
-from fera.errors import FeraError
+from fera.errors import FeraError, reason_of
 
 # Name of the base that comes with fera.
 EMOJI = "emoji"
@@ -46,17 +48,15 @@ def load_base(
         _check_folder(folder)
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith((".", "/")):
         raise FeraError(f"base {base!r} does not exist (looked from {Path.cwd()}) and is no Hub id (owner/name)")
-    try:
-        absent = _absent_parts(DiffusionPipeline.load_config(base, revision=revision))
+    with _loading(base):
+        index = DiffusionPipeline.load_config(base, revision=revision)
+    if not isinstance(index, dict):
+        raise FeraError(f"cannot load base {base!r}: its model_index.json is no JSON object")
+    absent = _absent_parts(index)
+    with _loading(base):
         pipe = DiffusionPipeline.from_pretrained(
             base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **absent
         )
-    except Exception as error:  # diffusers, transformers and the Hub's client raise many kinds
-        if isinstance(error, ImportError):
-            raise
-        where = "" if folder.exists() else " (no such folder here; tried as a Hub id)"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FeraError(f"cannot load base {base!r}{where}: {reason}") from error
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             lay_out(part)
@@ -98,6 +98,18 @@ def to_device(pipe: Any, name: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise FeraError(f"`device` {device}: {str(error).splitlines()[0]}") from error
     return device
+
+
+@contextmanager
+def _loading(base: str) -> Iterator[None]:
+    """For calls of diffusers alone: it answers odd files with errors of all kinds, those of programs among them."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:  # diffusers, transformers and the Hub's client raise many kinds
+        where = "" if Path(base).exists() else " (no such folder here; tried as a Hub id)"
+        raise FeraError(f"cannot load base {base!r}{where}: {reason_of(error)}") from error
 
 
 def _check_folder(folder: Path) -> None:

@@ -3,21 +3,27 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fera.config import TrainConfig
-from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets, nearest_bucket
+from fera.config import DataConfig, TrainConfig
+from fera.data.buckets import (
+    MAX_ASPECT,
+    Size,
+    assign_sizes,
+    bucket_sizes,
+    default_step,
+    describe_buckets,
+    nearest_bucket,
+)
 from fera.data.checking import crop_offset, hold_out, sift_images
 from fera.data.class_pictures import class_settings, count_class_images
+from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
 from fera.data.images import crop_box
-from fera.data.masks import add_masks
-from fera.data.sources import check_captions, find_examples, scan_training
+from fera.data.masks import add_masks, describe_shared_masks
+from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
 from fera.preflight.report import DataReport, PictureReport
-
-if TYPE_CHECKING:
-    pass
 
 
 def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
@@ -43,7 +49,7 @@ def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
             _look_at_sizes(report, training, buckets, config)
     elif config.data.resolution is not None:
         side = config.data.resolution
-        step = config.data.bucket_reso_steps or max(1, side // 8 // 8) * 8
+        step = config.data.bucket_reso_steps or default_step(side, 8)
         buckets = bucket_sizes(side, step) if config.data.enable_bucket else [(side, side)]
         _look_at_sizes(report, training, buckets, config)
     report.listing = [
@@ -65,6 +71,7 @@ def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConf
         caption=example.caption,
         mask=None if example.mask is None else str(example.mask),
         held_out=held_out,
+        colours=example.colours,
     )
 
 
@@ -94,12 +101,13 @@ def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Exa
         examples = found.examples
         with _noting(report):
             examples = add_masks(examples, data)
+            report.notes += describe_shared_masks(examples)
         examples = _usable(report, examples, data.source, skip_bad=data.skip_bad)
         _describe(report, examples)
         held_out: list[Example] = []
         with _noting(report):
             if data.validation_data_dir is not None:
-                others = find_examples(data.validation_data_dir, data)
+                others = _found(report, data.validation_data_dir, data)
                 held_out = _usable(report, others, data.validation_data_dir, skip_bad=data.skip_bad)
             else:
                 examples, held_out = hold_out(examples, data.validation_fraction)
@@ -110,9 +118,17 @@ def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Exa
     return [], []
 
 
+def _found(report: DataReport, folder: Path, data: DataConfig) -> list[Example]:
+    """Pictures of another folder than that of the training pictures."""
+    found = find(folder, data)
+    report.notes += [f"{folder}: {note}" for note in found.notes]
+    return found.examples
+
+
 def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, *, skip_bad: bool) -> list[Example]:
     good, bad = sift_images(examples)
     report.bad += bad
+    report.colours += describe_colours(good)
     if bad and not (skip_bad and good):
         report.problems.append(f"{len(bad)} of {len(examples)} pictures in {source} cannot be used")
     return good
@@ -140,7 +156,7 @@ def _look_at_class(report: DataReport, config: TrainConfig) -> None:
     if report.class_pictures:
         with _noting(report):
             settings = class_settings(config.data)
-            _usable(report, find_examples(folder, settings), folder, skip_bad=settings.skip_bad)
+            _usable(report, _found(report, folder, settings), folder, skip_bad=settings.skip_bad)
     elif not report.class_pictures_to_draw:
         report.problems.append(f"no class pictures in {folder}; add some, or set data.num_class_images")
 

@@ -22,6 +22,7 @@ class PictureReport:
         caption: as trained on.
         mask: file of its mask; None where all of it counts.
         held_out: whether only the held-out loss sees it.
+        colours: what is done about its colour profile; empty where nothing is.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PictureReport:
     caption: str
     mask: str | None
     held_out: bool
+    colours: str
 
 
 @dataclass
@@ -40,7 +42,7 @@ class DataReport:
 
     Args:
         folder: of the training pictures, or the name of the dataset.
-        layout: "flat", "imagefolder", "repeats", "parquet" or "dataset".
+        layout: "flat", "imagefolder", "repeats", "parquet", "saved" or "dataset".
         pictures: usable ones, held out or not.
         rows: training pictures in an epoch, repeats counted.
         held_out: pictures held out.
@@ -59,6 +61,7 @@ class DataReport:
         token_limit: of the text encoder; None where no base is known.
         long_captions: pictures whose captions exceed it.
         bad: a line about each picture that cannot be used.
+        colours: a line about each thing that is done about colour profiles.
         notes: a line about whatever is left alone.
         problems: why training would refuse.
         estimates: what a run will cost; None where no base is known.
@@ -84,6 +87,7 @@ class DataReport:
     token_limit: int | None = None
     long_captions: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
+    colours: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     estimates: "Estimates | None" = None

@@ -18,7 +18,7 @@ from fera.errors import FeraError
 from fera.support.progress import SILENT, Listener
 from fera.training.failures import failures_explained
 from fera.training.folder.lock import run_lock
-from fera.training.folder.resuming import check_allow, check_changes
+from fera.training.folder.resuming import check_allow, check_changes, with_buckets_of
 from fera.training.folder.run_folder import RunFolder
 from fera.training.processes.fsdp import arrange, check_launch, find_processes, is_sharded
 from fera.training.processes.zero_launch import launched_plainly
@@ -73,6 +73,9 @@ def train(
         checkpoint = run.check(resume=resume, overwrite=overwrite, say=reporter.say)
         if checkpoint is not None and config.adapter.kappa == "auto":
             config = with_kappa(config, open_adapter(checkpoint / "adapter").config.chosen_kappa)
+        former_buckets = False
+        if checkpoint is not None:
+            config, former_buckets = with_buckets_of(checkpoint, config)
         changed = check_changes(checkpoint, config, allow) if checkpoint is not None else []
         resumed = RunFolder.step_of(checkpoint) if checkpoint is not None else None
         accelerator = _accelerator(config, open_trackers(config, chosen_trackers(config.train.report_to), resumed))
@@ -81,9 +84,14 @@ def train(
             repo = claim_repo(config.hub_model_id or config.output_dir.resolve().name, private=config.hub_private)
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
-            setup = prepare(config, accelerator.device, reporter, on_cpu=is_sharded(accelerator))
+            setup = prepare(
+                config, accelerator.device, reporter, on_cpu=is_sharded(accelerator), former_buckets=former_buckets
+            )
         if setup.bands is not None:
             config = with_kappa(config, setup.bands.kappa)
+        if setup.bucket_step is not None:  # what is settled is kept: a later default does not change the run
+            data = config.data.model_copy(update={"bucket_reso_steps": setup.bucket_step})
+            config = config.model_copy(update={"data": data})
         trainer = Trainer(config, run, accelerator, setup, reporter)
         logged = run.last_logged() if checkpoint is not None else -1
         if checkpoint is not None:

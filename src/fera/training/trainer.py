@@ -159,7 +159,8 @@ class Trainer:
         if losses.consistency is not None:
             # Scaled so that its mean over many batches is that of the loss over all of them.
             loss = loss + settings.consistency_weight / settings.consistency_fraction * losses.consistency
-        return loss
+        # A sample counts the same in a batch that its bucket does not fill.
+        return loss * (len(batch.names) / settings.batch_size)
 
     def _losses(self, batch: Draw, conditions: Conditions) -> Losses:
         setup, settings = self._setup, self._config.train

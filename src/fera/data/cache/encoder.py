@@ -28,6 +28,7 @@ from fera.models.families import Family, encode_pictures
 
 # Raise when a file of the same name would hold something else.
 _CACHE_VERSION = 2
+_MASK_VERSION = 3
 _BATCH = 8
 
 Progress = Callable[[str, int, int], None]
@@ -128,6 +129,8 @@ class Encoder:
             for mirrored in self._mirrorings:
                 side = size[0] if size[0] == size[1] else size
                 depends_on = [example.digest, side, None if is_whole else offset, mirrored]
+                # Only of these were there files with other colours, of before profiles were heeded.
+                depends_on += ["sRGB"] if example.colours else []
                 path = self.folder / f"latent-{digest([_CACHE_VERSION, encoder, *depends_on])}.safetensors"
                 paths[-1].append(path)
                 if not path.exists():
@@ -152,7 +155,7 @@ class Encoder:
         for example, size in zip(examples, sizes, strict=True):
             offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
             latent_size = (size[0] // factor, size[1] // factor)
-            depends_on = [_CACHE_VERSION, example.digest, example.mask_digest, size, latent_size, offset]
+            depends_on = [_MASK_VERSION, example.digest, example.mask_digest, size, latent_size, offset]
             files = [
                 self.folder / f"mask-{digest([*depends_on, mirrored])}.safetensors" for mirrored in self._mirrorings
             ]

@@ -8,11 +8,14 @@ from pathlib import Path
 from fera.config import DataConfig
 from fera.data.captions import with_trigger
 from fera.data.example import Example, some_of
-from fera.data.sources.dataset import parquet_files, read_dataset, read_parquet
-from fera.data.sources.files import IMAGE_SUFFIXES, METADATA_NAMES, check_inside, images_below, images_in
+from fera.data.picture_formats import CONVERT, IMAGE_SUFFIXES
+from fera.data.sources.dataset import parquet_files, read_dataset, read_parquet, read_saved
+from fera.data.sources.files import METADATA_NAMES, check_inside, images_below, images_in, unread_below
 from fera.data.sources.flat import read_flat
 from fera.data.sources.imagefolder import read_imagefolder
 from fera.data.sources.repeats import read_repeats, repeat_folders
+from fera.data.sources.saved import saved_splits
+from fera.data.sources.sharing import describe_inner_metadata, describe_metadata, describe_sharing
 from fera.errors import FeraError
 
 
@@ -21,7 +24,7 @@ class Found:
     """What lies in a data folder.
 
     Args:
-        layout: "flat", "imagefolder", "repeats", "parquet" or "dataset".
+        layout: "flat", "imagefolder", "repeats", "parquet", "saved" or "dataset".
         examples: at least one; pictures may lack a caption.
         captions_from: where captions come from, in words.
         notes: a line about whatever is left alone.
@@ -44,7 +47,8 @@ def find_examples(folder: Path, config: DataConfig) -> list[Example]:
     With a `metadata.jsonl` or `metadata.csv` the folder is a Hugging Face imagefolder: the rows give order and
     captions. With folders named `10_words` in it, it is kohya's: their pictures are seen ten times an epoch. Otherwise
     pictures lie in the folder itself, in the order of their names, each caption in a file beside its picture, of the
-    same name but for `.txt` or `.caption`. A folder of parquet files and no pictures is a dataset: rows hold both.
+    same name but for `.txt` or `.caption`. A folder of parquet files and no pictures is a dataset, and so is one that
+    `Dataset.save_to_disk` wrote: rows hold both.
 
     Args:
         folder: the folder.
@@ -57,7 +61,12 @@ def find_examples(folder: Path, config: DataConfig) -> list[Example]:
         FeraError: there is no such folder, no picture in it, a row or link that cannot be used, or a picture without a
             caption although neither `instance_prompt` nor `allow_missing_captions` is set.
     """
-    return check_captions(scan(folder, config), folder, config).examples
+    return find(folder, config).examples
+
+
+def find(folder: Path, config: DataConfig) -> Found:
+    """As `find_examples`, with notes about what is left alone."""
+    return check_captions(scan(folder, config), folder, config)
 
 
 def scan(folder: Path, config: DataConfig) -> Found:
@@ -67,18 +76,19 @@ def scan(folder: Path, config: DataConfig) -> Found:
         raise FeraError(f"data folder {folder} {what} (looked from {Path.cwd()})")
     try:
         found = _read(folder, config)
+        unread = _unread(folder)
     except OSError as error:
         raise FeraError(f"data folder {folder} cannot be read: {error.strerror or error}") from error
     if not found.examples:
         raise FeraError(
             f"no pictures in {folder}. Expected {', '.join(sorted(IMAGE_SUFFIXES))} files with a caption file beside "
-            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', or .parquet files; found "
-            f"{_inventory(folder)}"
+            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', .parquet files, or a dataset as "
+            f"save_to_disk writes it; found {_inventory(folder)}{''.join(f'. {note}' for note in unread)}"
         )
-    if found.layout != "parquet":  # its pictures lie in a folder of fera's
+    if found.layout not in ("parquet", "saved"):  # their pictures lie in a folder of fera's
         for example in found.examples:
             check_inside(example.image, folder, follow_symlinks=config.follow_symlinks)
-    return _captioned_all(found, config)
+    return _captioned_all(replace(found, notes=found.notes + unread), config)
 
 
 def scan_training(config: DataConfig) -> Found:
@@ -89,7 +99,9 @@ def scan_training(config: DataConfig) -> Found:
     examples = read_dataset(config.dataset_name, config)
     if not examples:
         raise FeraError(f"data.dataset_name {config.dataset_name!r}, split {config.dataset_split!r}, has no rows")
-    return _captioned_all(Found("dataset", examples, f"text in column {config.caption_column!r}", []), config)
+    folder = Path(config.dataset_name)
+    notes = _unread(folder) if folder.is_dir() else []
+    return _captioned_all(Found("dataset", examples, f"text in column {config.caption_column!r}", notes), config)
 
 
 def check_captions(found: Found, source: Path | str, config: DataConfig) -> Found:
@@ -110,21 +122,34 @@ def _read(folder: Path, config: DataConfig) -> Found:
     if metadata is not None:
         check_inside(metadata, folder, follow_symlinks=config.follow_symlinks)
         captions = f"{config.caption_column!r} in {metadata.name}"
-        return Found("imagefolder", read_imagefolder(folder, metadata, config), captions, [])
+        examples = read_imagefolder(folder, metadata, config)
+        return Found("imagefolder", examples, captions, describe_metadata(examples, folder, metadata))
     inner = repeat_folders(folder)
     if not any(images_in(path) for path, _, _ in inner):
         flat = read_flat(folder, config)
+        if not flat and (splits := saved_splits(folder, follow_symlinks=config.follow_symlinks)):
+            captions = f"text in column {config.caption_column!r}"
+            return Found("saved", read_saved(splits, str(folder), config), captions, [])
         if not flat and (files := parquet_files(folder)):
             captions = f"text in column {config.caption_column!r}"
             return Found("parquet", read_parquet(files, folder, config), captions, _left_alone(folder, ()))
-        return Found("flat", flat, beside, _left_alone(folder, ()))
+        notes = [*_left_alone(folder, ()), *describe_sharing(flat, folder)]
+        if flat and (files := parquet_files(folder)):
+            names = some_of([path.relative_to(folder).as_posix() for path in files])
+            notes.append(f"parquet files are left alone, for there are pictures beside them: {names}")
+        return Found("flat", flat, beside, notes)
     if loose := [path.name for path in images_in(folder)]:
         raise FeraError(
             f"{folder} holds pictures ({some_of(loose)}) beside folders with repeats ({inner[0][0].name}): move them "
             "into a folder like '1_words', or train the folders one by one"
         )
-    notes = _left_alone(folder, [path for path, _, _ in inner])
-    return Found("repeats", read_repeats(folder, config), beside, notes)
+    folders, examples = [path for path, _, _ in inner], read_repeats(folder, config)
+    notes = [
+        *_left_alone(folder, folders),
+        *describe_sharing(examples, folder),
+        *describe_inner_metadata(folder, folders),
+    ]
+    return Found("repeats", examples, beside, notes)
 
 
 def _captioned_all(found: Found, config: DataConfig) -> Found:
@@ -148,6 +173,16 @@ def _left_alone(folder: Path, used: Sequence[Path]) -> list[str]:
             if count := sum(1 for _ in below):
                 notes.append(f"{path.name}/: {count} pictures left alone, for they lie in a folder of their own")
     return notes
+
+
+def _unread(folder: Path) -> list[str]:
+    """A line about files that look like pictures and are not read."""
+    if not (paths := unread_below(folder)):
+        return []
+    names = some_of([path.relative_to(folder).as_posix() for path in paths])
+    kinds = ", ".join(sorted({path.suffix.lower() for path in paths}))
+    files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
+    return [f"{files} left alone, for pictures of that format are not read ({kinds}): {names}; {CONVERT}"]
 
 
 def _inventory(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Datasets of the Hub, and folders of parquet files as the `datasets` package writes them.
+"""Datasets of the Hub, and folders of parquet and Arrow files as the `datasets` package writes them.
 
 Pictures come as encoded bytes. They are written to files of Hugging Face's cache that are named by what they hold, and
 are then checked, encoded and trained on like any others. What a dataset calls its pictures is never used as a path.
@@ -15,7 +15,8 @@ from fera.config import DataConfig
 from fera.data.captions import clean
 from fera.data.example import Example
 from fera.data.sources.files import check_inside
-from fera.errors import FeraError
+from fera.data.sources.saved import saved_splits
+from fera.errors import PROGRAMMING_ERRORS, FeraError
 from fera.support.files import replace_file
 
 # "train-00000-of-00002.parquet", or plainly "test.parquet"; any other name is of the split "train".
@@ -51,6 +52,22 @@ def read_parquet(files: Sequence[Path], folder: Path, config: DataConfig) -> lis
     return _examples(dataset, str(folder), [], config)
 
 
+def read_saved(splits: Mapping[str, Sequence[str]], source: str, config: DataConfig) -> list[Example]:
+    """Pictures and captions of the rows of a dataset that was saved to disk, in their order.
+
+    Args:
+        splits: as `saved_splits` gives them.
+        source: the folder, for messages.
+        config: names of columns and of the split.
+
+    Raises:
+        FeraError: as `read_parquet`.
+    """
+    files = {split: list(paths) for split, paths in splits.items()}
+    dataset = _load(source, "arrow", data_files=files, split=config.dataset_split)
+    return _examples(dataset, source, [], config)
+
+
 def read_dataset(name: str, config: DataConfig) -> list[Example]:
     """Pictures and captions of the rows of a dataset, in their order.
 
@@ -61,6 +78,8 @@ def read_dataset(name: str, config: DataConfig) -> list[Example]:
     Raises:
         FeraError: `datasets` is missing, the dataset cannot be loaded, or a column cannot be used.
     """
+    if splits := saved_splits(Path(name), follow_symlinks=config.follow_symlinks):
+        return read_saved(splits, name, config)
     dataset = _load(f"data.dataset_name {name!r}", name, name=config.dataset_config_name, split=config.dataset_split)
     return _examples(dataset, name, _picture_folders(name) if _has_files(dataset) else [], config)
 
@@ -69,6 +88,8 @@ def _load(what: str, path: str, **options: Any) -> Any:
     datasets = _package(what)
     try:
         return datasets.load_dataset(path, **options)
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # each of its builders fails in ways of its own
         causes = dict.fromkeys(str(e).strip() or type(e).__name__ for e in (error, error.__cause__) if e is not None)
         offline = " The network is off (HF_HUB_OFFLINE)." if datasets.config.HF_HUB_OFFLINE else ""
@@ -146,8 +167,10 @@ def _picture(value: Any, where: str, column: str, store: Path, folders: Sequence
         return Path(path)
     if content is None and isinstance(path, str):
         raise FeraError(
-            f"{where} names a file, {path!r}, instead of holding its picture. Files that the dataset does not bring "
-            "along are not read; save it with the pictures in it, as Dataset.to_parquet does"
+            f"{where} names a file, {path!r}, instead of holding its picture, as Dataset.to_parquet writes a dataset "
+            "that was made of files. Files that the dataset does not bring along are not read; write it by "
+            "Dataset.save_to_disk, which puts the pictures in, or call dataset = dataset.with_format('arrow').map("
+            "datasets.table.embed_table_storage, batched=True) before Dataset.to_parquet"
         )
     what = "nothing" if value is None else type(content).__name__
     raise FeraError(

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from fera.data.picture_formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from fera.errors import FeraError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 
@@ -27,12 +27,24 @@ def images_in(folder: Path) -> list[Path]:
 
 def images_below(folder: Path) -> Iterator[Path]:
     """Pictures in a folder and in the folders below it; hidden folders and linked ones are passed over."""
+    yield from filter(is_image, _below(folder))
+
+
+def unread_below(folder: Path) -> list[Path]:
+    """Files in a folder and in the folders below it that are called like pictures of formats that are not read."""
+    return [
+        path
+        for path in _below(folder)
+        if path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+
+
+def _below(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            if not path.is_symlink() and not path.name.startswith("."):
-                yield from images_below(path)
-        elif is_image(path):
+        if not path.is_dir():
             yield path
+        elif not path.is_symlink() and not path.name.startswith("."):
+            yield from _below(path)
 
 
 def check_inside(path: Path, folder: Path, *, follow_symlinks: bool) -> Path:

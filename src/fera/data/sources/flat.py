@@ -5,7 +5,8 @@ from pathlib import Path
 from fera.config import DataConfig
 from fera.data.captions import clean
 from fera.data.example import Example
-from fera.data.sources.files import CAPTION_SUFFIXES, check_inside, images_in, read_text
+from fera.data.sources.files import check_inside, images_in, read_text
+from fera.data.sources.sharing import captions_beside
 
 
 def read_flat(folder: Path, config: DataConfig) -> list[Example]:
@@ -15,9 +16,7 @@ def read_flat(folder: Path, config: DataConfig) -> list[Example]:
 
 def caption_beside(image: Path, folder: Path, config: DataConfig) -> str:
     """The caption in a file beside a picture, empty where there is none; `folder` is the data folder."""
-    for suffix in CAPTION_SUFFIXES:
-        path = image.with_suffix(suffix)
-        if path.is_file():
-            check_inside(path, folder, follow_symlinks=config.follow_symlinks)
-            return clean(read_text(path, "caption file"), config)
+    for path in captions_beside(image)[:1]:
+        check_inside(path, folder, follow_symlinks=config.follow_symlinks)
+        return clean(read_text(path, "caption file"), config)
     return ""

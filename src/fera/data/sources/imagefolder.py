@@ -1,6 +1,7 @@
 """A Hugging Face imagefolder: rows of `metadata.jsonl` or `metadata.csv` give pictures and captions."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, object]]]:
     text = read_text(metadata, "metadata file")
     if metadata.suffix == ".csv":
         try:
-            for number, cells in enumerate(csv.DictReader(text.splitlines(keepends=True)), start=1):
+            for number, cells in enumerate(csv.DictReader(io.StringIO(text)), start=1):
                 yield f"{metadata}, row {number}", dict(cells)
         except csv.Error as error:
             raise FeraError(f"{metadata} is not valid CSV: {error}") from None

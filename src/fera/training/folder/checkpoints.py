@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fera.errors import FeraError
+from fera.errors import PROGRAMMING_ERRORS, FeraError
 from fera.support.files import os_errors, sync
 from fera.training.folder.manifest import damage_of, read_manifest, write_manifest
 
@@ -121,6 +121,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / _STATE
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # a file that is none of ours fails in many ways
         raise FeraError(f"checkpoint {path} cannot be read ({error}); remove {checkpoint} and resume") from error
 

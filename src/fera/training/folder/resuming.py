@@ -63,6 +63,26 @@ class Change:
         return f"{self.name} is {self.now!r}, was {self.before!r}"
 
 
+def with_buckets_of(checkpoint: Path, config: TrainConfig) -> tuple[TrainConfig, bool]:
+    """Let a run that sets no step between its buckets go on with the one it began with.
+
+    Args:
+        checkpoint: its folder.
+        config: of the run that is to go on.
+
+    Returns:
+        The configuration, and whether the checkpoint names no step: then it is the one that was the default before
+        checkpoints did.
+    """
+    if not config.data.enable_bucket or config.data.bucket_reso_steps is not None:
+        return config, False
+    before = read_config(checkpoint).get("data", {})
+    step = before.get("bucket_reso_steps")
+    if step is None:
+        return config, bool(before.get("enable_bucket"))
+    return config.model_copy(update={"data": config.data.model_copy(update={"bucket_reso_steps": step})}), False
+
+
 def check_allow(allow: Sequence[str], *, resume: bool) -> None:
     """Hold what a user allows to change against the settings that there are.
 

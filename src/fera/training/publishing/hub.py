@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from fera.adapters.file import open_adapter
-from fera.errors import FeraError
+from fera.errors import PROGRAMMING_ERRORS, FeraError
 from fera.format import METADATA_KEY, WEIGHTS
 from fera.pipelines.base import EMOJI
 from fera.training.publishing.card import CARD, REPOSITORY, adapter_card
@@ -126,6 +126,8 @@ def _base_of(card: str, folder: Path) -> str | None:
     """The public base that the card names: what else the files name is a path of this machine."""
     try:
         base = huggingface_hub.ModelCard(card).data.to_dict().get("base_model")
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # yaml's errors, and ValueError
         raise FeraError(f"the metadata of {folder / CARD} cannot be read: {_first_line(error)}") from error
     return base if isinstance(base, str) else None
@@ -168,6 +170,8 @@ def _reach(call: Callable[[], _T], what: str) -> _T:
         return call()
     except HfHubHTTPError as error:
         raise FeraError(f"{what}: {_first_line(error)}. Is it yours, and may your token write?") from error
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # the client raises many kinds: offline mode, no network, a cut connection
         raise FeraError(f"{what}, the Hub cannot be reached: {_first_line(error)}") from error
 

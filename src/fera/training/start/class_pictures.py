@@ -15,8 +15,9 @@ import torch
 from fera.config import TrainConfig
 from fera.data.checking import check_images
 from fera.data.class_pictures import class_settings, count_class_images
+from fera.data.colours import describe_colours
 from fera.data.example import Example
-from fera.data.sources import find_examples
+from fera.data.sources import find
 from fera.errors import FeraError
 from fera.support.files import replace_file
 from fera.support.progress import Listener
@@ -56,7 +57,10 @@ def prepare_class_images(
         except OSError as error:
             raise FeraError(f"cannot write to data.class_data_dir {folder}: {error.strerror or error}") from error
     settings = class_settings(config.data)
-    examples, skipped = check_images(find_examples(folder, settings), skip_bad=settings.skip_bad)
+    found = find(folder, settings)
+    examples, skipped = check_images(found.examples, skip_bad=settings.skip_bad)
+    for note in [*found.notes, *describe_colours(examples)]:
+        listener.say(f"{folder}: {note}")
     listener.say(f"{len(examples)} class pictures from {folder}, loss weight {config.data.prior_loss_weight:g}")
     return [replace(example, weight=config.data.prior_loss_weight) for example in examples], skipped
 

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from fera.config import TrainConfig
-from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, describe_buckets
+from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, default_step, describe_buckets
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.encoder import Encoder
 from fera.data.captions import caption_variants
 from fera.data.checking import check_images, hold_out
+from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
-from fera.data.masks import add_masks
-from fera.data.sources import check_captions, find_examples, scan_training
+from fera.data.masks import add_masks, describe_shared_masks
+from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.families import Family, family_of, native_resolution, size_multiple
@@ -45,6 +46,7 @@ class Sources:
         skipped: one line about each picture left out.
         resolution: side of the square training size in pixels.
         buckets: sizes to train at; the square alone where buckets are off.
+        bucket_step: in pixels between their sides; None where buckets are off.
     """
 
     pipe: Any
@@ -59,9 +61,12 @@ class Sources:
     skipped: list[str]
     resolution: int
     buckets: list[Size]
+    bucket_step: int | None
 
 
-def open_sources(config: TrainConfig, listener: Listener, device: torch.device | None = None) -> Sources:
+def open_sources(
+    config: TrainConfig, listener: Listener, device: torch.device | None = None, *, former_buckets: bool = False
+) -> Sources:
     """Load and check.
 
     Args:
@@ -69,6 +74,7 @@ def open_sources(config: TrainConfig, listener: Listener, device: torch.device |
         listener: hears what was found.
         device: where class pictures are drawn that are still missing, and where a quantized denoiser is left; the CPU
             when left out.
+        former_buckets: take the step between buckets that was once the default, where none is set.
 
     Raises:
         FeraError: something in the data or the base cannot work.
@@ -85,6 +91,7 @@ def open_sources(config: TrainConfig, listener: Listener, device: torch.device |
     name, denoiser = next(iter(denoisers(pipe).items()))
     quantize(denoiser, config.quantization, device)
     process = noise_process(pipe.scheduler, config.train.prediction_type)
+    config = with_bucket_step(config, pipe, former=former_buckets)
     resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, listener)
     _report_long(examples, pipe.tokenizer, listener)
@@ -103,6 +110,7 @@ def open_sources(config: TrainConfig, listener: Listener, device: torch.device |
         skipped=skipped + also_skipped,
         resolution=resolution,
         buckets=buckets,
+        bucket_step=config.data.bucket_reso_steps,
     )
 
 
@@ -137,13 +145,16 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
     found = check_captions(scan_training(data), data.source, data)
     examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad)
     if data.validation_data_dir is not None:
-        held_out, also_skipped = check_images(find_examples(data.validation_data_dir, data), skip_bad=data.skip_bad)
+        others = find(data.validation_data_dir, data)
+        held_out, also_skipped = check_images(others.examples, skip_bad=data.skip_bad)
         skipped += also_skipped
+        found.notes.extend(f"{data.validation_data_dir}: {note}" for note in others.notes)
     else:
         examples, held_out = hold_out(examples, data.validation_fraction)
     if skipped:
         listener.say(f"skipped {len(skipped)} pictures: {some_of(skipped)}")
-    for note in found.notes:
+    masks = describe_shared_masks([*examples, *held_out])
+    for note in [*found.notes, *masks, *describe_colours([*examples, *held_out])]:
         listener.say(note)
     rows = len(repeat(examples))
     repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
@@ -170,13 +181,28 @@ def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
         raise FeraError(f"data.resolution is {resolution}, but this base needs a multiple of {multiple}")
     if not data.enable_bucket:
         return resolution, [(resolution, resolution)]
-    step = data.bucket_reso_steps or max(1, resolution // 8 // multiple) * multiple
+    step = data.bucket_reso_steps or default_step(resolution, multiple)
     if step % multiple or step >= resolution:
         raise FeraError(
             f"data.bucket_reso_steps is {step}, but this base needs a multiple of {multiple} below the resolution, "
             f"{resolution}"
         )
     return resolution, bucket_sizes(resolution, step)
+
+
+def with_bucket_step(config: TrainConfig, pipe: Any, *, former: bool = False) -> TrainConfig:
+    """The configuration with the step of its buckets settled, where it has buckets.
+
+    Args:
+        config: of the run.
+        pipe: the base.
+        former: as in `default_step`.
+    """
+    data = config.data
+    if not data.enable_bucket or data.bucket_reso_steps is not None:
+        return config
+    step = default_step(data.resolution or native_resolution(pipe), size_multiple(pipe), former=former)
+    return config.model_copy(update={"data": data.model_copy(update={"bucket_reso_steps": step})})
 
 
 def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainConfig, listener: Listener) -> None:

@@ -45,6 +45,7 @@ class Setup:
         data_digest: hash of the training examples and their order.
         resolution: side of the square training size in pixels.
         skipped: one line about each picture left out.
+        bucket_step: in pixels between the sides of buckets; None where they are off.
         text: what trains in the text encoders; None where nothing does.
     """
 
@@ -61,6 +62,7 @@ class Setup:
     data_digest: str
     resolution: int
     skipped: list[str]
+    bucket_step: int | None = None
     text: TextTraining | None = None
 
     @property
@@ -87,7 +89,14 @@ class Setup:
         return predict
 
 
-def prepare(config: TrainConfig, device: torch.device, listener: Listener, *, on_cpu: bool = False) -> Setup:
+def prepare(
+    config: TrainConfig,
+    device: torch.device,
+    listener: Listener,
+    *,
+    on_cpu: bool = False,
+    former_buckets: bool = False,
+) -> Setup:
     """Load, check and encode. What costs little and often fails comes first.
 
     Args:
@@ -95,12 +104,13 @@ def prepare(config: TrainConfig, device: torch.device, listener: Listener, *, on
         device: where to encode and train.
         listener: hears what was found.
         on_cpu: leave the denoiser on the CPU, for it is to be sharded and may be too large for the device.
+        former_buckets: as in `open_sources`.
 
     Raises:
         FeraError: something in the configuration, the data or the base cannot work.
     """
     check_optimizer(config.train)
-    sources = open_sources(config, listener, device)
+    sources = open_sources(config, listener, device, former_buckets=former_buckets)
     check_loss_weights(sources.process, config.train)
     kappa_is_open = config.adapter.kappa == "auto"
     if not kappa_is_open:
@@ -132,6 +142,7 @@ def prepare(config: TrainConfig, device: torch.device, listener: Listener, *, on
         data_digest=_digest([*sources.training, *sources.class_examples]),
         resolution=sources.resolution,
         skipped=sources.skipped,
+        bucket_step=sources.bucket_step,
         text=text,
     )
 

@@ -54,7 +54,7 @@ class Stream:
 class Bucketed:
     """Batches of one size each. Every epoch shuffles within the sizes, and the batches of all sizes among each other.
 
-    Each example is seen once an epoch: what does not fill a batch is a smaller one.
+    Each example is seen once an epoch: what does not fill a batch is a smaller one, whose loss counts less.
 
     Args:
         sizes: of each example.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fera.config import TrainConfig
 from fera.config.reading import shareable_settings
-from fera.errors import FeraError
+from fera.errors import PROGRAMMING_ERRORS, FeraError
 
 _IS_INSTALLED = {
     "tensorboard": is_tensorboard_available,
@@ -110,6 +110,8 @@ class Trackers:
             _identify(accelerator.log_with, folder / f"{config.output_dir.resolve().name}.id", resumed=resumed)
             settings = {name: _plain(value) for name, value in shareable_settings(config).items()}
             accelerator.init_trackers(config.train.tracker_project_name, None if resumed else settings)
+        except PROGRAMMING_ERRORS:
+            raise
         except Exception as error:  # each tracker raises kinds of its own
             names = ", ".join(tracker.name for tracker in accelerator.log_with)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
