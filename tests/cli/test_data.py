@@ -111,7 +111,12 @@ def test_a_configuration_with_its_base(tiny_sd_dir, image_folder, tmp_path, caps
         '[adapter]\nkappa = "auto"\n'
     )
     code, report = check(capsys, tmp_path / "c.toml")
-    assert code == 0 and report["token_limit"] == 16 and report["long_captions"] == ["0.png"]
+    assert code == 0 and report["text_limits"] == [
+        {"encoder": "text_encoder", "tokens": 16, "cut": {"0.png": "rocket a red rocket a red rocket a red r…"}}
+    ]
+    assert main(["data", "check", str(tmp_path / "c.toml")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "16 by text_encoder" in shown and "captions cut at the 16 tokens that text_encoder reads: 1 (0.png)" in shown
     costs = report["estimates"]
     assert costs["latents"] == 8 and costs["captions"] == 5 and costs["trained_parameters"] > 0
     assert costs["training_seconds"] == pytest.approx(100 * costs["step_seconds"])

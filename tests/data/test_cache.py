@@ -11,6 +11,7 @@ from fera.data.checking import check_images, find_examples
 from fera.data.images import load_image
 from fera.data.tensors import to_tensor
 from fera.models.families import family_of
+from fera.models.latents import LatentUnits
 from fera.pipelines.base import load_base
 from fera.training.start.encoders import free_encoders
 
@@ -98,7 +99,7 @@ def test_sd3(tiny_sd3_dir, image_folder, tmp_path):
     encoded, _ = encode(pipe, image_folder, tmp_path / "cache")
     batch = encoded.batch([0, 1])
     assert batch.latents.shape == (2, 4, 8, 8)
-    assert encoded.shift == 0.1
+    assert encoded.units == LatentUnits(shift=(0.1,), scale=(0.8,))
     assert set(batch.conditions) == {"encoder_hidden_states", "pooled_projections"}
     with torch.no_grad():
         embeds, _, pooled, _ = pipe.encode_prompt("a red rocket", None, None, device="cpu")

@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from diffusers import EDMDPMSolverMultistepScheduler
 from family_cases import FAMILY_CASES
+from listeners import train
 from training_cases import log_of, run_config
 
 import fera
+from fera.cli.main import main
 from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.families import FAMILIES, encode_pictures, family_of, native_resolution, size_multiple
 from fera.pipelines.base import load_base
-from fera.training import train
+from fera.training import to_toml
 
 HEIGHT, WIDTH = 16, 24
 
@@ -108,6 +111,39 @@ def test_sizes(case):
     with torch.no_grad():
         latents = encode_pictures(pipe.vae, pixels)
     assert latents.shape[2:] == (pixels.shape[2] // vae_side, pixels.shape[3] // vae_side)
+
+
+def test_latents_are_what_the_pipeline_decodes_to_the_picture(case):
+    """A pipeline that is handed the latents that training has, as what it has drawn, decodes those of its autoencoder.
+
+    The autoencoder has a shift, means and deviations in its configuration, whether its pipeline reads them or not.
+    """
+    pipe, call = case
+    height, width = call.get("height", HEIGHT), call.get("width", WIDTH)
+    channels = next(iter(denoisers(pipe).values())).config.in_channels // family_of(pipe).packing ** 2
+    numbers = [0.5 + 0.25 * channel for channel in range(channels)]
+    pipe.vae.register_to_config(shift_factor=0.3, latents_mean=numbers, latents_std=[2 * number for number in numbers])
+    encoded = encode_pictures(pipe.vae, torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)))
+    latents = family_of(pipe).units(pipe.vae).of(encoded).detach()
+    handed = pipe._pack_latents(latents, *latents.shape) if hasattr(pipe, "_pack_latents") else latents
+    decoded = []
+    decode = pipe.vae.decode
+    pipe.scheduler.step = lambda *args, **kwargs: (handed,)
+    pipe.vae.decode = lambda latents, *args, **kwargs: (decoded.append(latents), decode(latents, *args, **kwargs))[1]
+    pipe("a red rocket", num_inference_steps=2, output_type="pt", **call | {"height": height, "width": width})
+    torch.testing.assert_close(decoded[-1], encoded.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_base_of_edm_is_refused_before_work(image_folder, tmp_path, capsys):
+    pipe = FAMILY_CASES["sdxl"][0]()
+    pipe.scheduler = EDMDPMSolverMultistepScheduler()
+    pipe.save_pretrained(tmp_path / "base")
+    config = run_config(tmp_path / "base", image_folder, tmp_path / "run")
+    with pytest.raises(FeraError, match="EDMDPMSolverMultistepScheduler"):
+        train(config)
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert main(["data", "check", str(tmp_path / "config.toml")]) == 2
+    assert "EDMDPMSolverMultistepScheduler" in capsys.readouterr().out
 
 
 def test_every_family_has_a_case():

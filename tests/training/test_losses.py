@@ -3,10 +3,15 @@
 import pytest
 import torch
 from diffusers import (
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    SCMScheduler,
     UniPCMultistepScheduler,
 )
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
@@ -92,6 +97,23 @@ def test_prediction_types_that_cannot_be_trained():
     with pytest.raises(FeraError, match="flow matching"):
         noise_process(FlowMatchEulerDiscreteScheduler(), "epsilon")
     assert noise_process(DDIMScheduler(), "v_prediction").prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        EDMDPMSolverMultistepScheduler(),
+        EDMEulerScheduler(),
+        EulerDiscreteScheduler(timestep_type="continuous", sigma_min=0.002, sigma_max=80.0),
+        CMStochasticIterativeScheduler(),
+        SCMScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+@pytest.mark.parametrize("prediction_type", ["auto", "epsilon", "flow_prediction"])
+def test_continuous_noise_levels_are_refused(scheduler, prediction_type):
+    with pytest.raises(FeraError, match=rf"{type(scheduler).__name__}\) is none of DDPM.*continuous"):
+        noise_process(scheduler, prediction_type)
 
 
 @pytest.mark.parametrize("scheme", ["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"])

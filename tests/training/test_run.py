@@ -284,7 +284,7 @@ def test_what_happens_to_the_data_is_said(configure, image_folder, capsys):
     (image_folder / "0.txt").write_text("a red rocket " * 20)
     train(configure(data={"resolution": 32}, train={"steps": 1}))
     told = capsys.readouterr().err
-    assert "1 captions exceed the 16 tokens of the text encoder and are cut: 0.png" in told
+    assert "captions cut at the 16 tokens that text_encoder reads: 1 (0.png), 0.png from" in told
     assert "4 pictures are smaller than 32 px and are enlarged: 0.png, 1.png, 2.png, 3.png" in told
     assert "1.png: a green tree" in told
 

@@ -19,8 +19,8 @@ from training_cases import assert_resumes, log_of, run_config
 import fera
 from fera import FeraError
 from fera.adapters.text.encoders import text_encoders
-from fera.adapters.text.files import LORA
 from fera.adapters.text.lora import lora_layers
+from fera.format import TEXT_LORA as LORA
 from fera.generation import generate
 from fera.models.components import denoisers
 from fera.models.families import family_of

@@ -94,6 +94,7 @@ def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
 
 
 def _counts(report: "DataReport") -> dict[str, str]:
+    from fera.data.caption_checks import describe_limits
     from fera.preflight.data_check import summary
 
     rows = {
@@ -109,9 +110,10 @@ def _counts(report: "DataReport") -> dict[str, str]:
         rows["enlarged"] = f"{len(report.enlarged)}{summary(report.enlarged)}"
     if report.cropped:
         rows["longer than 1:4"] = f"{len(report.cropped)}{summary(report.cropped)}"
-    if report.long_captions:
-        names = summary(report.long_captions)
-        rows["captions cut"] = f"{len(report.long_captions)} beyond {report.token_limit} tokens{names}"
+    if report.text_limits:
+        rows["tokens read"] = ", ".join(f"{limit.tokens} by {limit.encoder}" for limit in report.text_limits)
+    if lines := [*report.cleaned, *describe_limits(report.text_limits)]:
+        rows["captions"] = "\n".join(lines)
     return rows
 
 

@@ -21,6 +21,13 @@ OPTIMIZERS = {
 ADAM_LIKE = frozenset({"adamw", "adamw8bit", "prodigy", "adamw_schedulefree"})
 ADAM_SETTINGS = ("adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon")
 
+# Schedules that leave the rate where it is, but for a warm-up.
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
+# Settings that one schedule alone has.
+_ONLY_SCHEDULE = {"lr_num_cycles": "cosine_with_restarts", "lr_power": "polynomial"}
+# Where diffusers' polynomial schedule ends, whatever it starts from.
+LOWEST_POLYNOMIAL_RATE = 1e-7
+
 # A router at the experts' rate soon leaves the partition that it starts as: docs/evidence.md.
 _ROUTER_LR_RATIO = 0.1
 
@@ -71,6 +78,14 @@ class OptimizationConfig(Section):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = Field(default="constant_with_warmup", description="Course of the learning rate, as in diffusers.")
     lr_warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
+    lr_num_cycles: int = Field(
+        default=1,
+        ge=1,
+        description="Times that cosine_with_restarts falls from the peak to 0; with 1 it has no restart.",
+    )
+    lr_power: float = Field(
+        default=1.0, gt=0, description="Power of the polynomial schedule; with 1 it is a straight line, as linear."
+    )
     adam_beta1: float = Field(
         default=0.9,
         ge=0,
@@ -164,6 +179,7 @@ class OptimizationConfig(Section):
     def _check(self) -> "OptimizationConfig":
         if self.lr_warmup_steps > self.steps:
             raise ValueError(f"train.lr_warmup_steps ({self.lr_warmup_steps}) exceeds train.steps ({self.steps})")
+        check_schedule_settings(self)
         check_optimizer_settings(self)
         if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
             raise ValueError("train.ema_decay is set, but train.use_ema is off: set both or neither")
@@ -201,6 +217,37 @@ def check_optimizer_settings(settings: OptimizationConfig) -> None:
                 )
     if class_path(name) == OPTIMIZERS["prodigy"]:
         _check_prodigy(settings)
+
+
+def check_schedule_settings(settings: OptimizationConfig) -> None:
+    """Find settings of the learning rate's course that the chosen schedule does not have.
+
+    Raises:
+        ValueError: one would be ignored, or the schedule cannot be had with it.
+    """
+    name, fields = settings.lr_scheduler, type(settings).model_fields
+    for field, schedule in _ONLY_SCHEDULE.items():
+        if getattr(settings, field) != fields[field].default and name != schedule:
+            raise ValueError(
+                f'train.{field} is set, but train.lr_scheduler is {name}: set train.lr_scheduler = "{schedule}", or '
+                f"leave train.{field} out"
+            )
+    if settings.lr_warmup_steps and name == "constant":
+        raise ValueError(
+            "train.lr_warmup_steps is set, but train.lr_scheduler is constant, which has no warm-up: set "
+            'train.lr_scheduler = "constant_with_warmup"'
+        )
+    if name == "polynomial":
+        if settings.learning_rate <= LOWEST_POLYNOMIAL_RATE:
+            raise ValueError(
+                f"train.learning_rate is {settings.learning_rate:g}, but the polynomial schedule ends at "
+                f"{LOWEST_POLYNOMIAL_RATE:g}: take a higher rate or another schedule"
+            )
+        if settings.lr_warmup_steps == settings.steps:
+            raise ValueError(
+                f"train.lr_warmup_steps is all of train.steps ({settings.steps}), which leaves the polynomial schedule "
+                "no step to fall: warm up for fewer, or take another schedule"
+            )
 
 
 def router_lr_ratio(settings: OptimizationConfig) -> float:

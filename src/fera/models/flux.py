@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
+from fera.models.latents import shifted
+from fera.models.prompts import prompt_settings
 from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
 
 add(
@@ -29,11 +31,11 @@ _GUIDANCE = 1.0
 def flux(pipe: Any) -> Family:
     """FLUX.1, dev and schnell: latents are packed two by two into tokens."""
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-    return Family(parts, _encode, _predict, packing=2, clip=("text_encoder",), encode_clip=_encode_clip)
+    return Family(parts, _encode, _predict, packing=2, clip=("text_encoder",), encode_clip=_encode_clip, units=shifted)
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
-    embeds, pooled, _ = pipe.encode_prompt(captions, None, device=device)
+    embeds, pooled, _ = pipe.encode_prompt(captions, None, device=device, **prompt_settings(pipe))
     return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
 
 

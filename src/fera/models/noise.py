@@ -101,11 +101,16 @@ def noise_process(scheduler: Any, prediction_type: str = "auto") -> NoiseProcess
         prediction_type: "auto" takes the scheduler's word, else what the base predicts.
 
     Raises:
-        FeraError: the prediction type is unknown, or does not fit the scheduler.
+        FeraError: the prediction type is unknown, or does not fit the scheduler; or the scheduler is one of EDM.
     """
     config = scheduler.config
     name = type(scheduler).__name__
     is_flow_scheduler = name.startswith("FlowMatch") or config.get("use_flow_sigmas", False)
+    if _is_continuous(scheduler, is_flow=is_flow_scheduler or prediction_type == "flow_prediction"):
+        raise FeraError(
+            f"the base's scheduler ({name}) is none of DDPM or of flow matching: its noise levels are continuous, as "
+            "in EDM, and fera cannot train such a base yet. Take another base, such as SDXL"
+        )
     if prediction_type == "auto":
         prediction_type = "flow_prediction" if is_flow_scheduler else config.get("prediction_type", "epsilon")
     if prediction_type not in ("epsilon", "v_prediction", "flow_prediction"):
@@ -139,3 +144,10 @@ def fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed + sample)
         noise.append(torch.randn(latent.shape, generator=generator))
     return torch.stack(noise)
+
+
+def _is_continuous(scheduler: Any, *, is_flow: bool) -> bool:
+    """Whether a scheduler's noise levels are no steps of DDPM: its denoiser is told their logarithm, or the like."""
+    config = scheduler.config
+    is_edm = "sigma_data" in config or config.get("timestep_type") == "continuous"
+    return is_edm or (not is_flow and not hasattr(scheduler, "alphas_cumprod"))

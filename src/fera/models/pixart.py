@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
+from fera.models.prompts import prompt_settings
 from fera.models.registry import Denoiser, add
 
 add(
@@ -40,7 +41,9 @@ def pixart(pipe: Any) -> Family:
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
-    embeds, mask, *_ = pipe.encode_prompt(captions, do_classifier_free_guidance=False, device=device)
+    embeds, mask, *_ = pipe.encode_prompt(
+        captions, do_classifier_free_guidance=False, device=device, **prompt_settings(pipe)
+    )
     return {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
 
 

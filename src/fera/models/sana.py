@@ -1,6 +1,5 @@
 """Sana."""
 
-import inspect
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
+from fera.models.prompts import prompt_settings, with_empty
 from fera.models.registry import Denoiser, add
 
 add(
@@ -18,16 +18,18 @@ add(
 
 
 def sana(pipe: Any) -> Family:
-    """Sana. Captions get the instruction that its pipeline gives to prompts."""
+    """Sana. Captions get the instruction that its pipeline gives to prompts; the empty one gets none, as there."""
     return Family(("tokenizer", "text_encoder"), _encode, _predict)
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
-    instruction = inspect.signature(pipe.__call__).parameters["complex_human_instruction"].default
-    embeds, mask, *_ = pipe.encode_prompt(
-        captions, do_classifier_free_guidance=False, device=device, complex_human_instruction=instruction
+    embeds, mask, empty, empty_mask = pipe.encode_prompt(
+        captions, do_classifier_free_guidance="" in captions, device=device, **prompt_settings(pipe)
     )
-    return {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
+    return {
+        "encoder_hidden_states": with_empty(captions, embeds, empty),
+        "encoder_attention_mask": with_empty(captions, mask, empty_mask),
+    }
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:

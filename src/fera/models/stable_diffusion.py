@@ -9,6 +9,9 @@ from torch.nn import functional
 from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
+from fera.models.latents import shifted, standardized
+from fera.models.placement import Placement
+from fera.models.prompts import prompt_settings, with_empty
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
 
 add(
@@ -41,24 +44,29 @@ def sd(pipe: Any) -> Family:
 def sd3(pipe: Any) -> Family:
     """Stable Diffusion 3 and 3.5."""
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3")
-    return Family(parts, _encode_sd3, _predict, clip=_BOTH, encode_clip=_encode_sd3_clip)
+    return Family(parts, _encode_sd3, _predict, clip=_BOTH, encode_clip=_encode_sd3_clip, units=shifted)
 
 
 def sdxl(pipe: Any) -> Family:
-    """SDXL. It is told the size of a picture; that is the size it is trained at, uncropped, as pipelines tell it."""
+    """SDXL. It is told a picture's own size, where it was cropped, and the size it is trained at.
+
+    Where these are not known, they are those of a picture of the trained size, as its pipeline tells it.
+    """
     scale = int(pipe.vae_scale_factor)
 
     def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         height, width = (side * scale for side in noisy.shape[2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=noisy.dtype)
-        added = {"text_embeds": conditions["text_embeds"], "time_ids": sizes.expand(len(noisy), -1)}
+        whole = torch.tensor([[height, width, 0, 0, height, width]]).expand(len(noisy), -1)
+        sizes = conditions.get("time_ids", whole).to(noisy)
+        added = {"text_embeds": conditions["text_embeds"], "time_ids": sizes}
         text = conditions["encoder_hidden_states"]
         prediction: Tensor = denoiser(
             noisy, timesteps, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
         )[0]
         return prediction
 
-    return Family(("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"), _encode_sdxl, predict, clip=_BOTH)
+    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    return Family(parts, _encode_sdxl, predict, clip=_BOTH, placed=_placed_sdxl, units=standardized)
 
 
 def _encode_sd(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -67,13 +75,29 @@ def _encode_sd(pipe: Any, captions: list[str], device: torch.device) -> dict[str
 
 
 def _encode_sdxl(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
-    embeds, _, pooled, _ = pipe.encode_prompt(captions, device=device, do_classifier_free_guidance=False)
-    return {"encoder_hidden_states": embeds, "text_embeds": pooled}
+    embeds, empty, pooled, empty_pooled = pipe.encode_prompt(
+        captions, device=device, do_classifier_free_guidance="" in captions
+    )
+    return {
+        "encoder_hidden_states": with_empty(captions, embeds, empty),
+        "text_embeds": with_empty(captions, pooled, empty_pooled),
+    }
+
+
+def _placed_sdxl(placement: Placement) -> dict[str, tuple[float, ...]]:
+    """As diffusers' scripts for SDXL: height before width, top before left."""
+    corner = (placement.top, placement.left)
+    return {"time_ids": (*placement.original[::-1], *corner, *placement.size[::-1])}
 
 
 def _encode_sd3(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
     embeds, _, pooled, _ = pipe.encode_prompt(
-        captions, prompt_2=None, prompt_3=None, device=device, do_classifier_free_guidance=False
+        captions,
+        prompt_2=None,
+        prompt_3=None,
+        device=device,
+        do_classifier_free_guidance=False,
+        **prompt_settings(pipe),
     )
     return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
 

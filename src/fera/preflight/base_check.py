@@ -1,20 +1,22 @@
 """What only the base can say of the data: its sizes, its text encoder's limit, what a run will cost."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from fera.config import TrainConfig
 from fera.data.buckets import Size, assign_sizes
+from fera.data.caption_checks import check_cleaning, text_limits
 from fera.data.example import Example
 from fera.models.components import denoisers
 from fera.models.families import family_of
+from fera.models.noise import noise_process
 from fera.pipelines.base import load_base
 from fera.pipelines.quantization import quantize
 from fera.preflight.costs import estimate
-from fera.preflight.report import DataReport
+from fera.preflight.report import DataReport, noting
 from fera.training.start.opening import training_sizes
+from fera.training.step.losses import check_loss_weights
 from fera.training.trained.text import check_text_training
 
 
@@ -37,18 +39,16 @@ def look_with_base(
     """
     pipe = load_base(config.base, revision=config.revision, variant=config.variant)
     family = family_of(pipe)
+    with noting(report):
+        check_loss_weights(noise_process(pipe.scheduler, config.train.prediction_type), config.train)
     _, buckets = training_sizes(pipe, config)
     examples = [*training, *held_out]
     if examples:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         quantize(next(iter(denoisers(pipe).values())), config.quantization, device)
-        _look_at_captions(report, examples, pipe.tokenizer)
+        report.text_limits = text_limits(pipe, family, examples)
+        with noting(report):
+            report.cleaned = check_cleaning(pipe, examples, config.data.trigger_word)
         check_text_training(pipe, family, config, list(training))
         report.estimates = estimate(pipe, config, examples, assign_sizes(examples, buckets), device)
     return buckets
-
-
-def _look_at_captions(report: DataReport, examples: Sequence[Example], tokenizer: Any) -> None:
-    report.token_limit = limit = tokenizer.model_max_length
-    tokens = tokenizer([example.caption for example in examples], truncation=False).input_ids
-    report.long_captions = [e.name for e, ids in zip(examples, tokens, strict=True) if len(ids) > limit]

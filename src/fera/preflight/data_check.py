@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fera.config import DataConfig, TrainConfig
 from fera.data.buckets import (
@@ -22,8 +21,7 @@ from fera.data.example import Example, repeat, some_of
 from fera.data.images import crop_box
 from fera.data.masks import add_masks, describe_shared_masks
 from fera.data.sources import check_captions, find, scan_training
-from fera.errors import FeraError
-from fera.preflight.report import DataReport, PictureReport
+from fera.preflight.report import DataReport, PictureReport, noting
 
 
 def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
@@ -44,7 +42,7 @@ def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
         # PyTorch and diffusers take seconds to import, and a check without a base does without them.
         from fera.preflight.base_check import look_with_base
 
-        with _noting(report):
+        with noting(report):
             buckets = look_with_base(report, config, training, held_out)
             _look_at_sizes(report, training, buckets, config)
     elif config.data.resolution is not None:
@@ -75,37 +73,21 @@ def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConf
     )
 
 
-class _noting:
-    """Notes a `FeraError` of the block as a problem and goes on after it."""
-
-    def __init__(self, report: DataReport) -> None:
-        self._problems = report.problems
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
-        if isinstance(error, FeraError):
-            self._problems.append(str(error))
-            return True
-        return False
-
-
 def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Example], list[Example]]:
     data = config.data
-    with _noting(report):
+    with noting(report):
         found = scan_training(data)
         report.layout, report.notes = found.layout, found.notes
-        with _noting(report):
+        with noting(report):
             check_captions(found, data.source, data)
         examples = found.examples
-        with _noting(report):
+        with noting(report):
             examples = add_masks(examples, data)
             report.notes += describe_shared_masks(examples)
         examples = _usable(report, examples, data.source, skip_bad=data.skip_bad)
         _describe(report, examples)
         held_out: list[Example] = []
-        with _noting(report):
+        with noting(report):
             if data.validation_data_dir is not None:
                 others = _found(report, data.validation_data_dir, data)
                 held_out = _usable(report, others, data.validation_data_dir, skip_bad=data.skip_bad)
@@ -154,7 +136,7 @@ def _look_at_class(report: DataReport, config: TrainConfig) -> None:
     report.class_pictures = count_class_images(folder)
     report.class_pictures_to_draw = max(0, config.data.num_class_images - report.class_pictures)
     if report.class_pictures:
-        with _noting(report):
+        with noting(report):
             settings = class_settings(config.data)
             _usable(report, _found(report, folder, settings), folder, skip_bad=settings.skip_bad)
     elif not report.class_pictures_to_draw:

@@ -1,11 +1,13 @@
 """What a check of the data found."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fera.data.buckets import Size
+from fera.errors import FeraError
 
 if TYPE_CHECKING:
+    from fera.data.caption_checks import TextLimit
     from fera.preflight.costs import Estimates
 
 
@@ -58,8 +60,8 @@ class DataReport:
         samples: names and captions of some pictures, as trained on.
         duplicates: names of pictures whose files are equal.
         leaked: pictures that are trained on and held out.
-        token_limit: of the text encoder; None where no base is known.
-        long_captions: pictures whose captions exceed it.
+        text_limits: how much of captions each text encoder reads, and which are cut; empty where no base is known.
+        cleaned: a line about captions of which the base removes something before it reads them.
         bad: a line about each picture that cannot be used.
         colours: a line about each thing that is done about colour profiles.
         notes: a line about whatever is left alone.
@@ -84,10 +86,26 @@ class DataReport:
     samples: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     leaked: list[str] = field(default_factory=list)
-    token_limit: int | None = None
-    long_captions: list[str] = field(default_factory=list)
+    text_limits: list["TextLimit"] = field(default_factory=list)
+    cleaned: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     colours: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     estimates: "Estimates | None" = None
+
+
+class noting:
+    """Notes a `FeraError` of the block as a problem and goes on after it."""
+
+    def __init__(self, report: DataReport) -> None:
+        self._problems = report.problems
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
+        if isinstance(error, FeraError):
+            self._problems.append(str(error))
+            return True
+        return False

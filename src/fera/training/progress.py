@@ -14,6 +14,8 @@ class Progress:
 
     Args:
         step: optimizer steps taken.
+        place: batches taken of the order of examples, over all processes.
+        samples: examples seen.
         validated: the last step that was; -1 before any.
         skips: steps left out.
         held_out: step to held-out loss.
@@ -23,6 +25,8 @@ class Progress:
     """
 
     step: int = 0
+    place: int = 0
+    samples: int = 0
     validated: int = -1
     skips: Skips = field(default_factory=Skips)
     held_out: dict[int, float] = field(default_factory=dict)
@@ -41,6 +45,6 @@ class Progress:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Progress":
-        """Progress as a checkpoint kept it, among other things."""
-        kept = {one.name: state[one.name] for one in fields(cls)}
+        """Progress as a checkpoint kept it, among other things; the first ones had no `place` and `samples`."""
+        kept = {one.name: state[one.name] for one in fields(cls) if one.name in state}
         return cls(**kept | {"skips": Skips(**kept["skips"]), "metrics": Metrics(**kept["metrics"])})

@@ -15,7 +15,14 @@ from fera.errors import FeraError
 from fera.support.files import replace_text
 from fera.support.strict_json import to_json
 from fera.training.folder.checkpoints import read_state
-from fera.training.folder.resuming import CannotResume, Change, adopt_hyperparameters, check_base_and_data, config_of
+from fera.training.folder.resuming import (
+    CannotResume,
+    Change,
+    adopt_hyperparameters,
+    change_of_course,
+    check_base_and_data,
+    config_of,
+)
 from fera.training.folder.run_folder import RunFolder
 from fera.training.processes.exchange import agree
 from fera.training.processes.fsdp import gathered, local, state_for, whole_state
@@ -23,6 +30,7 @@ from fera.training.progress import Progress
 from fera.training.start.prepare import Setup
 from fera.training.step.averages import Average
 from fera.training.step.optimizers import build_optimizer
+from fera.training.step.order import order_of
 from fera.training.summary import Summary
 from fera.training.telling.reporter import Reporter
 
@@ -122,7 +130,9 @@ class Saver:
                 "train.learning_rate (with `allow` train.learning_rate)"
             )
 
-    def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> tuple[Progress, bool]:
+    def restore(
+        self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]
+    ) -> tuple[Progress, bool, str | None]:
         """Go back to a checkpoint.
 
         Args:
@@ -131,7 +141,8 @@ class Saver:
             allow: what may differ; "data" for the pictures and captions.
 
         Returns:
-            How far the run was, and whether pictures or captions differ since.
+            How far the run was, whether pictures or captions differ since, and a line about the learning rate where
+            its course differs because the run has another length.
 
         Raises:
             CannotResume: it is of another base or of other pictures.
@@ -148,26 +159,27 @@ class Saver:
         except (ValueError, KeyError) as error:
             raise CannotResume(f"cannot resume {checkpoint}: it is of another optimizer ({error})") from error
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        self._adopt_settings(checkpoint)
+        former = config_of(checkpoint)
+        rate = float(self.lr_scheduler.get_last_lr()[0])
+        self._adopt_settings(former)
+        course = change_of_course(former.train, self.config.train, rate, float(self.lr_scheduler.get_last_lr()[0]))
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         progress = Progress.of(state)
+        if "place" not in state:
+            progress.place = progress.step * former.train.gradient_accumulation_steps * self.accelerator.num_processes
+            progress.samples = order_of(setup.training.sizes, former, setup.lengths).samples_before(progress.place)
         if self.accelerator.is_main_process:
             self.run.cut_log(state["log_bytes"])
             if changed:
                 now = {change.name: change.now for change in changed}
                 self.reporter.write({"step": progress.step, "changed": now})
-        return progress, is_other_data
+        return progress, is_other_data, course
 
-    def _adopt_settings(self, checkpoint: Path) -> None:
+    def _adopt_settings(self, former: TrainConfig) -> None:
         """Optimizer and schedule come from the checkpoint with its rates; where settings differ, this run's count."""
         old, new = (
             build_optimizer(config.train, self.setup.denoiser, self.setup.text_groups(config)).param_groups
-            for config in (config_of(checkpoint), self.config)
+            for config in (former, self.config)
         )
-        if any(_without_parameters(group) != _without_parameters(other) for group, other in zip(old, new, strict=True)):
-            adopt_hyperparameters(self.optimizer.param_groups, old, new, self.lr_scheduler)
-
-
-def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in group.items() if name != "params"}
+        adopt_hyperparameters(self.optimizer.param_groups, old, new, self.lr_scheduler)

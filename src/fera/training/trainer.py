@@ -61,7 +61,7 @@ class Trainer:
         text_groups = setup.text_groups(config)
         optimizer = build_optimizer(config.train, setup.denoiser, text_groups)
         self._lr_scheduler = build_lr_scheduler(config.train, optimizer)
-        self._order = order_of(setup.training.sizes, config)
+        self._order = order_of(setup.training.sizes, config, setup.lengths)
         base = fingerprint(setup.denoiser)
         setup.denoiser.train()
         if setup.text is not None:
@@ -118,12 +118,19 @@ class Trainer:
             self._average.update()
         self.progress.skips.count(self._fault)
         self.progress.step += 1
+        self._pass(self._config.train.gradient_accumulation_steps * self._accelerator.num_processes)
         if self._fault is not None:
             self._report_skip(self._fault)
         elif overflowed:  # the scaler of fp16 goes on with a smaller scale
             self._reporter.write({"step": self.step, "skipped": "overflow"})
         self.progress.window_seconds += time.monotonic() - began
         self._lines.report(self.progress, rates)
+
+    def _pass(self, batches: int) -> None:
+        """Count batches as seen."""
+        places = range(self.progress.place, self.progress.place + batches)
+        self.progress.samples += sum(len(self._order.rows(place)) for place in places)
+        self.progress.place = places.stop
 
     def _update(self) -> None:
         """Let the optimizer use the gradient, unless something about the step is not finite."""
@@ -143,8 +150,7 @@ class Trainer:
     def _loss(self, micro: int) -> Tensor:
         """Loss of one batch."""
         settings, setup, accelerator = self._config.train, self._setup, self._accelerator
-        forward = self.step * settings.gradient_accumulation_steps + micro
-        place = forward * accelerator.num_processes + accelerator.process_index
+        place = self.progress.place + micro * accelerator.num_processes + accelerator.process_index
         batch = draw(setup.training, self._order, place, setup.process, self._config, accelerator.device)
         if self._config.adapter.lora_dropout > 0 or setup.text is not None:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
@@ -229,8 +235,11 @@ class Trainer:
 
     def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> None:
         """Go back to a checkpoint, as `Saver.restore` does."""
-        self.progress, is_other_data = self._saver.restore(checkpoint, changed, allow)
-        epoch, steps = self._samples / len(self._setup.training), self._config.train.steps
+        self.progress, is_other_data, course = self._saver.restore(checkpoint, changed, allow)
+        if is_other_data or any(change.name.startswith(("data.", "train.batch_size")) for change in changed):
+            # Batches are other ones now: on with what the run has not seen.
+            self.progress.place = self._order.place_after(self.progress.samples)
+        epoch, steps = self.progress.samples / len(self._setup.training), self._config.train.steps
         place = f"step {self.step} of {steps}" if self.step < steps else f"step {self.step}"
         self._reporter.say(
             f"resumed {checkpoint}: {place}, epoch {epoch:.2f}, "
@@ -238,6 +247,8 @@ class Trainer:
         )
         if self.step >= steps:
             self._reporter.say(f"  no step is left to train: train.steps is {steps}; more of them go on from here")
+        elif course is not None:
+            self._reporter.say(f"  {course}")
         for change in changed:
             self._reporter.say(f"  changed, as allowed: {change}")
         if is_other_data:
@@ -250,7 +261,7 @@ class Trainer:
             setup=self._setup,
             adapter=self._run.adapter,
             progress=self.progress,
-            samples=self._samples,
+            samples=self.progress.samples,
             seconds=seconds,
             average=self._average.name,
         )
@@ -265,9 +276,3 @@ class Trainer:
     def agree(self, flag: bool) -> bool:
         """Whether any process raises its flag: all of them must leave the loop at one step."""
         return agree(self._accelerator, flag)
-
-    @property
-    def _samples(self) -> int:
-        """Examples seen so far."""
-        forwards = self.step * self._config.train.gradient_accumulation_steps
-        return self._order.samples_before(forwards * self._accelerator.num_processes)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fera.data.buckets import Size
 from fera.data.cache.store import Memory
+from fera.models.latents import LatentUnits
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class EncodedSet:
         latents: for each picture its file, and where flips were asked for a second one, mirrored.
         captions: for each picture one or more orders of its tags.
         texts: file of each caption, the empty one among them; empty where text encoders train and make all there is.
-        shift: subtracted from the autoencoder's latents.
-        scale: then multiplied.
+        units: how the autoencoder's latents become the denoiser's.
         masks: for each picture as `latents`, and nothing where all of it counts; empty where no picture has a mask.
         mask_min_value: weight of the loss where a mask is black.
         weights: of each picture's loss; empty where all are 1.
+        placed: what the denoiser is told of where a picture's pixels lie in it: for each picture, and where flips were
+            asked for for its mirror image, the conditions by name; empty where it is told nothing.
         memory: files that were read, up to a limit.
     """
 
@@ -55,11 +57,11 @@ class EncodedSet:
     latents: list[list[Path]]
     captions: list[list[str]]
     texts: dict[str, Path]
-    shift: float
-    scale: float
+    units: LatentUnits
     masks: list[list[Path]] = field(default_factory=list)
     mask_min_value: float = 0.0
     weights: list[float] = field(default_factory=list)
+    placed: list[list[dict[str, tuple[float, ...]]]] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -67,7 +69,7 @@ class EncodedSet:
 
     def latent(self, row: int) -> Tensor:
         """Latent of one example in the denoiser's units, shape (C, H, W)."""
-        return (self.memory.read(self.latents[row][0])["mean"] - self.shift) * self.scale
+        return self.units.of(self.memory.read(self.latents[row][0])["mean"])
 
     def batch(
         self,
@@ -99,13 +101,22 @@ class EncodedSet:
         ]
         texts = [self.memory.read(self.texts[caption]) for caption in captions] if self.texts else [{}]
         return Batch(
-            latents=(torch.stack([latent["mean"] for latent in latents]) - self.shift) * self.scale,
-            conditions={name: torch.stack([text[name] for text in texts]) for name in texts[0]},
+            latents=self.units.of(torch.stack([latent["mean"] for latent in latents])),
+            conditions={
+                **{name: torch.stack([text[name] for text in texts]) for name in texts[0]},
+                **self._placed(rows, flipped),
+            },
             names=[self.names[row] for row in rows],
             captions=captions,
             mask=self._mask(rows, flipped, latents[0]["mean"].shape[1:]) if self.masks else None,
             weights=torch.tensor([self.weights[row] for row in rows]) if self.weights else None,
         )
+
+    def _placed(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
+        if not self.placed:
+            return {}
+        told = [self.placed[row][flip] for row, flip in zip(rows, flipped, strict=True)]
+        return {name: torch.tensor([conditions[name] for conditions in told]).float() for name in told[0]}
 
     def _mask(self, rows: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]) -> Tensor:
         masks = [

@@ -25,10 +25,13 @@ from fera.data.masks import load_mask
 from fera.data.tensors import to_tensor, to_weights
 from fera.errors import FeraError
 from fera.models.families import Family, encode_pictures
+from fera.models.placement import place
+from fera.models.prompts import prompt_settings
 
 # Raise when a file of the same name would hold something else.
 _CACHE_VERSION = 2
 _MASK_VERSION = 3
+_TEXT_VERSION = 3
 _BATCH = 8
 
 Progress = Callable[[str, int, int], None]
@@ -77,7 +80,6 @@ class Encoder:
         Args:
             examples: with their digests; one that is there several times is encoded once.
         """
-        vae = self.pipe.vae
         variants = [self.captions(example.caption) for example in examples]
         texts = self._encode_captions([caption for captions in variants for caption in captions])
         sizes = assign_sizes(examples, self.buckets)
@@ -88,12 +90,22 @@ class Encoder:
             latents=self._encode_pictures(examples, sizes),
             captions=variants,
             texts=texts,
-            shift=float(getattr(vae.config, "shift_factor", None) or 0.0),
-            scale=float(vae.config.scaling_factor),
+            units=self.family.units(self.pipe.vae),
             masks=self._encode_masks(examples, sizes) if is_masked else [],
             mask_min_value=self.mask_min_value,
             weights=[example.weight for example in examples] if any(e.weight != 1 for e in examples) else [],
+            placed=self._place(examples, sizes),
         )
+
+    def _place(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[dict[str, tuple[float, ...]]]]:
+        placed = self.family.placed
+        if placed is None:
+            return []
+        offsets = [crop_offset(example, center_crop=self.center_crop, seed=self.seed) for example in examples]
+        return [
+            [placed(place(example.size, size, offset, mirrored=mirrored)) for mirrored in self._mirrorings]
+            for example, size, offset in zip(examples, sizes, offsets, strict=True)
+        ]
 
     def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
         if not self.with_texts:
@@ -101,8 +113,9 @@ class Encoder:
         parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
         encoder = digest({name: fingerprint(part) for name, part in parts.items()})
         family = type(self.pipe).__name__
+        settings = {**prompt_settings(self.pipe), "zeros": self.pipe.config.get("force_zeros_for_empty_prompt")}
         paths = {
-            caption: self.folder / f"text-{digest([_CACHE_VERSION, family, encoder, caption])}.safetensors"
+            caption: self.folder / f"text-{digest([_TEXT_VERSION, family, encoder, settings, caption])}.safetensors"
             for caption in dict.fromkeys([*captions, ""])
         }
         missing = [caption for caption, path in paths.items() if not path.exists()]

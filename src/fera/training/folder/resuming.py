@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 from torch.optim.lr_scheduler import LambdaLR
 
-from fera.config import TrainConfig
+from fera.config import OptimizationConfig, TrainConfig
 from fera.config.keys import keys
+from fera.config.optimization import CONSTANT_SCHEDULES
 from fera.errors import FeraError
 from fera.models.fingerprint import check_same_base
 from fera.support.hints import hint
@@ -197,7 +198,9 @@ def adopt_hyperparameters(
     now: Sequence[Mapping[str, Any]],
     schedule: LambdaLR,
 ) -> None:
-    """Let changed settings take effect in an optimizer and a schedule that were restored: both hold the former ones.
+    """Let this run's settings take effect in an optimizer and a schedule that were restored: both hold former ones.
+
+    Learning rates are then those of this run's course at the step that was reached.
 
     Args:
         groups: parameter groups of the restored optimizer.
@@ -214,6 +217,26 @@ def adopt_hyperparameters(
     for group, course in zip(groups, schedule.lr_lambdas, strict=True):
         group["lr"] = group["initial_lr"] * course(schedule.last_epoch)
     schedule._last_lr = [group["lr"] for group in groups]
+
+
+def change_of_course(former: OptimizationConfig, settings: OptimizationConfig, before: float, now: float) -> str | None:
+    """What another length does to the learning rate, which falls over the whole run with most schedules.
+
+    Args:
+        former: of the checkpoint.
+        settings: of the run that goes on.
+        before: learning rate of the next step by the checkpoint's course.
+        now: by this run's.
+
+    Returns:
+        A line for a person; None where the length is the same, or the schedule does not depend on it.
+    """
+    if former.steps == settings.steps or settings.lr_scheduler in CONSTANT_SCHEDULES:
+        return None
+    return (
+        f"train.steps is {settings.steps}, was {former.steps}: the learning rate follows the {settings.lr_scheduler} "
+        f"schedule over {settings.steps} steps; the next step has {now:.3g}, it would have had {before:.3g}"
+    )
 
 
 def _known_defaults() -> dict[str, Any]:

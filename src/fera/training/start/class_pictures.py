@@ -66,7 +66,10 @@ def prepare_class_images(
 
 
 def mixed(examples: Sequence[Example], class_examples: Sequence[Example]) -> list[Example]:
-    """Both, equally often: the shorter list is repeated to the length of the longer one."""
+    """Both, in one list: the shorter one is repeated to the length of the longer one.
+
+    Which of them an epoch sees is for `fera.training.step.turns.Turns` to say, so that none is always seen more often.
+    """
     if not class_examples:
         return list(examples)
     count = max(len(examples), len(class_examples))

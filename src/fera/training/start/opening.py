@@ -10,6 +10,7 @@ from fera.config import TrainConfig
 from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, default_step, describe_buckets
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.encoder import Encoder
+from fera.data.caption_checks import check_cleaning, describe_limits, text_limits
 from fera.data.captions import caption_variants
 from fera.data.checking import check_images, hold_out
 from fera.data.colours import describe_colours
@@ -63,6 +64,12 @@ class Sources:
     buckets: list[Size]
     bucket_step: int | None
 
+    @property
+    def lengths(self) -> list[int]:
+        """Rows of training pictures, and of class pictures where there are any; an epoch sees both equally often."""
+        counts = [len(repeat(examples)) for examples in (self.training, self.class_examples)]
+        return [count for count in counts if count]
+
 
 def open_sources(
     config: TrainConfig, listener: Listener, device: torch.device | None = None, *, former_buckets: bool = False
@@ -94,7 +101,10 @@ def open_sources(
     config = with_bucket_step(config, pipe, former=former_buckets)
     resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, listener)
-    _report_long(examples, pipe.tokenizer, listener)
+    captioned = [*examples, *held_out]
+    cleaned = check_cleaning(pipe, captioned, config.data.trigger_word)
+    for line in [*cleaned, *describe_limits(text_limits(pipe, family, captioned))]:
+        listener.say(line)
     check_text_training(pipe, family, config, examples)
     class_examples, also_skipped = prepare_class_images(pipe, config, resolution, device, listener)
     return Sources(
@@ -136,7 +146,7 @@ def encode(
     )
     # Held-out captions stay in one order: their loss compares between steps and runs.
     training = replace(encoder, captions=lambda caption: caption_variants(caption, config.data, config.seed))
-    examples = mixed(repeat(sources.training), sources.class_examples)
+    examples = mixed(repeat(sources.training), repeat(sources.class_examples))
     return training.encode(examples), encoder.encode(sources.held_out) if sources.held_out else None
 
 
@@ -225,11 +235,3 @@ def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainCon
     if small:
         target = "their bucket" if config.data.enable_bucket else f"{buckets[0][0]} px"
         listener.say(f"{len(small)} pictures are smaller than {target} and are enlarged: {some_of(small)}")
-
-
-def _report_long(examples: list[Example], tokenizer: Any, listener: Listener) -> None:
-    limit = tokenizer.model_max_length
-    tokens = tokenizer([example.caption for example in examples], truncation=False).input_ids
-    long = [example.name for example, ids in zip(examples, tokens, strict=True) if len(ids) > limit]
-    if long:
-        listener.say(f"{len(long)} captions exceed the {limit} tokens of the text encoder and are cut: {some_of(long)}")

@@ -42,6 +42,7 @@ class Setup:
         calibration: how kappa was chosen; None where it was given.
         training: encoded training examples.
         held_out: encoded validation examples, None where there are none.
+        lengths: of the lists that training examples are of, as `Turns` takes them.
         data_digest: hash of the training examples and their order.
         resolution: side of the square training size in pixels.
         skipped: one line about each picture left out.
@@ -59,6 +60,7 @@ class Setup:
     calibration: Calibration | None
     training: EncodedSet
     held_out: EncodedSet | None
+    lengths: list[int]
     data_digest: str
     resolution: int
     skipped: list[str]
@@ -139,6 +141,7 @@ def prepare(
         calibration=calibration,
         training=training,
         held_out=held_out,
+        lengths=sources.lengths,
         data_digest=_digest([*sources.training, *sources.class_examples]),
         resolution=sources.resolution,
         skipped=sources.skipped,

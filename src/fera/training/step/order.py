@@ -1,5 +1,8 @@
 """Which examples a forward sees. The order follows from the seed alone, so that a run can go on anywhere in it."""
 
+import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -9,6 +12,7 @@ import torch
 from fera.config import TrainConfig
 from fera.data.buckets import Size
 from fera.training.step.randomness import mixed_seed, rows_at
+from fera.training.step.turns import Turns
 
 
 class Order(Protocol):
@@ -20,12 +24,22 @@ class Order(Protocol):
     def samples_before(self, place: int) -> int:
         """Examples in all batches before it."""
 
+    def place_after(self, samples: int) -> int:
+        """The first batch before which there are so many examples, or more."""
 
-def order_of(sizes: Sequence[Size], config: TrainConfig) -> Order:
-    """The order in which a run sees its examples, whose sizes are given."""
+
+def order_of(sizes: Sequence[Size], config: TrainConfig, lengths: Sequence[int] = ()) -> Order:
+    """The order in which a run sees its examples.
+
+    Args:
+        sizes: of each example.
+        config: of the run.
+        lengths: of the lists that examples are of, as `Turns` takes them; one list when left out.
+    """
+    turns = Turns(lengths or [len(sizes)])
     if config.data.enable_bucket:
-        return Bucketed(sizes, config.train.batch_size, config.seed)
-    return Stream(len(sizes), config.train.batch_size, config.seed)
+        return Bucketed(sizes, config.train.batch_size, config.seed, turns)
+    return Stream(len(sizes), config.train.batch_size, config.seed, turns)
 
 
 class Stream:
@@ -35,54 +49,95 @@ class Stream:
         examples: how many.
         batch_size: of them in a batch.
         seed: of the run.
+        turns: which examples an epoch sees; each once when left out.
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+    def __init__(self, examples: int, batch_size: int, seed: int, turns: Turns | None = None) -> None:
         self._examples = examples
         self._batch_size = batch_size
         self._seed = seed
+        self._turns = turns or Turns([examples])
 
     def rows(self, place: int) -> list[int]:
         """Examples of the batch."""
-        return rows_at(place * self._batch_size, self._batch_size, self._examples, self._seed)
+        start = place * self._batch_size
+        slots = rows_at(start, self._batch_size, self._examples, self._seed)
+        return [self._turns.row(position // self._examples, slot) for position, slot in enumerate(slots, start)]
 
     def samples_before(self, place: int) -> int:
         """Examples in all batches before it."""
         return place * self._batch_size
 
+    def place_after(self, samples: int) -> int:
+        """The first batch before which there are so many examples, or more."""
+        return math.ceil(samples / self._batch_size)
+
 
 class Bucketed:
     """Batches of one size each. Every epoch shuffles within the sizes, and the batches of all sizes among each other.
 
-    Each example is seen once an epoch: what does not fill a batch is a smaller one, whose loss counts less.
+    Each example is seen once an epoch, or as often as its turn comes. What does not fill a batch is a smaller one,
+    whose loss counts less.
 
     Args:
         sizes: of each example.
         batch_size: most examples in a batch.
         seed: of the run.
+        turns: which examples an epoch sees; each once when left out.
     """
 
-    def __init__(self, sizes: Sequence[Size], batch_size: int, seed: int) -> None:
+    def __init__(self, sizes: Sequence[Size], batch_size: int, seed: int, turns: Turns | None = None) -> None:
         self._sizes = sizes
         self._batch_size = batch_size
         self._seed = seed
+        self._turns = turns or Turns([len(sizes)])
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
-        self._batches = len(self._epoch(0))
+        self._batches_of = lru_cache(maxsize=None)(self._count_batches)
+        self._starts = [0]  # first batch of each epoch, as far as they were asked for
 
     def rows(self, place: int) -> list[int]:
         """Examples of the batch."""
-        return self._epoch(place // self._batches)[place % self._batches]
+        epoch, batch = self._locate(place)
+        return self._epoch(epoch)[batch]
 
     def samples_before(self, place: int) -> int:
         """Examples in all batches before it."""
-        epoch, batch = divmod(place, self._batches)
+        epoch, batch = self._locate(place)
         return epoch * len(self._sizes) + sum(len(rows) for rows in self._epoch(epoch)[:batch])
+
+    def place_after(self, samples: int) -> int:
+        """The first batch before which there are so many examples, or more."""
+        epoch, rest = divmod(samples, len(self._sizes))
+        place = self._start(epoch)
+        for rows in self._epoch(epoch):
+            if rest <= 0:
+                break
+            place, rest = place + 1, rest - len(rows)
+        return place
+
+    def _locate(self, place: int) -> tuple[int, int]:
+        """Epoch of a batch, and its number in it."""
+        while self._starts[-1] <= place:
+            self._start(len(self._starts))
+        epoch = bisect_right(self._starts, place) - 1
+        return epoch, place - self._starts[epoch]
+
+    def _start(self, epoch: int) -> int:
+        """First batch of an epoch."""
+        while len(self._starts) <= epoch:
+            self._starts.append(self._starts[-1] + self._batches_of((len(self._starts) - 1) % self._turns.period))
+        return self._starts[epoch]
+
+    def _count_batches(self, epoch: int) -> int:
+        sizes = Counter(self._sizes[self._turns.row(epoch, slot)] for slot in range(len(self._sizes)))
+        return sum(math.ceil(count / self._batch_size) for count in sizes.values())
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """Batches of one epoch."""
         generator = torch.Generator().manual_seed(mixed_seed(self._seed, epoch))
         buckets: dict[Size, list[int]] = {}
-        for row in torch.randperm(len(self._sizes), generator=generator).tolist():
+        for slot in torch.randperm(len(self._sizes), generator=generator).tolist():
+            row = self._turns.row(epoch, slot)
             buckets.setdefault(self._sizes[row], []).append(row)
         batches = [
             rows[start : start + self._batch_size]

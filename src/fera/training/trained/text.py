@@ -93,13 +93,15 @@ class TextTraining:
         """
         places = {caption: captions.index(caption) for caption in captions}
         distinct, firsts = list(places), list(places.values())
+        kept: Conditions = {}
         if self._family.encode_clip is None:
+            kept = cached  # nothing of captions, but what the denoiser is told of each picture
             encoded = self._family.encode(self._pipe, distinct, self._device)
         else:
             known = {name: value[firsts] for name, value in cached.items()}
             encoded = self._family.encode_clip(self._pipe, distinct, self._device, known)
         rows = torch.tensor([distinct.index(caption) for caption in captions], device=self._device)
-        return {name: value[rows] for name, value in encoded.items()}
+        return {**kept, **{name: value[rows] for name, value in encoded.items()}}
 
     def restore(self, folder: Path) -> None:
         """Read the weights of a folder that `fera.save_adapter` wrote."""
