@@ -8,11 +8,12 @@ from diffusers import ChromaPipeline, Flux2Pipeline, FluxPipeline, Krea2Pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import inject_adapter_in_model
+from tiny import make_unet
 from torch import Tensor, nn
 
 from fera import FeraConfig
 from fera.errors import FeraError
-from fera.models import layouts
+from fera.models import layouts, places
 from models import chroma, flux, flux2, hidream, krea2, qwen_image, z_image
 
 PACK = {
@@ -88,17 +89,106 @@ def test_appended_channels_are_left_out():
     assert torch.equal(layouts.packed_by_ids(denoiser, filled, arguments), latent)
 
 
+# Channels in, out, and the latent's own; the UNet's other settings as their families have them.
+CHANNELS = {
+    "Stable Diffusion": (4, 4, 4, {}),
+    "inpainting": (9, 4, 4, {}),
+    "instructions": (8, 4, 4, {}),
+    "depth": (5, 4, 4, {}),
+    "upscaling by four": (7, 4, 4, {}),
+    "upscaling by two": (8, 5, 4, {"time_cond_proj_dim": 8}),
+    "learned variance": (4, 8, 4, {}),
+    "learned variance, and a mask": (5, 8, 4, {}),
+    "Kandinsky": (4, 8, 4, {"addition_embed_type": "image", "encoder_hid_dim": 32}),
+    "Kandinsky 2.2's inpainting": (9, 8, 4, {"addition_embed_type": "image", "encoder_hid_dim": 32}),
+    "Kandinsky 2.1's inpainting": (9, 8, 4, {"addition_embed_type": "text_image", "encoder_hid_dim": 32}),
+    "DeepFloyd": (3, 6, 3, {"addition_embed_type": "text", "encoder_hid_dim": 32}),
+    "DeepFloyd's upscaling": (6, 6, 3, {"addition_embed_type": "text", "encoder_hid_dim": 32}),
+    "sound as a picture": (8, 8, 8, {}),
+}
+
+
+@pytest.mark.parametrize(("into", "out", "own", "settings"), CHANNELS.values(), ids=CHANNELS)
+def test_conditions_and_variances_are_no_channels_of_the_latent(into, out, own, settings):
+    if settings.get("addition_embed_type") == "text":
+        settings = settings | {"addition_embed_type_num_heads": 2}
+    unet = make_unet(in_channels=into, out_channels=out, **settings)
+    latent = torch.randn(2, into, 4, 4)
+    assert torch.equal(layouts.own_channels(unet, latent, {}), latent[:, :own])
+
+
+def test_a_hint_that_the_denoiser_appends_is_not_in_the_call():
+    """Kandinsky's control net: 8 channels go in, of which the call has 4."""
+    unet = make_unet(in_channels=8, out_channels=8, addition_embed_type="image_hint", encoder_hid_dim=32)
+    latent = torch.randn(2, 4, 4, 4)
+    assert torch.equal(layouts.own_channels(unet, latent, {}), latent)
+
+
 def test_ids_are_read_once_and_let_go(monkeypatch):
     reads = []
-    read = Tensor.tolist
-    monkeypatch.setattr(Tensor, "tolist", lambda tensor: reads.append(tensor) or read(tensor))
+    read = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: reads.append(tensor) or read(tensor))
     ids = rows(0, 2, 3)
-    before = len(layouts._PLACES)
+    before = len(places._PLACES)
     for _ in range(3):
         layouts.packed_by_ids(Denoiser(in_channels=16, out_channels=None), picture(1, 2, 3)[1], {"img_ids": ids})
     assert len(reads) == 1
     del ids
-    assert len(layouts._PLACES) == before
+    assert len(places._PLACES) == before
+
+
+GRID = rows(0, 4, 6).double()
+ORDERS = {
+    "scaled": (GRID * torch.tensor([1, 0.5, 0.5]), True),
+    "scaled by thirds": ((GRID * torch.tensor([1, 4 / 3, 2 / 3])).bfloat16(), True),
+    "centred": (GRID - torch.tensor([0, 1.5, 2.5]), True),
+    "moved": (GRID + torch.tensor([0, 10, 20]), True),
+    "tiled": (torch.cat([GRID[GRID[:, 2] < 3], GRID[GRID[:, 2] >= 3]]), False),
+    "tiles of one place": (torch.cat([rows(0, 4, 3)] * 2), False),
+    "column by column": (GRID.view(4, 6, 3).transpose(0, 1).flatten(0, 1), False),
+    "upside down": (GRID.flip(0), False),
+    "shuffled": (GRID[torch.randperm(24, generator=torch.Generator().manual_seed(0))], False),
+    "of another image": (GRID + torch.tensor([1, 0, 0]), False),
+    "all zero": (torch.zeros(24, 3), False),
+    "two pictures apart": (torch.cat([rows(0, 2, 6), rows(1, 1, 6), rows(0, 1, 6)]), False),
+    "a condition in the place of the picture": (torch.cat([rows(0, 2, 6)] * 2), False),
+    "a condition to the right": (torch.cat([rows(0, 4, 3), rows(0, 4, 3) + torch.tensor([0, 0, 3])]), False),
+    "a condition further down": (torch.cat([rows(0, 2, 6), rows(0, 2, 6) + torch.tensor([0, 3, 0])]), False),
+    "too few": (GRID[:12], False),
+    "too many": (torch.cat([GRID, rows(1, 1, 6)]), False),
+}
+
+
+@pytest.mark.parametrize(("ids", "is_picture"), ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("batched", [False, True])
+def test_ids_are_held_against_the_number_and_order_of_tokens(ids, is_picture, batched):
+    latent, tokens = picture(2, 4, 6)
+    call = Denoiser(in_channels=16), tokens, {"img_ids": ids.expand(2, -1, -1) if batched else ids}
+    if is_picture:
+        assert torch.equal(layouts.packed_by_ids(*call), latent)
+    else:
+        with pytest.raises(FeraError, match="'img_ids'"):
+            layouts.packed_by_ids(*call)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_ids_that_are_rewritten_in_place_are_read_anew(inference):
+    (wide, wide_tokens), (high, high_tokens) = picture(1, 2, 3), picture(1, 3, 2)
+    with torch.inference_mode(inference):
+        ids = rows(0, 2, 3) + 0
+        assert torch.equal(layouts.packed_by_ids(Denoiser(in_channels=16), wide_tokens, {"img_ids": ids}), wide)
+        ids.copy_(rows(0, 3, 2))
+        assert torch.equal(layouts.packed_by_ids(Denoiser(in_channels=16), high_tokens, {"img_ids": ids}), high)
+
+
+def test_ids_of_text_and_picture_serve_latents_of_several_lengths():
+    """The same ids, where text counts for more or less of them."""
+    ids = torch.cat([rows(0, 1, 3), rows(1, 1, 3), rows(0, 2, 3)])
+    for height, width, tokens in ((2, 3, 6), (2, 3, 9)):
+        latent, picture_tokens = picture(1, height, width)
+        filled = torch.cat([torch.randn(1, tokens - 6, 16), picture_tokens], dim=1)
+        seen = layouts.packed_by_ids(Denoiser(in_channels=16), filled, {"position_ids": ids}, ids="position_ids")
+        assert torch.equal(seen, latent)
 
 
 @pytest.mark.parametrize("shapes", [[(1, 2, 3)], [[(1, 2, 3)]], [[(1, 2, 3), (1, 4, 4)]]], ids=["flat", "one", "two"])
@@ -131,7 +221,11 @@ BAD_CALLS = {
     "flux2 without ids": (lambda: flux2.make_transformer(False), {}, "without 'img_ids'"),
     "krea2 without ids": (krea2.make_transformer, {}, "without 'position_ids'"),
     "qwen without shapes": (qwen_image.make_transformer, {}, "without 'img_shapes'"),
-    "flux with other ids": (flux.make_transformer, {"img_ids": rows(0, 3, 3)}, "'img_ids' describes a picture of 9"),
+    "flux with other ids": (
+        flux.make_transformer,
+        {"img_ids": rows(0, 3, 3)},
+        "'img_ids' says where 9 tokens lie, but the latent has 6",
+    ),
     "qwen with other shapes": (
         qwen_image.make_transformer,
         {"img_shapes": [[(1, 3, 3)]]},

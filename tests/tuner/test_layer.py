@@ -222,10 +222,10 @@ def test_frames_in_the_batch_follow_their_sample(routed_linear):
 
 def test_a_batch_that_cannot_be_told_apart_is_an_error(routed_linear):
     layer, gate = routed_linear
-    with gate.using({"default": torch.full((2, 3), 1 / 3)}):
-        with pytest.raises(FeraError, match="a Linear sees a batch of 5, which is no multiple of the latent's 2"):
+    with gate.using({"default": torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])}):
+        with pytest.raises(FeraError, match="a Linear sees 5 rows, and the call has 2 latents whose gates differ"):
             layer(torch.randn(5, 32, dtype=torch.float64))
-        with pytest.raises(FeraError, match="a batch of 1"):
+        with pytest.raises(FeraError, match="sees 1 rows"):
             layer(torch.randn(1, 32, dtype=torch.float64))
 
 

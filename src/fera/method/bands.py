@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fera.errors import FeraError
+from fera.support.tracing import has_values
 
 # Entries, one a size and one a side: enough for some forty sizes, and below 20 MB for 128 x 128 latents in three bands.
 _CACHE_SIZE = 96
@@ -194,7 +195,7 @@ class FrequencyBands:
     def _basis(self, size: int, like: Tensor) -> Tensor:
         """Orthonormal DCT-II matrix, shape (size, size): row u samples the cosine of frequency u."""
         key = ("basis", size, like.device, like.dtype)
-        basis = self._cache.get(key)
+        basis = self._known(key, like)
         if basis is None:
             # Built outside inference mode: the same matrix later serves training, and autograd refuses to save
             # inference tensors.
@@ -202,21 +203,30 @@ class FrequencyBands:
                 index = torch.arange(size, device=like.device, dtype=torch.float64)
                 basis = torch.cos(math.pi / size * index[:, None] * (index[None, :] + 0.5)) * math.sqrt(2 / size)
                 basis[0] /= math.sqrt(2)
-                basis = self._remember(key, basis.to(like.dtype))
+                basis = self._remember(key, basis.to(like.dtype), like)
         return basis
 
     def _squared_transfer(self, like: Tensor) -> Tensor:
         """Squared transfer functions as a matrix, shape (H * W, K) or (L, K)."""
         key = ("transfer", *like.shape[2:], like.device, like.dtype)
-        squared = self._cache.get(key)
+        squared = self._known(key, like)
         if squared is None:
             with torch.inference_mode(False):
                 transfer = self.transfer(*like.shape[2:], device=like.device, dtype=like.dtype)
-                squared = self._remember(key, transfer.square().flatten(1).T.contiguous())
+                squared = self._remember(key, transfer.square().flatten(1).T.contiguous(), like)
         return squared
 
-    def _remember(self, key: tuple[object, ...], tensor: Tensor) -> Tensor:
-        """Keep a tensor, starting over where there are too many: sizes without end must not fill the memory."""
+    def _known(self, key: tuple[object, ...], like: Tensor) -> Tensor | None:
+        """What is kept, for a latent that can be computed with it: a fake one cannot outside of the compiler."""
+        return self._cache.get(key) if torch.compiler.is_compiling() or has_values(like) else None
+
+    def _remember(self, key: tuple[object, ...], tensor: Tensor, like: Tensor) -> Tensor:
+        """Keep a tensor, starting over where there are too many: sizes without end must not fill the memory.
+
+        What is made while a call is recorded instead of computed is not kept: others could not compute with it.
+        """
+        if not has_values(like):
+            return tensor
         if len(self._cache) >= _CACHE_SIZE:
             self._cache.clear()
         self._cache[key] = tensor

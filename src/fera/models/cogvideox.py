@@ -1,6 +1,6 @@
 """CogVideoX."""
 
-from fera.models import layouts_video
+from fera.models import layouts_video, rows
 from fera.models.registry import Denoiser, add
 
 add(
@@ -9,5 +9,6 @@ add(
         "hidden_states",
         layouts_video.frames_first,
         pipelines=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
+        rows={"patch_embed.proj": rows.frames},
     ),
 )

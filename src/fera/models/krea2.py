@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from fera.models import layouts
+from fera.models import layouts, rows
 from fera.models.registry import FRACTION, Denoiser, add
 
 add(
@@ -12,5 +12,6 @@ add(
         partial(layouts.packed_by_ids, ids="position_ids"),
         timestep_range=FRACTION,
         pipelines=("Krea2Pipeline",),
+        rows={"text_fusion.layerwise_blocks": rows.text_tokens},
     ),
 )

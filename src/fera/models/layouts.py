@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from fera.errors import FeraError
+from fera.models.channels import count_channels
+from fera.models.places import place
 
 Arguments = Mapping[str, Any]
-
-# Places that were read off position ids: reading them waits for the device, and most pipelines pass the same tensor at
-# every step.
-_PLACES = WeakTensorKeyDictionary()
 
 
 def own_channels(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
@@ -31,20 +28,20 @@ def own_channels(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> T
             f"{type(denoiser).__name__} got a latent of shape {tuple(latent.shape)}; fera routes it by one of shape "
             "(B, C, H, W), as its pipeline passes it"
         )
-    return latent[:, : _count_channels(denoiser)]
+    return latent[:, : count_channels(denoiser)]
 
 
 def packed_by_ids(denoiser: nn.Module, latent: Tensor, arguments: Arguments, *, ids: str = "img_ids") -> Tensor:
     """(B, L, 4 C), 2 x 2 pixels a token, whose places are rows of an argument: (image, row, column, ...).
 
-    Tokens of reference images come before or after, and their first id is not 0; Fill appends channels.
+    Tokens of reference images come before or after, and their first id is not 0; Fill appends channels. Ids may be
+    scaled or moved, but lie row by row.
 
     Raises:
-        FeraError: the call lacks the ids, or they are not those of this latent.
+        FeraError: the call lacks the ids, or they are not those of one picture in this latent, row by row.
     """
-    start, height, width = _place(_needed(denoiser, arguments, ids), latent.shape[1])
-    tokens = latent[:, start : start + height * width, : _count_channels(denoiser)]
-    return unpack(_complete(denoiser, tokens, height * width, ids), height, width)
+    start, height, width = place(denoiser, _needed(denoiser, arguments, ids), latent.shape[1], ids)
+    return unpack(latent[:, start : start + height * width, : count_channels(denoiser)], height, width)
 
 
 def packed_by_shapes(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
@@ -86,29 +83,6 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     batch, _, features = tokens.shape
     blocks = tokens.reshape(batch, height, width, features // 4, 2, 2)
     return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, features // 4, 2 * height, 2 * width)
-
-
-def _count_channels(denoiser: nn.Module) -> int:
-    """How many channels are the latent's own: those of conditions only go in, those of a variance only come out."""
-    config: Any = denoiser.config
-    return min(config.in_channels, getattr(config, "out_channels", None) or config.in_channels)
-
-
-@torch.compiler.disable(reason="the latent's places are read off position ids; use denoiser.compile_repeated_blocks()")
-def _place(ids: Tensor, count: int) -> tuple[int, int, int]:
-    """Of the picture being drawn: its first token, its height and its width in tokens.
-
-    Args:
-        ids: shape (L, 3) or (B, L, 4); rows of text tokens may come before those of the latent.
-        count: how many tokens the latent has.
-    """
-    if ids not in _PLACES:
-        rows = (ids[0] if ids.ndim == 3 else ids)[-count:].long()
-        drawn = rows[:, 0] == 0
-        size = torch.where(drawn[:, None], rows[:, 1:3] + 1, 0).amax(dim=0)
-        # One read of the device for all three.
-        _PLACES[ids] = tuple(torch.cat([drawn.long().argmax()[None], size]).tolist())
-    return _PLACES[ids]
 
 
 def _needed(denoiser: nn.Module, arguments: Arguments, name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fera.errors import FeraError
+from fera.models.channels import count_channels
 from fera.models.layouts import Arguments
 
 
@@ -23,7 +24,7 @@ def channels_first(denoiser: nn.Module, latent: Tensor, arguments: Arguments) ->
     Others write the given first frame into the latent itself: Wan 2.2 (5B) then passes a timestep a token, (B, T L),
     0 on that frame; HunyuanVideo says so in its configuration (`token_replace`).
     """
-    latent = latent[:, : own_channels(denoiser)]
+    latent = latent[:, : count_channels(denoiser)]
     timestep = arguments.get("timestep")
     if timestep is not None and timestep.ndim == 2:
         level = timestep.unflatten(1, (latent.shape[2], -1)).amax(dim=2)
@@ -35,7 +36,7 @@ def channels_first(denoiser: nn.Module, latent: Tensor, arguments: Arguments) ->
 
 def frames_first(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
     """(B, T, C, H, W), to which image-to-video variants append the channels of their conditions."""
-    return latent[:, :, : own_channels(denoiser)].flatten(1, 2)
+    return latent[:, :, : count_channels(denoiser)].flatten(1, 2)
 
 
 def packed_frames(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
@@ -53,7 +54,7 @@ def packed_frames(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> 
             f"{', '.join(map(str, sizes))}: fera needs them to see how the tokens lie in the video; pass them in "
             "latent pixels, as the pipeline of this denoiser does"
         )
-    tokens = latent[..., : own_channels(denoiser)]
+    tokens = latent[..., : count_channels(denoiser)]
     timestep = arguments.get("timestep")
     if timestep is not None and timestep.shape == tokens.shape[:2]:
         tokens = tokens * (timestep > 0)[..., None]
@@ -62,10 +63,4 @@ def packed_frames(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> 
 
 def sound(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
     """(B, C, L)."""
-    return latent[:, : own_channels(denoiser)]
-
-
-def own_channels(denoiser: nn.Module) -> int:
-    """Number of channels of the latent itself, without those of conditions."""
-    config: Any = denoiser.config
-    return config.out_channels or config.in_channels
+    return latent[:, : count_channels(denoiser)]

@@ -1,11 +1,16 @@
 """LTX-Video and LTX-2."""
 
-from fera.models import layouts_video
+from fera.models import layouts_video, rows
 from fera.models.registry import Denoiser, add
 
 add(
     "LTXVideoTransformer3DModel",
-    Denoiser("hidden_states", layouts_video.packed_frames, pipelines=("LTXPipeline", "LTXImageToVideoPipeline")),
+    Denoiser(
+        "hidden_states",
+        layouts_video.packed_frames,
+        pipelines=("LTXPipeline", "LTXImageToVideoPipeline"),
+        rows={"time_embed": rows.timesteps},
+    ),
 )
 
 add(

@@ -1,13 +1,15 @@
 """The latent, the timestep and the noise level, read off the calls of a denoiser."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.models.registry import argument_names, find
+from fera.models.registry import _SLACK, argument_names, find
+from fera.models.rows import Count
+from fera.support.tracing import has_values
 
 
 class CallReader:
@@ -30,7 +32,7 @@ class CallReader:
         Raises:
             FeraError: the call has no latent.
         """
-        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        arguments = self._arguments(args, kwargs)
         value: Any = arguments.get(self._entry.latent)
         if value is None and self._entry.latent:  # a function finds its own argument
             raise FeraError(
@@ -41,7 +43,26 @@ class CallReader:
 
     def timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The timestep of a call as it was passed, or None."""
-        return {**dict(zip(self._names, args, strict=False)), **kwargs}.get(self._entry.timestep)
+        return self._arguments(args, kwargs).get(self._entry.timestep)
+
+    @property
+    def knows_rows(self) -> bool:
+        """Whether the class names all layers whose rows are not samples."""
+        return self._entry.knows_rows
+
+    def part_of(self, layer: str) -> str | None:
+        """What the class knows the rows of a layer by, from the layer's name; None where its rows are samples."""
+        return next((part for part in self._entry.rows if f".{part}." in f".{layer}."), None)
+
+    def count_rows(
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], parts: Iterable[str]
+    ) -> dict[str, Count]:
+        """How many rows each sample of a call has in the inputs of layers, by what the class knows their rows by."""
+        arguments = self._arguments(args, kwargs)
+        return {part: self._entry.rows[part](denoiser, arguments) for part in parts}
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return {**dict(zip(self._names, args, strict=False)), **kwargs}
 
     def noise_level(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Tensor) -> Tensor:
         """How noisy a call says that its latent is.
@@ -56,7 +77,7 @@ class CallReader:
             Of several timesteps a sample, one a token, the noisiest.
 
         Raises:
-            FeraError: the call has no timestep.
+            FeraError: the call has no timestep, or one that is out of its class's range.
         """
         timestep = self.timestep(args, kwargs)
         if timestep is None:
@@ -67,5 +88,18 @@ class CallReader:
         timestep = torch.as_tensor(timestep, device=like.device)
         level = (timestep.float() - clean) / (noise - clean)
         level = level.flatten(1).amax(dim=1) if level.ndim > 1 else level.reshape(-1)
+        # In training the timesteps are known, and to look at them waits for the device.
+        may_look = has_values(level) and (level.is_cpu or not torch.is_grad_enabled())
+        if may_look and not ((level >= -_SLACK) & (level <= 1 + _SLACK)).all():
+            raise FeraError(
+                f"the router reads the timestep, but the denoiser got {timestep.flatten().tolist()[:4]}, which is not "
+                f"between {clean:g} (a clean latent) and {noise:g} (pure noise): some schedulers give log(sigma) / 4 "
+                "instead. Draw with one that gives timesteps, or with an adapter whose router_input has no timestep"
+            )
         count = like.shape[0]
         return level.expand(count) if len(level) in (1, count) else level.repeat_interleave(count // len(level))
+
+    @property
+    def takes_log_sigma(self) -> bool:
+        """Whether log(sigma) / 4 is what the class's pipelines give as a timestep."""
+        return min(self._entry.timestep_range) < 0

@@ -6,12 +6,13 @@ steer the gate (a mask, a reference image): an entry names the argument and keep
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from fera.errors import FeraError
+from fera.models.rows import CountRows
 
 # Attention projections, as in diffusers' training scripts; the second has those of the text stream too.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -19,6 +20,9 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 # Timesteps of a clean latent and of pure noise.
 THOUSAND = (0.0, 1000.0)
 FRACTION = (0.0, 1.0)
+
+# How far a timestep may be out of its range, as a part of it: rounding.
+_SLACK = 1e-4
 
 View = Callable[[nn.Module, Tensor, Mapping[str, Any]], Tensor]
 
@@ -34,6 +38,8 @@ class Denoiser:
         timestep: name of the timestep argument.
         timestep_range: the timesteps of a clean latent and of pure noise, as its pipelines pass them.
         pipelines: diffusers pipelines that a test draws with.
+        rows: for layers whose rows are not samples, by a part of their names, how many rows each sample has.
+        knows_rows: whether all such layers are known; not of a class that was registered.
     """
 
     latent: str
@@ -42,6 +48,8 @@ class Denoiser:
     timestep: str = "timestep"
     timestep_range: tuple[float, float] = THOUSAND
     pipelines: tuple[str, ...] = ()
+    rows: Mapping[str, CountRows] = field(default_factory=dict)
+    knows_rows: bool = True
 
 
 _DENOISERS: dict[str, Denoiser] = {}
@@ -91,12 +99,20 @@ def register_denoiser(
                 tuple(target_modules),
                 timestep,
                 timestep_range,
+                knows_rows=False,
             ),
         )
         return
     if latent not in names:
         raise FeraError(f"{denoiser_class.__name__}.forward has no argument {latent!r}; it has: {', '.join(names)}")
-    entry = Denoiser(latent, lambda denoiser, value, arguments: value, tuple(target_modules), timestep, timestep_range)
+    entry = Denoiser(
+        latent,
+        lambda denoiser, value, arguments: value,
+        tuple(target_modules),
+        timestep,
+        timestep_range,
+        knows_rows=False,
+    )
     add(denoiser_class.__name__, entry)
 
 

@@ -24,6 +24,7 @@ add(
             "StableDiffusionInpaintPipeline",
             "StableDiffusionInstructPix2PixPipeline",
             "StableDiffusionXLPipeline",
+            "KandinskyV22InpaintPipeline",
         ),
     ),
 )

@@ -14,6 +14,14 @@ NOT_SUPPORTED: dict[str, str] = {
     "channels",
 }
 
+# What is routed, but not as everything else is, with what differs.
+LIMITED: dict[str, str] = {
+    "Flux2KleinKVPipeline": "computes the keys and values of the reference in its first step and keeps them: they have "
+    "the gate of that step, while all else has the gate of its own. `Flux2KleinPipeline` computes them in every step",
+    "FasterCache, PyramidAttentionBroadcast, FirstBlockCache": "and other caches of diffusers: what a step takes over "
+    "from an earlier one was computed under the earlier gate",
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -43,9 +51,8 @@ def rows() -> list[Row]:
 
 def to_markdown() -> str:
     """The reference page docs/denoisers.md."""
-    reasons = [f"| `{name}` | {reason} |" for name, reason in sorted(NOT_SUPPORTED.items())]
-    refused = "\n".join(["| pipeline | why |", "|---|---|", *reasons])
-    return f"{_HEAD}\n\n{_table()}\n\n{_TAIL}\n\n{refused}\n"
+    limited, refused = _reasons("what", LIMITED), _reasons("why", NOT_SUPPORTED)
+    return f"{_HEAD}\n\n{_table()}\n\n{_TAIL}\n\n{limited}\n\n{_REFUSED}\n\n{refused}\n"
 
 
 def _row(name: str, entry: Denoiser) -> Row:
@@ -55,6 +62,11 @@ def _row(name: str, entry: Denoiser) -> Row:
     left_out = rest[0] if rest and not rest[0].startswith(("Args:", "Raises:")) else ""
     latent = f"`{entry.latent}`" if entry.latent else "by a function"
     return Row(name, latent, _line(layout), _line(left_out), entry.target_modules, entry.pipelines)
+
+
+def _reasons(title: str, reasons: dict[str, str]) -> str:
+    lines = [f"| `{name.replace(', ', '`, `')}` | {reason} |" for name, reason in sorted(reasons.items())]
+    return "\n".join([f"| pipeline | {title} |", "|---|---|", *lines])
 
 
 def _line(text: str) -> str:
@@ -82,8 +94,16 @@ pipelines named in it (tiny models with random weights) and compares every step'
 scheduler's latent. `FeraConfig()` without `target_modules` adapts the layers in the table.
 
 ControlNet and T2I-Adapter, image to image, inpainting, LCM and one-step schedulers, CPU offloading, attention slicing,
-FreeU and callbacks need nothing from you: the denoiser is called as ever, and routes itself. Control nets are not
-routed.
+FreeU, perturbed-attention guidance, FasterCache and callbacks need nothing from you: the denoiser is called as ever,
+and routes itself. Control nets are not routed.
+
+Each sample of a call has its own gate. A layer whose rows are not samples, such as one that sees the tokens of all
+captions in one axis, gets the gate of each row's sample; where that cannot be told (HiDream's experts) it works as long
+as all samples of a call have one gate, as with one latent a call, and is an error otherwise.
+
+A router that reads the timestep (`router_input`) refuses schedulers that give log(sigma) / 4 in its place: EDM's, and
+Euler's with `timestep_type="continuous"`. Pure noise would look clean to it. Routers that read the latent alone work
+with any scheduler.
 
 ## A class of your own
 
@@ -116,7 +136,10 @@ assert steps[0].gates.shape == (2, 3)
 - `latent` is the name of the argument of `forward` that holds the latent, as (B, C, H, W), or (B, C, L) for one
   dimension. If it needs work (packed tokens, appended conditions), pass a function from the arguments of the call, by
   name, to that tensor: `latent=lambda call: call["canvas"][:, :4]`.
-- `timestep` is the name of the argument that traces show; routing does not use it.
+- `timestep` is the name of the argument that traces show, and that routers read whose `router_input` has the timestep;
+  `timestep_range` says what a clean latent and pure noise have there.
+- Rows of a layer's input must be samples. Frames and other axes folded into the batch follow their sample; a layer that
+  sees (rows, features) with other rows than samples is an error where the samples' gates differ.
 - Subclasses follow their class. Register before loading an adapter, in every process.
 
 ## Classes that work
@@ -130,6 +153,10 @@ picture at this noise level, whatever moves and however long the video is. Avera
 noise, and the shares would depend on how many frames there are. Sound has one dimension: its bands lie along time. In
 LTX-2 the video routes both.
 
+## What works with a limit"""
+
+
+_REFUSED = """\
 ## What does not work
 
 A class that is not in the table is an error that says so. Known gaps among the pipelines of classes that are:"""

@@ -29,6 +29,7 @@ from fera.pipelines.offloading import weights_in_place
 from fera.pipelines.opening import open_components
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs, gate_of, remove_adapters
+from fera.tuner.schedulers import SchedulerOf
 
 
 def load_adapter(
@@ -94,6 +95,9 @@ def load_adapter(
         # Fresh layers are in training mode, where dropout acts.
         denoiser.train(denoiser.training)
         _tell_diffusers(denoiser)
+        gate = gate_of(denoiser)
+        if gate is not None:
+            gate.scheduler = SchedulerOf(pipe)
 
 
 def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: str = "default") -> None:

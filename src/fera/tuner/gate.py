@@ -15,7 +15,6 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from fera.errors import FeraError
 from fera.method.bands import FrequencyBands
 from fera.method.fixed_routers import RankMaskRouter, UniformRouter
 from fera.method.released_bands import ReleasedBands
@@ -23,11 +22,18 @@ from fera.method.router import SoftFrequencyRouter
 from fera.method.router_input import RouterInput
 from fera.method.routing import Routing
 from fera.models.reading import CallReader
+from fera.models.rows import Count
+from fera.support.tracing import has_values
 from fera.tuner.config import FeraConfig
 from fera.tuner.fast.casting import StepCasts
 from fera.tuner.fast.forming import Formable, FormedLayer, StepWeights
+from fera.tuner.schedulers import SchedulerOf
 
 Gates = dict[str, Tensor]
+Rows = dict[str, Count]
+
+# Gates that differ by less are one gate: they come from copies of one latent.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class _PerThread(threading.local):
     def __init__(self) -> None:
         self.denoiser: nn.Module | None = None
         self.gates: Gates | None = None
+        self.rows: Rows = {}
         self.shared: dict[Hashable, Any] = {}
 
     def __reduce__(self) -> tuple[type["_PerThread"], tuple[()]]:
@@ -84,6 +91,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         self._reader = CallReader(denoiser)
+        self.scheduler = SchedulerOf()
         self._traces: list[_Trace] = []
         self._thread = _PerThread()
         self.step_weights = StepWeights()
@@ -92,6 +100,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._blocks = tuple(module for module in denoiser.modules() if hasattr(module, "gradient_checkpointing"))
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
         self._compiled_gates: Gates | None = None
+        self._compiled_rows: Rows = {}
+        # Of adapted layers whose rows are not samples.
+        self._parts: tuple[str, ...] = ()
         # `always_call`: an exception in the forward must not leave gates behind.
         self._hooks = (
             denoiser.register_forward_pre_hook(self._before_forward, with_kwargs=True),
@@ -111,6 +122,13 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         """Activate adapters, as PEFT does when adapters come or go too."""
         self._forget_layers()
         super().set_adapter(adapter_names, inference_mode)
+
+    def part_of(self, layer: str) -> str | None:
+        """What a layer to be routed asks for its rows by, from its name in the denoiser; None: they are samples."""
+        part = self._reader.part_of(layer)
+        if part is not None and part not in self._parts:
+            self._parts = (*self._parts, part)
+        return part
 
     def remove_hooks(self) -> None:
         """Stop routing the denoiser, and let go of its layers."""
@@ -148,10 +166,38 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         key = ("one gate", adapter)
         if key not in shared:
             gate = gates[adapter]
-            may_ask = gate.is_cpu or (gate.is_cuda and not torch.cuda.is_current_stream_capturing())
             # Compared as numbers: three operators fewer.
-            shared[key] = len(gate) == 1 or (may_ask and len(set(map(tuple, gate.tolist()))) == 1)
+            shared[key] = len(gate) == 1 or (_may_read(gate) and len(set(map(tuple, gate.tolist()))) == 1)
         return shared[key]
+
+    def repeats(self, adapter: str, period: int) -> bool:
+        """Whether the gates of the current forward's samples are those of the first few, again and again.
+
+        As `is_one`, it is false where to ask is not allowed, but it takes gates for equal that are so but for rounding.
+
+        Args:
+            adapter: its name.
+            period: how many come before the first is there again; a divisor of the batch.
+        """
+        shared, gates = self.shared, self.gates
+        if gates is None or torch.compiler.is_compiling():
+            return False
+        key = ("repeats", adapter, period)
+        if key not in shared:
+            gate = gates[adapter].detach()
+            is_alike = len(gate) == period or (_may_read(gate) and _repeats(gate, period))
+            shared[key] = is_alike
+        return bool(shared[key])
+
+    @property
+    def knows_rows(self) -> bool:
+        """Whether the denoiser's class names all layers whose rows are not samples."""
+        return self._reader.knows_rows
+
+    @property
+    def rows(self) -> Rows:
+        """How many rows each sample of the current forward has in the inputs of layers, by their `part_of`."""
+        return self._compiled_rows if torch.compiler.is_compiling() else self._thread.rows
 
     def formed(self, layer: Formable, adapter: str, rows: Tensor) -> FormedLayer | None:
         """What a layer multiplies with in the current forward, formed with others: `StepWeights.take`."""
@@ -159,10 +205,10 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         return None if denoiser is None else self.step_weights.take(layer, adapter, rows, denoiser, self.shared)
 
     @contextmanager
-    def using(self, gates: Gates | None) -> Iterator[None]:
+    def using(self, gates: Gates | None, rows: Rows | None = None) -> Iterator[None]:
         """Put given gates in force, for layers that are run again after their forward has ended."""
-        before, shared_before = (self._thread.gates, self._thread.denoiser), self._thread.shared
-        self._set_gates(gates)
+        before, shared_before = (self._thread.gates, self._thread.denoiser, self._thread.rows), self._thread.shared
+        self._set_gates(gates, rows=rows)
         # A block that is run again is called with a few of the layers: not the weights of all are cast for it.
         self.step_casts.cast_alone(self._thread.shared)
         try:
@@ -188,9 +234,11 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def unscale_layer(self, scale: float | None = None) -> None:
         """As `set_scale`."""
 
-    def _set_gates(self, gates: Gates | None, denoiser: nn.Module | None = None) -> None:
+    def _set_gates(self, gates: Gates | None, denoiser: nn.Module | None = None, rows: Rows | None = None) -> None:
         self._compiled_gates = gates
+        self._compiled_rows = rows or {}
         if not torch.compiler.is_compiling():
+            self._thread.rows = rows or {}
             self._thread.denoiser = denoiser
             self._thread.gates = gates
             self._thread.shared = {}
@@ -204,14 +252,19 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         gates = {}
         for name in names:
             inputs = self.inputs[name]
-            level = self._reader.noise_level(args, kwargs, latent) if inputs.reads_timestep else None
+            level = self._noise_level(name, args, kwargs, latent) if inputs.reads_timestep else None
             gates[name] = self.router[name](inputs(latent, level))
             if self._traces:
                 timestep, indicator = self._reader.timestep(args, kwargs), inputs.bands.indicator(latent)
                 self._record(name, timestep, indicator, gates[name])
-        self._set_gates(gates, denoiser)
+        self._set_gates(gates, denoiser, self._reader.count_rows(denoiser, args, kwargs, self._parts))
         if torch.is_grad_enabled():
             self._carry_through_checkpoints()
+
+    def _noise_level(self, adapter: str, args: tuple[Any, ...], kwargs: dict[str, Any], latent: Tensor) -> Tensor:
+        if not self._reader.takes_log_sigma and not torch.compiler.is_compiling():
+            self.scheduler.check(adapter)
+        return self._reader.noise_level(args, kwargs, latent)
 
     def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if not torch.compiler.is_compiling():
@@ -235,6 +288,16 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             function = getattr(block, "_gradient_checkpointing_func", None)
             if block.gradient_checkpointing and function is not None and not isinstance(function, _CarryGates):
                 setattr(block, "_gradient_checkpointing_func", _CarryGates(function, self))  # noqa: B010
+
+
+def _may_read(gate: Tensor) -> bool:
+    """Whether the values of a gate may be read: on devices that are known to be waited for, and where it has values."""
+    return (gate.is_cpu or gate.is_cuda) and has_values(gate)
+
+
+def _repeats(gate: Tensor, period: int) -> bool:
+    copies = gate.unflatten(0, (-1, period))
+    return bool((copies - copies[:1]).abs().max() <= _ROUNDING)
 
 
 def input_of(config: FeraConfig) -> RouterInput:
@@ -264,50 +327,19 @@ class _CarryGates:
             return self._checkpoint(block, *args)
         # Arguments, not attributes: reentrant checkpointing sends gradients through arguments only.
         gates = self._gate.gates or {}
-        return self._checkpoint(_Routed(block, self._gate, tuple(gates)), *gates.values(), *args)
+        return self._checkpoint(_Routed(block, self._gate, tuple(gates), self._gate.rows), *gates.values(), *args)
 
 
 class _Routed:
     """A block that takes its adapters' gates first; diffusers checkpoints the `__call__` of what it is given."""
 
-    def __init__(self, block: Callable[..., Any], gate: FrequencyGate, adapters: tuple[str, ...]) -> None:
+    def __init__(self, block: Callable[..., Any], gate: FrequencyGate, adapters: tuple[str, ...], rows: Rows) -> None:
         self._block = block
         self._gate = gate
         self._adapters = adapters
+        self._rows = rows
 
     def __call__(self, *args: Any) -> Any:
         count = len(self._adapters)
-        with self._gate.using(dict(zip(self._adapters, args[:count], strict=True))):
+        with self._gate.using(dict(zip(self._adapters, args[:count], strict=True)), self._rows):
             return self._block(*args[count:])
-
-
-def gate_of_batch(gate: FrequencyGate, layer: nn.Module, adapter: str, batch: int) -> Tensor:
-    """The current gate of an adapter for each row of a layer's batch.
-
-    Args:
-        gate: the denoiser's gate.
-        layer: the base layer that asks, for the error.
-        adapter: the adapter.
-        batch: N, rows of the layer's input.
-
-    Returns:
-        Shape (N, E), float32. Frames and other axes folded into the batch follow their sample.
-
-    Raises:
-        FeraError: the layer is called outside its denoiser's forward, or N is no multiple of the latent's batch.
-    """
-    gates = gate.gates
-    if gates is None or adapter not in gates:
-        raise FeraError(
-            f"a layer of adapter {adapter!r} was called outside its denoiser's forward, so there is no latent to "
-            "route it; call the denoiser, or disable the adapter"
-        )
-    weights = gates[adapter]
-    if batch == weights.shape[0]:
-        return weights
-    if batch % weights.shape[0]:
-        raise FeraError(
-            f"a {type(layer).__name__} sees a batch of {batch}, which is no multiple of the latent's "
-            f"{weights.shape[0]}: its samples cannot be told apart; leave it out of target_modules"
-        )
-    return weights.repeat_interleave(batch // weights.shape[0], dim=0)

@@ -1,5 +1,6 @@
 """The routed LoRA layer: PEFT's own, with its rank axis gated."""
 
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,8 @@ from peft.tuners.lora.layer import LoraLayer, LoraVariant, _ConvNd
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.tuner.gate import FrequencyGate, gate_of_batch
+from fera.tuner.gate import FrequencyGate
+from fera.tuner.rows import gate_of_rows
 
 # Layers of PEFT that hand their forward to a variant. Classes by name exist only where bitsandbytes does.
 _ROUTABLE = (LoraLinear, _ConvNd)
@@ -32,7 +34,7 @@ def route_layer(layer: nn.Module, name: str, adapter_name: str, gate: FrequencyG
     if not isinstance(layer, _ROUTABLE) and type(layer).__name__ not in _ROUTABLE_NAMES:
         base = type(layer.get_base_layer()).__name__
         raise FeraError(f"{name} is a {base}, whose LoRA layer cannot be routed; leave it out of target_modules")
-    layer.lora_variant[adapter_name] = RoutedLora(gate, num_experts)
+    layer.lora_variant[adapter_name] = RoutedLora(gate, num_experts, gate.part_of(name))
 
 
 class RankWeights(NamedTuple):
@@ -59,11 +61,13 @@ class RoutedLora(LoraVariant):
     Args:
         gate: the denoiser's gate.
         num_experts: E.
+        part: what the denoiser's class knows the layer's rows by, where they are not samples.
     """
 
-    def __init__(self, gate: FrequencyGate, num_experts: int) -> None:
+    def __init__(self, gate: FrequencyGate, num_experts: int, part: str | None = None) -> None:
         self.gate = gate
         self.num_experts = num_experts
+        self.part = part
 
     def supports_lora_conversion(self) -> bool:
         """A routed adapter has no single LoRA."""
@@ -77,8 +81,8 @@ class RoutedLora(LoraVariant):
         Args:
             module: the LoRA layer.
             active_adapter: name of the adapter.
-            x: the layer's input, in the adapter's dtype, shape (N, ..., in) or (N, in, H, W), where N is a multiple
-                of the latent's batch.
+            x: the layer's input, in the adapter's dtype, shape (N, ..., in) or (N, in, H, W); its rows belong to
+                samples as in `gate_of_rows`.
             result: output of the base layer.
             **kwargs: what other variants of PEFT use.
 
@@ -86,25 +90,26 @@ class RoutedLora(LoraVariant):
             Shape and dtype as adding a LoRA would give.
 
         Raises:
-            FeraError: the layer is called outside its denoiser's forward, or with a batch that the gate's does
-                not divide.
+            FeraError: as `gate_of_rows`.
         """
         lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
         ranks = lora_a(module.lora_dropout[active_adapter](x))
         axis = 1 if isinstance(module, _ConvNd) else ranks.ndim - 1
-        weights = self.rank_weights(module, active_adapter, ranks.shape[axis], ranks.shape[0], ranks.dtype).each
+        weights = self.rank_weights(module, active_adapter, ranks.shape[axis], x.shape, ranks.dtype).each
         shape = [1] * ranks.ndim
         shape[0], shape[axis] = len(weights), weights.shape[-1]
         return result + lora_b(ranks * weights.view(shape))
 
-    def rank_weights(self, module: LoraLayer, adapter: str, width: int, batch: int, dtype: torch.dtype) -> RankWeights:
-        """Each rank's weight for each sample, the gate times the scale.
+    def rank_weights(
+        self, module: LoraLayer, adapter: str, width: int, shape: Sequence[int], dtype: torch.dtype
+    ) -> RankWeights:
+        """Each rank's weight for each row of a layer's input, the gate times the scale.
 
         Args:
             module: the LoRA layer.
             adapter: name of the adapter.
             width: E r, a multiple of the number of experts.
-            batch: N, a multiple of the latent's batch.
+            shape: of the input, (N, ...).
             dtype: of the ranks.
 
         Returns:
@@ -115,9 +120,9 @@ class RoutedLora(LoraVariant):
         """
         # The same for most layers of a forward, and in small models a good part of an adapted layer's time.
         scale, shared = module.scaling[adapter], self.gate.shared
-        key = (adapter, width, batch, scale, dtype, torch.is_grad_enabled())
+        key = (adapter, width, *self._kind(shape), scale, dtype, torch.is_grad_enabled())
         if key not in shared:
-            gate = gate_of_batch(self.gate, module.get_base_layer(), adapter, batch)
+            gate = gate_of_rows(self.gate, module.get_base_layer(), adapter, shape, self.part)
             each = (gate.to(dtype) * scale).repeat_interleave(width // self.num_experts, dim=1)
             shared[key] = RankWeights(each[:, None], self._rows(adapter, each))
         return shared[key]
@@ -137,14 +142,18 @@ class RoutedLora(LoraVariant):
         Raises:
             FeraError: as `forward`.
         """
-        batch, tokens = len(x), x.shape[1:-1].numel()
+        tokens = x.shape[1:-1].numel()
         shared = self.gate.shared
-        key = (adapter, width, batch, tokens, module.scaling[adapter], x.dtype, torch.is_grad_enabled())
+        key = (adapter, width, tokens, *self._kind(x.shape), module.scaling[adapter], x.dtype, torch.is_grad_enabled())
         if key not in shared:
-            each = self.rank_weights(module, adapter, width, batch, x.dtype).each
+            each = self.rank_weights(module, adapter, width, x.shape, x.dtype).each
             shared[key] = each.expand(-1, tokens, -1).flatten(0, 1)
         weights: Tensor = shared[key]
         return weights
+
+    def _kind(self, shape: Sequence[int]) -> tuple[Hashable, ...]:
+        """What decides which rows of a layer's input belong to which sample."""
+        return shape[0], len(shape) > 2, self.part
 
     def _rows(self, adapter: str, each: Tensor) -> Tensor | None:
         """What `RankWeights.rows` holds for these weights."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fera.errors import FeraError
 from fera.format import EXPERTS
 from fera.tuner.config import FeraConfig
-from fera.tuner.gate import FrequencyGate, gate_of_batch
+from fera.tuner.gate import FrequencyGate
+from fera.tuner.rows import gate_of_rows
 from fera.tuner.schemes import why_unsound
 
 
@@ -28,12 +29,13 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
     Args:
         base_layer: the layer to adapt; it may be a PEFT layer of another adapter.
         gate: the denoiser's gate.
+        part: what the denoiser's class knows the layer's rows by, where they are not samples.
     """
 
     adapter_layer_names = (EXPERTS,)
     other_param_names = ("adapter_weights",)
 
-    def __init__(self, base_layer: nn.Module, gate: FrequencyGate) -> None:
+    def __init__(self, base_layer: nn.Module, gate: FrequencyGate, part: str | None = None) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.fera_experts = nn.ModuleDict()
@@ -42,6 +44,7 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         self._gate = (gate,)  # in a tuple: not a submodule
+        self._part = part
 
     def add_adapter(self, adapter_name: str, config: FeraConfig, *, low_cpu_mem_usage: bool = False) -> None:
         """Give an adapter its experts, inactive and frozen until it is activated.
@@ -65,7 +68,7 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
         """The base layer's output, moved by the experts of the active adapters.
 
         Args:
-            x: the layer's input, shape (N, ...), where N is a multiple of the latent's batch.
+            x: the layer's input, shape (N, ...); its rows belong to samples as in `gate_of_rows`.
             *args: as the base layer takes them.
             **kwargs: as the base layer takes them.
 
@@ -73,8 +76,7 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
             Shape and dtype as the base layer's output.
 
         Raises:
-            FeraError: the layer is called outside its denoiser's forward, or with a batch that the gate's does not
-                divide.
+            FeraError: as `gate_of_rows`.
         """
         result = self.base_layer(x, *args, **kwargs)
         names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.fera_experts]
@@ -83,7 +85,8 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
         base = self.get_base_layer()
         plain = result if self.base_layer is base else base(x, *args, **kwargs)
         for name in names:
-            gate = gate_of_batch(self._gate[0], base, name, x.shape[0]).to(result.dtype) * self.adapter_weights[name]
+            gate = gate_of_rows(self._gate[0], base, name, x.shape, self._part).to(result.dtype)
+            gate = gate * self.adapter_weights[name]
             for weight, expert in zip(gate.T, self._experts(name), strict=True):
                 difference = expert(x, *args, **kwargs) - plain
                 result = result + weight.view(-1, *[1] * (result.ndim - 1)) * difference

@@ -141,7 +141,8 @@ class FeraModel(LoraModel):
         self, config: FeraConfig, adapter_name: str, target: nn.Module, name: str, parent: nn.Module, key: str
     ) -> None:
         """Give a layer experts of another scheme than LoRA."""
-        mixture = target if isinstance(target, ExpertMixture) else ExpertMixture(target, self._injecting_gate[0])
+        gate = self._injecting_gate[0]
+        mixture = target if isinstance(target, ExpertMixture) else ExpertMixture(target, gate, gate.part_of(key))
         try:
             mixture.add_adapter(adapter_name, config, low_cpu_mem_usage=self._low_cpu_mem_usage)
         except FeraError as error:

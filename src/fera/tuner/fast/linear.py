@@ -63,7 +63,7 @@ class RoutedLinear(LoraLinear):
         """The base layer's output and the experts' gated sum.
 
         Args:
-            x: shape (N, ..., in), where N is a multiple of the latent's batch.
+            x: shape (N, ..., in); its rows belong to samples as in `gate_of_rows`.
             *args: for PEFT's forward.
             **kwargs: for PEFT's forward.
 
@@ -94,16 +94,18 @@ class RoutedLinear(LoraLinear):
             return None
         # What a hook within the forward may have changed since; the rest was seen when it was formed.
         changed = own["_disable_adapters"] or own["merged_adapters"] or formed.scale != own["scaling"][name]
-        return None if changed or not formed.fits(x) else ready.pop(id(self))
+        if changed or not formed.fits(x) or (formed.experts is not None and not _is_batch(x, variant)):
+            return None
+        return ready.pop(id(self))
 
     def _routed(self, x: Tensor, plain: _Plain) -> Tensor:
         """The output of a layer that is as this class knows it, all in one dtype."""
         adapter, variant, weight, bias, a, b = plain
-        weights = variant.rank_weights(self, adapter, a.size(0), x.size(0), x.dtype)
+        weights = variant.rank_weights(self, adapter, a.size(0), x.shape, x.dtype)
         rows = weights.rows
         if rows is not None:
             merging = _merging_pays(x, weight, rows.size(0))
-            if _calls_cost(x) and type(a) is Parameter and _forms_together(x, weight, rows, merging):
+            if _calls_cost(x) and type(a) is Parameter and _forms_together(x, weight, rows, merging, variant):
                 formed = variant.gate.formed(self, adapter, rows)
                 if formed is not None:
                     return formed.output(x)
@@ -183,7 +185,12 @@ def _in_one_dtype(x: Tensor, plain: _Plain) -> tuple[Tensor, _Plain] | None:
     return x.to(dtype), cast
 
 
-def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> bool:
+def _is_batch(x: Tensor, variant: RoutedLora) -> bool:
+    """Whether equally many rows of any layer's input belong to the same samples."""
+    return variant.part is None and (x.ndim > 2 or variant.gate.knows_rows)
+
+
+def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool, variant: RoutedLora) -> bool:
     """Whether a GPU takes less to form what a layer multiplies with together with others, under so many gates.
 
     Args:
@@ -191,9 +198,12 @@ def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool) -> b
         weight: of the base.
         rows: rank weights, (1 or N, E r).
         merging: whether a weight for each gate would be less arithmetic.
+        variant: of the layer.
     """
     if len(rows) == 1:
         return True
+    if not _is_batch(x, variant):
+        return False
     # Gated experts are to take no more memory than the weight; where passes over the input cost, weights save two.
     return rows.numel() <= weight.shape[1] and not (merging and _is_busy(x, weight))
 
