@@ -106,7 +106,7 @@ def test_a_failed_write_leaves_the_old_files(adapter, copied, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fera.adapters.file.save_file", full)
+    monkeypatch.setattr("fera.adapters.file.save_tensors", full)
     with pytest.raises(FeraError, match="cannot write the adapter to .*: No space left on device"):
         fera.save_adapter(pipe, copied)
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before

@@ -68,6 +68,15 @@ def test_unloading_leaves_the_pipeline_as_it_was(kind, pipe, folders):
     fera.load_adapter(pipe, folders[kind])
 
 
+def test_text_parts_act_after_diffusers_has_switched_them_off(sd, folders):
+    fera.load_adapter(sd, folders["sd"], adapter_name="toy")
+    full = sd.encode_prompt("a red rocket", "cpu", 1, False)[0]
+    sd.disable_lora()
+    assert not torch.equal(sd.encode_prompt("a red rocket", "cpu", 1, False)[0], full)
+    fera.set_adapters(sd, "toy")
+    assert torch.equal(sd.encode_prompt("a red rocket", "cpu", 1, False)[0], full)
+
+
 def test_weights_scale_lora_and_leave_tokens(sd, folders):
     plain = "a red rocket"
     base = sd.encode_prompt(plain, "cpu", 1, False)[0]

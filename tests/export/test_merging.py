@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from adapter_cases import PROMPTS, TARGETS, add_adapter, denoiser_of, draw, make_pipeline
+from adapter_cases import PROMPTS, TARGETS, add_adapter, bits, denoiser_of, draw, make_pipeline, same
 from export_cases import CONVOLUTIONS, GATE
 from peft import LoHaConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora.layer import LoraLayer
 from tiny import make_unet
 from tuner_cases import config, fill, find_gate
 
@@ -101,6 +102,40 @@ def test_values_that_are_not_finite_change_nothing():
         fera.merge(pipe, "uniform")
     after = denoiser_of(pipe).state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def hard_to_merge(pipe, kind):
+    """The pipeline with its last routed layer in a dtype that PEFT cannot merge into."""
+    layer = [module for module in denoiser_of(pipe).modules() if isinstance(module, LoraLayer)][-1]
+    base = layer.get_base_layer()
+    if kind == "float8":
+        base.to(torch.float8_e4m3fn)
+    else:
+        base.weight = torch.nn.Parameter(base.weight.detach().mul(100).to(torch.int8), requires_grad=False)
+    return pipe
+
+
+@pytest.mark.parametrize("kind", ["float8", "int8"])
+def test_a_layer_that_cannot_be_merged_into_leaves_the_others_routed(kind):
+    pipe = add_adapter(make_pipeline("sd"))
+    drawn = draw(pipe)
+    pipe = hard_to_merge(pipe, kind)
+    before, pointers = bits(pipe.unet), [parameter.data_ptr() for parameter in pipe.unet.parameters()]
+    for _ in range(2):
+        with pytest.raises(
+            FeraError, match=f"cannot merge into unet.*Linear with weights of torch.{kind}.*unquantized"
+        ):
+            fera.merge(pipe, "uniform")
+    assert same(before, bits(pipe.unet))
+    assert pointers == [parameter.data_ptr() for parameter in pipe.unet.parameters()]
+    assert all(layer.lora_variant and not layer.merged for layer in pipe.unet.modules() if isinstance(layer, LoraLayer))
+    original = make_unet()
+    for name, module in original.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.endswith("to_out.0"):
+            held = pipe.unet.get_submodule(name).get_base_layer()
+            held.weight = torch.nn.Parameter(module.weight.detach().clone())
+            held.bias = torch.nn.Parameter(module.bias.detach().clone())
+    assert torch.equal(draw(pipe), drawn)
 
 
 def test_what_cannot_be_merged():

@@ -164,7 +164,7 @@ def test_a_failure_leaves_the_old_files(adapter, tmp_path, monkeypatch):
         if len(saved) == 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fera.export.writing.save_file", fail_second)
+    monkeypatch.setattr("fera.export.writing.save_tensors", fail_second)
     with pytest.raises(FeraError, match="cannot write the export .* No space left"):
         export_lora(adapter, tmp_path / "out", TRACE, schedule=2, overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

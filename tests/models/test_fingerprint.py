@@ -9,7 +9,7 @@ from torch import nn
 from tuner_cases import CASES, config
 
 from fera import FeraError
-from fera.models.fingerprint import check_fingerprint, fingerprint
+from fera.tuner.fingerprint import check_fingerprint, fingerprint
 
 
 def other_weights(model, seed=5):

@@ -131,6 +131,51 @@ def test_diffusers_methods_on_a_denoiser(pipe, ink, neon):
     assert torch.equal(draw(pipe), inked)
 
 
+@pytest.mark.parametrize("off", ["pipeline", "denoiser"])
+def test_to_activate_is_to_act(pipe, ink, neon, lora, off):
+    """Also after diffusers has switched all adapters off, of whatever kind."""
+    base = draw(pipe)
+    fera.load_adapter(pipe, ink, adapter_name="ink")
+    inked = draw(pipe)
+    pipe.load_lora_weights(lora, adapter_name="plain")
+    switch_off = {"pipeline": pipe.disable_lora, "denoiser": denoiser_of(pipe).disable_adapters}[off]
+    switch_off()
+    assert torch.equal(draw(pipe), base)
+    fera.set_adapters(pipe, "ink")
+    assert pipe.get_active_adapters() == ["ink"] and torch.equal(draw(pipe), inked)
+    with fera.trace(pipe) as steps:
+        draw(pipe)
+    assert len(steps) == 2
+    switch_off()
+    fera.load_adapter(pipe, ink, adapter_name="again")
+    assert torch.equal(draw(pipe), inked)
+    switch_off()
+    with pytest.raises(FeraError, match="unknown adapter"):
+        fera.set_adapters(pipe, "gone")
+    with pytest.raises(FeraError, match="already has an adapter"):
+        fera.load_adapter(pipe, neon, adapter_name="ink")
+    assert torch.equal(draw(pipe), base), "what is refused changes nothing"
+    fera.set_adapters(pipe, [])
+    assert torch.equal(draw(pipe), base)
+    assert not any(
+        parameter.requires_grad for name, parameter in denoiser_of(pipe).named_parameters() if "lora_" in name
+    )
+
+
+def test_a_load_that_fails_leaves_adapters_off(pipe, ink, neon, monkeypatch):
+    base = draw(pipe)
+    fera.load_adapter(pipe, ink, adapter_name="ink")
+    pipe.disable_lora()
+
+    def fail(*arguments):
+        raise FeraError("damaged")
+
+    monkeypatch.setattr("fera.pipelines.adapters.set_peft_model_state_dict", fail)
+    with pytest.raises(FeraError, match="damaged"):
+        fera.load_adapter(pipe, neon, adapter_name="neon")
+    assert torch.equal(draw(pipe), base)
+
+
 def test_a_pipelines_set_adapters(pipe, ink, neon):
     fera.load_adapter(pipe, ink, adapter_name="ink")
     inked = draw(pipe)

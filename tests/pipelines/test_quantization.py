@@ -11,7 +11,7 @@ from tuner_cases import ATTENTION, UNET, adapter_gradients, config, fill, predic
 
 import fera
 from fera import FeraError
-from fera.models.fingerprint import check_fingerprint, fingerprint
+from fera.tuner.fingerprint import check_fingerprint, fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ import peft
 import torch
 from peft import PeftConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fera.adapters.header import AdapterHeader, read_header
+from fera.adapters.tensors import save_tensors
 from fera.adapters.text.files import TextFiles, open_text
 from fera.errors import FeraError
 from fera.format import CONFIG, METADATA_KEY, PEFT_PREFIX, WEIGHTS
@@ -95,6 +96,11 @@ def write_adapter(
         have = [name for name, other in adapter_configs(denoiser).items() if isinstance(other, FeraConfig)]
         raise FeraError(f"no FeRA adapter {adapter_name!r} to save; there are: {', '.join(have) or 'none'}")
     state = get_peft_model_state_dict(denoiser, adapter_name=adapter_name, save_embedding_layers=False)
+    if any(tensor.is_meta for tensor in state.values()):
+        raise FeraError(
+            f"the weights of adapter {adapter_name!r} are not in memory (offloaded by accelerate), so they cannot be "
+            "saved from the denoiser alone; give the pipeline: fera.save_adapter(pipe, ...)"
+        )
     tensors = {
         f"{PEFT_PREFIX}{key.removeprefix(PEFT_PREFIX)}": tensor.detach().contiguous().cpu()
         for key, tensor in state.items()
@@ -105,7 +111,7 @@ def write_adapter(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
+        replace_file(folder / WEIGHTS, lambda path: save_tensors(tensors, path, metadata))
         text = json.dumps(settings, indent=2, sort_keys=True)
         replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:

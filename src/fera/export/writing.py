@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fera.adapters.file import AdapterFile, open_adapter
+from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
@@ -171,7 +171,7 @@ def _entry(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
 
 
 def _saver(tensors: Tensors, metadata: dict[str, str]) -> Callable[[Path], object]:
-    return lambda path: save_file(tensors, path, metadata=metadata)
+    return lambda path: save_tensors(tensors, path, metadata)
 
 
 def _write_all(writers: dict[Path, Callable[[Path], object]]) -> None:

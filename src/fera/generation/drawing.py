@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from fera.adapters.file import open_adapter
 from fera.errors import FeraError
@@ -249,6 +250,8 @@ def _adapter_names(paths: Sequence[str]) -> list[str]:
         parts = [part for part in Path(path).absolute().parts if part != "adapter"]
         stem = parts[-2] if parts[-1] == WEIGHTS else parts[-1].removesuffix(".safetensors")
         name = re.sub(r"[\W_]+", "-", stem).strip("-") or "adapter"
+        if hasattr(nn.ModuleDict(), name):  # such as "train", which `check_name` refuses
+            name = f"adapter-{name}"
         taken = sum(other == name or other.startswith(f"{name}-") for other in names)
         names.append(f"{name}-{taken + 1}" if name in names else name)
     return names

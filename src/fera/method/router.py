@@ -47,8 +47,8 @@ class SoftFrequencyRouter(nn.Module):
         if not 0 < temperature < float("inf"):
             raise FeraError(f"temperature must be above 0 and finite, got {temperature!r}")
         self.temperature = float(temperature)
-        self.hidden = nn.Linear(num_bands, hidden_features)
-        self.output = nn.Linear(hidden_features, num_experts)
+        self.hidden = _Linear(num_bands, hidden_features)
+        self.output = _Linear(hidden_features, num_experts)
 
     def forward(self, indicator: Tensor) -> Tensor:
         """Gate of each sample.
@@ -102,6 +102,25 @@ class SoftFrequencyRouter(nn.Module):
             return fn(tensor)
 
         return super()._apply(move, recurse)
+
+
+class _Linear(nn.Module):
+    """A linear layer that is no `nn.Linear`: diffusers' layerwise casting, which keeps those in 8 bits, passes it by.
+
+    Args:
+        in_features: entries of its input.
+        out_features: entries of its output.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        start = nn.Linear(in_features, out_features)
+        self.weight, self.bias = start.weight, start.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape (..., out_features) for (..., in_features)."""
+        return nn.functional.linear(inputs, self.weight, self.bias)
 
 
 def gate_entropy(gates: Tensor) -> Tensor:

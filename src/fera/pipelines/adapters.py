@@ -23,12 +23,13 @@ from fera.errors import FeraError
 from fera.format import EXPERTS, PEFT_PREFIX, WEIGHTS
 from fera.method.routing import Routing
 from fera.models.components import BARE, Target, denoisers
-from fera.models.fingerprint import check_fingerprint
 from fera.pipelines.hotswap import swap_adapters
 from fera.pipelines.offloading import weights_in_place
 from fera.pipelines.opening import open_components
 from fera.tuner import FeraConfig
-from fera.tuner.model import adapter_configs, gate_of, remove_adapters
+from fera.tuner.fingerprint import check_fingerprint
+from fera.tuner.guards import check_unfused
+from fera.tuner.model import adapter_configs, check_name, gate_of, remove_adapters
 from fera.tuner.schedulers import SchedulerOf
 
 
@@ -65,39 +66,10 @@ def load_adapter(
             is taken; with `hotswap`, there is none to replace, or it differs in more than its weights. The pipeline is
             unchanged.
     """
-    files = open_components(pipe, path, component=component, revision=revision, token=token)
-    if not adapter_name or "." in adapter_name:
-        raise FeraError(f"adapter_name must be a name without dots, got {adapter_name!r}")
-    places = {name: denoisers(pipe)[name] for name in files}
-    text = _text_for(pipe, files)
-    if hotswap:
-        with weights_in_place(pipe):
-            swap_text(pipe, text, adapter_name, only_check=True)
-            swap_adapters(places, files, adapter_name, check_base=not allow_other_base)
-            return swap_text(pipe, text, adapter_name, only_check=False)
-    for name, denoiser in places.items():
-        if adapter_name in adapter_configs(denoiser):
-            raise FeraError(
-                f"{name} already has an adapter {adapter_name!r}; choose another adapter_name, or unload it"
-            )
-    if text is not None:
-        check_text(pipe, text, adapter_name)
-    with weights_in_place(pipe), _all_or_nothing(pipe, places.values(), adapter_name):
-        for name, denoiser in places.items():
-            try:
-                _put(files[name], denoiser, adapter_name, allow_other_base)
-            except FeraError as error:
-                raise FeraError(f"cannot load {files[name].weights.parent} into {name}: {error}") from error
-        if text is not None:
-            put_text(pipe, text, adapter_name)
-        activate_text(pipe, _routed(pipe), {adapter_name: 1.0})
-    for denoiser in places.values():
-        # Fresh layers are in training mode, where dropout acts.
-        denoiser.train(denoiser.training)
-        _tell_diffusers(denoiser)
-        gate = gate_of(denoiser)
-        if gate is not None:
-            gate.scheduler = SchedulerOf(pipe)
+    check_name(adapter_name)
+    with weights_in_place(pipe):  # also to tell by its weights which of two denoisers an adapter belongs to
+        files = open_components(pipe, path, component=component, revision=revision, token=token)
+        _load(pipe, files, adapter_name, allow_other_base, hotswap)
 
 
 def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: str = "default") -> None:
@@ -122,6 +94,17 @@ def save_adapter(pipe: Target, path: str | os.PathLike[str], *, adapter_name: st
         raise FeraError(
             f"{path} holds the adapter of a single denoiser, not of {_listing(routed)}: save to another folder"
         )
+    with weights_in_place(pipe):
+        _save(pipe, path, adapter_name, holders, routed)
+
+
+def _save(
+    pipe: Target,
+    path: str | os.PathLike[str],
+    adapter_name: str,
+    holders: Mapping[str, nn.Module],
+    routed: Mapping[str, nn.Module],
+) -> None:
     loras, token = text_of(pipe, adapter_name) if len(routed) == 1 else ({}, None)
     for name, denoiser in (routed or holders).items():  # what is not routed, writing refuses
         config = adapter_configs(denoiser)[adapter_name]
@@ -149,6 +132,8 @@ def adapters(pipe: Target) -> list[str]:
 def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequence[float] | None = None) -> None:
     """Activate adapters, and weigh them; the others go to sleep.
 
+    Those it names act, also where `pipe.disable_lora()` had switched adapters off.
+
     Args:
         pipe: a diffusers pipeline, a denoiser or a PeftModel.
         names: adapters to activate, routed or plain; none for the base model alone.
@@ -169,6 +154,7 @@ def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequ
     for denoiser in denoisers(pipe).values():
         config = adapter_configs(denoiser)
         own = {name: weight for name, weight in zip(names, weights, strict=True) if name in config}
+        _enable(denoiser)
         _activate(denoiser, list(own))
         for module in denoiser.modules():
             if isinstance(module, BaseTunerLayer):
@@ -195,7 +181,7 @@ def trace(target: Target, *, to_cpu: bool = True) -> Iterator[list[Routing]]:
         FeraError: nothing in it is routed.
     """
     gates = [(gate, name) for name, denoiser in denoisers(target).items() if (gate := gate_of(denoiser)) is not None]
-    if not gates:
+    if not any(gate.router for gate, _ in gates):  # one that diffusers has taken the last adapter from has none
         raise FeraError("nothing to trace: there is no FeRA adapter here; load one with fera.load_adapter")
     routings: list[Routing] = []
     for gate, name in gates:
@@ -234,11 +220,53 @@ def unload(pipe: Target, adapter_name: str | None = None) -> None:
         raise FeraError(f"no FeRA adapter {adapter_name!r} to unload; there are: {_listing(adapters(pipe))}")
 
 
+def _load(
+    pipe: Target, files: Mapping[str, AdapterFile], adapter_name: str, allow_other_base: bool, hotswap: bool
+) -> None:
+    places = {name: denoisers(pipe)[name] for name in files}
+    text = _text_for(pipe, files)
+    if hotswap:
+        swap_text(pipe, text, adapter_name, only_check=True)
+        swap_adapters(places, files, adapter_name, check_base=not allow_other_base)
+        return swap_text(pipe, text, adapter_name, only_check=False)
+    for name, denoiser in places.items():
+        if adapter_name in adapter_configs(denoiser):
+            raise FeraError(
+                f"{name} already has an adapter {adapter_name!r}; choose another adapter_name, or unload it"
+            )
+    if text is not None:
+        check_text(pipe, text, adapter_name)
+    with _all_or_nothing(pipe, places.values(), adapter_name):
+        for name, denoiser in places.items():
+            try:
+                _put(files[name], denoiser, adapter_name, allow_other_base)
+            except FeraError as error:
+                raise FeraError(f"cannot load {files[name].weights.parent} into {name}: {error}") from error
+        if text is not None:
+            put_text(pipe, text, adapter_name)
+        activate_text(pipe, _routed(pipe), {adapter_name: 1.0})
+    for denoiser in places.values():
+        _enable(denoiser)
+        _activate(denoiser, [adapter_name])  # PEFT has done so among the layers of LoRA alone
+        # Fresh layers are in training mode, where dropout acts.
+        denoiser.train(denoiser.training)
+        _tell_diffusers(denoiser)
+        gate = gate_of(denoiser)
+        if gate is not None:
+            gate.scheduler = SchedulerOf(pipe)
+
+
 def _put(file: AdapterFile, denoiser: nn.Module, adapter_name: str, allow_other_base: bool) -> None:
     config = file.config
     config.inference_mode = True
     if allow_other_base:
         config.base_fingerprint = None
+    if any(parameter.is_meta for parameter in denoiser.parameters()):
+        raise FeraError(
+            "its weights are not in memory (offloaded by accelerate, or by a device map): give fera.load_adapter the "
+            "pipeline, or load the adapter first and offload then"
+        )
+    check_unfused(denoiser)  # before its weights are taken for another base's
     if config.base_fingerprint is not None:
         check_fingerprint(denoiser, config.base_fingerprint)  # says better why a layer would not fit
     check_layers(file.shapes, denoiser, PEFT_PREFIX, str(file.weights))
@@ -288,6 +316,13 @@ def _activate(denoiser: nn.Module, names: list[str]) -> None:
     for module in denoiser.modules():
         if isinstance(module, BaseTunerLayer):
             module.set_adapter(names, inference_mode=frozen)
+
+
+def _enable(denoiser: nn.Module) -> None:
+    """Let what is active act, also after `pipe.disable_lora()`."""
+    for module in denoiser.modules():
+        if isinstance(module, BaseTunerLayer) and module.disable_adapters:
+            module.enable_adapters(True)
 
 
 def _is_routed(denoiser: nn.Module, adapter_name: str) -> bool:

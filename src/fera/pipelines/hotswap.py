@@ -13,8 +13,8 @@ from torch import nn
 from fera.adapters.file import AdapterFile
 from fera.errors import FeraError
 from fera.format import PEFT_PREFIX
-from fera.models.fingerprint import check_fingerprint
 from fera.tuner import FeraConfig
+from fera.tuner.fingerprint import check_fingerprint
 from fera.tuner.model import adapter_configs
 
 # Settings that say where an adapter comes from, or which layers it is in: those are compared by their tensors.

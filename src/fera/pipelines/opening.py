@@ -14,8 +14,8 @@ from fera.adapters.file import AdapterFile, open_adapter
 from fera.errors import FeraError
 from fera.format import WEIGHTS
 from fera.models.components import Target, denoisers
-from fera.models.fingerprint import check_fingerprint
 from fera.tuner import FeraConfig
+from fera.tuner.fingerprint import check_fingerprint
 
 
 def open_components(

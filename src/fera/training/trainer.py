@@ -12,7 +12,6 @@ from fera.config import TrainConfig
 from fera.errors import FeraError
 from fera.method.routing import Routing
 from fera.models.families import Conditions
-from fera.models.fingerprint import fingerprint
 from fera.training.folder.resuming import Change
 from fera.training.folder.run_folder import RunFolder
 from fera.training.processes.exchange import agree, of_all_processes, rows_of_all_processes, share_gradients
@@ -33,6 +32,7 @@ from fera.training.summary import Summary, summarize
 from fera.training.telling.reporter import Reporter
 from fera.training.telling.step_lines import StepLines
 from fera.training.validating import Validator
+from fera.tuner.fingerprint import fingerprint
 
 
 class Trainer:

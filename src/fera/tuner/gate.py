@@ -27,6 +27,7 @@ from fera.support.tracing import has_values
 from fera.tuner.config import FeraConfig
 from fera.tuner.fast.casting import StepCasts
 from fera.tuner.fast.forming import Formable, FormedLayer, StepWeights
+from fera.tuner.residence import has_groups, keep_in_place
 from fera.tuner.schedulers import SchedulerOf
 
 Gates = dict[str, Tensor]
@@ -228,6 +229,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def set_scale(self, adapter: str, scale: float) -> None:
         """An adapter's weight scales its experts, not its gate."""
 
+    def unmerge(self) -> None:
+        """Nothing is merged ever; diffusers asks all layers when it unfuses some."""
+
     def scale_layer(self, scale: float) -> None:
         """As `set_scale`."""
 
@@ -248,6 +252,8 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         if not names:
             self._set_gates(None)
             return
+        if has_groups(denoiser, self.router):
+            keep_in_place(denoiser, self.router)
         latent = self._reader.latent(denoiser, args, kwargs)
         gates = {}
         for name in names:

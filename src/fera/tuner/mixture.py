@@ -120,8 +120,12 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
             self.set_scale(name, 1.0 if scale is None else self.adapter_weights.get(name, 1.0) / scale)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Always refused."""
-        raise FeraError("experts that are mixed by a gate have no single merged weight; keep them unmerged")
+        """Refused, unless there are no experts left."""
+        if self.fera_experts:
+            raise FeraError("experts that are mixed by a gate have no single merged weight; keep them unmerged")
+
+    def unmerge(self) -> None:
+        """Nothing is merged ever; diffusers asks all layers when it unfuses some."""
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """A routed adapter has no single LoRA."""

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from fera.errors import FeraError
 from fera.format import EXPERTS, GATE, PEFT_PREFIX
-from fera.models.fingerprint import check_fingerprint, fingerprint
 from fera.models.registry import find
 from fera.tuner.config import FeraConfig
 from fera.tuner.fast.linear import RoutedLinear
+from fera.tuner.fingerprint import check_fingerprint, fingerprint
 from fera.tuner.gate import FrequencyGate
+from fera.tuner.guards import check_unfused, guard, unguard
 from fera.tuner.layer import no_merge, route_layer
 from fera.tuner.mixture import ExpertMixture
 
@@ -62,6 +63,8 @@ class FeraModel(LoraModel):
                 config.base_fingerprint = fingerprint(model)
             else:
                 check_fingerprint(model, config.base_fingerprint)
+            check_name(adapter_name)
+            check_unfused(model)
             _check_targets(model, config)
             gate = gate if gate is not None else FrequencyGate(model)
             gate.add_adapter(adapter_name, config, _device_of(model))
@@ -74,6 +77,7 @@ class FeraModel(LoraModel):
                 low_cpu_mem_usage=low_cpu_mem_usage,
                 state_dict=state_dict,
             )
+            _leave_eight_bits(model, adapter_name)
         except Exception:
             self.peft_config.pop(adapter_name, None)
             remove_adapters(model, [adapter_name])
@@ -83,6 +87,7 @@ class FeraModel(LoraModel):
         # Attached last: PEFT takes a model that holds a tuner layer for one whose base is frozen already.
         if is_first:
             model.add_module(GATE, gate)
+            guard(model, routed_adapters, remove_gate)
         gate.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def unload(self) -> nn.Module:
@@ -154,6 +159,20 @@ class FeraModel(LoraModel):
         raise no_merge(", ".join(self.active_adapters))
 
     @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: FeraConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        # PEFT has taken all keys with another adapter's name in them out of `state_dict`: with an adapter called "0"
+        # that is `to_out.0` too.
+        own = adapter_tensors(model, adapter_name)
+        return {key: state_dict.get(key, tensor) for key, tensor in own.items()}
+
+    @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         # PEFT expects an adapter's name next to the end of a key; a router's lies before its layers.
         if _is_router_key(key):
@@ -207,6 +226,25 @@ def adapter_configs(model: nn.Module) -> dict[str, PeftConfig]:
     return configs
 
 
+def adapter_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
+    """Weights of a routed adapter by their keys in `model.state_dict()`: of its experts and its router."""
+    tensors: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        # What is inside a mixture is listed with it.
+        if not isinstance(module, LoraLayer | ExpertMixture | FrequencyGate) or f".{EXPERTS}." in path:
+            continue
+        for part in module.adapter_layer_names:
+            held = getattr(module, part, None)
+            if isinstance(held, nn.ModuleDict) and adapter_name in held:
+                tensors |= held[adapter_name].state_dict(prefix=f"{path}.{part}.{adapter_name}.")
+    return tensors
+
+
+def routed_adapters(model: nn.Module) -> list[str]:
+    """Names of a denoiser's routed adapters."""
+    return [name for name, config in adapter_configs(model).items() if isinstance(config, FeraConfig)]
+
+
 def gate_of(model: nn.Module) -> FrequencyGate | None:
     """The gate of a denoiser, which may be inside a wrapper; None where nothing is routed."""
     gate = getattr(model, GATE, None)
@@ -219,6 +257,7 @@ def remove_gate(model: nn.Module) -> None:
     """Stop routing a denoiser."""
     gate = getattr(model, GATE, None)
     if gate is not None:
+        unguard(model)
         gate.remove_hooks()
         delattr(model, GATE)
 
@@ -235,6 +274,32 @@ def _stacked(config: FeraConfig) -> FeraConfig:
     stacked.rank_pattern = {key: rank * experts for key, rank in (config.rank_pattern or {}).items()}
     stacked.alpha_pattern = {key: alpha * growth for key, alpha in (config.alpha_pattern or {}).items()}
     return stacked
+
+
+def check_name(adapter_name: str) -> None:
+    """Refuse what cannot name an adapter: it is an entry of module dictionaries, which no attribute's name can be.
+
+    Raises:
+        FeraError: it is empty, has dots in it, or is an attribute of torch's modules.
+    """
+    if not adapter_name or "." in adapter_name:
+        raise FeraError(f"adapter_name must be a name without dots, got {adapter_name!r}")
+    if hasattr(nn.ModuleDict(), adapter_name):
+        raise FeraError(f"adapter_name cannot be {adapter_name!r}, which torch's modules need themselves; take another")
+
+
+def _leave_eight_bits(model: nn.Module, adapter_name: str) -> None:
+    """Give new experts the dtype their layer computes in: PEFT gives them that in which a base may be kept, 8 bits."""
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer) or adapter_name not in layer.lora_A:
+            continue
+        base: Any = layer.get_base_layer()
+        if base.weight.is_floating_point() and base.weight.element_size() == 1:
+            registry: Any = getattr(base, "_diffusers_hook", None)
+            hook = None if registry is None else registry.get_hook("layerwise_casting")
+            dtype = torch.float32 if hook is None else hook.compute_dtype
+            layer.lora_A[adapter_name].to(dtype)
+            layer.lora_B[adapter_name].to(dtype)
 
 
 def _check_targets(model: nn.Module, config: FeraConfig) -> None:
@@ -266,11 +331,8 @@ def _layer_names(model: nn.Module) -> list[str]:
 
 def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
     """A file must hold every tensor of the adapter in the shape it has here: PEFT loads what there is."""
-    own = {
-        key: tensor for key, tensor in model.state_dict().items() if f".{adapter_name}" in key and _is_adapter_key(key)
-    }
     given = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state_dict.items()}
-    for key, tensor in own.items():
+    for key, tensor in adapter_tensors(model, adapter_name).items():
         plain = key.removeprefix(PEFT_PREFIX)
         where = FeraModel._remove_adapter_name_from_key(plain, adapter_name)
         if plain not in given:
@@ -280,10 +342,6 @@ def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Te
                 f"the adapter's tensor {where} has shape {tuple(given[plain].shape)}, this base and config need "
                 f"{tuple(tensor.shape)}: it belongs to another base, or its config was changed"
             )
-
-
-def _is_adapter_key(key: str) -> bool:
-    return _is_router_key(key) or any(part in key for part in (".lora_A.", ".lora_B.", f".{EXPERTS}."))
 
 
 def _is_router_key(key: str) -> bool:

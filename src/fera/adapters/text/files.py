@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from fera.adapters.tensors import save_tensors
 from fera.adapters.text.lora import TextLora
 from fera.errors import FeraError
 from fera.format import TEXT_LORA, TOKEN_FILES
@@ -124,7 +125,7 @@ def write_text(folder: Path, loras: Mapping[str, TextLora], token: Token | None)
     if loras:
         tensors, settings = lora_tensors(loras), lora_settings(loras)
         metadata = {"format": "pt", _METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
-        replace_file(folder / TEXT_LORA, lambda path: save_file(tensors, path, metadata=metadata))
+        replace_file(folder / TEXT_LORA, lambda path: save_tensors(tensors, path, metadata))
     if token is not None:
         for encoder, rows in token.rows.items():
             _write_rows(folder / token_file(encoder), token.name, rows)
@@ -182,7 +183,7 @@ def open_text(folder: Path, names: Sequence[str]) -> TextFiles:
 
 
 def _write_rows(path: Path, token: str, rows: Tensor) -> None:
-    replace_file(path, lambda file: save_file({token: rows.contiguous()}, file, metadata={"format": "pt"}))
+    replace_file(path, lambda file: save_tensors({token: rows.contiguous()}, file, {"format": "pt"}))
 
 
 def _suffix(name: str) -> str:

@@ -127,6 +127,8 @@ def activate_loras(encoder: Any, names: Sequence[str]) -> None:
     frozen = all(encoder.peft_config[name].inference_mode for name in names)
     for module in encoder.modules():
         if isinstance(module, LoraLayer):
+            if module.disable_adapters:  # after `pipe.disable_lora()`
+                module.enable_adapters(True)
             module.set_adapter(list(names), inference_mode=frozen)
 
 

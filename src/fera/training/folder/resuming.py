@@ -12,9 +12,9 @@ from fera.config import OptimizationConfig, TrainConfig
 from fera.config.keys import keys
 from fera.config.optimization import CONSTANT_SCHEDULES
 from fera.errors import FeraError
-from fera.models.fingerprint import check_same_base
 from fera.support.hints import hint
 from fera.training.folder.checkpoints import read_config
+from fera.tuner.fingerprint import check_same_base
 
 ALL = "all"
 # These make no other run of it: how long it goes on, what it tells, where files lie. A final dot: the whole section.

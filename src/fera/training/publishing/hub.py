@@ -14,9 +14,10 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fera.adapters.file import open_adapter
+from fera.adapters.tensors import save_tensors
 from fera.errors import PROGRAMMING_ERRORS, FeraError
 from fera.format import METADATA_KEY, WEIGHTS
 from fera.pipelines.base import EMOJI
@@ -153,7 +154,7 @@ def _copy_weights(path: Path, target: Path, base: str | None) -> None:
         shutil.copyfile(path, target)
         return
     held["config"] = _without_path(held["config"], base)
-    save_file(load_file(path), target, metadata | {METADATA_KEY: json.dumps(held, sort_keys=True)})
+    save_tensors(load_file(path), target, metadata | {METADATA_KEY: json.dumps(held, sort_keys=True)})
 
 
 def _without_path(settings: Any, base: str | None) -> Any:

@@ -13,9 +13,10 @@ from peft import PeftConfig, PeftType, inject_adapter_in_model, set_peft_model_s
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
 from fera.format import CONFIG, PEFT_PREFIX, WEIGHTS
 from fera.models.registry import find
@@ -101,7 +102,7 @@ def write_plain(denoiser: nn.Module, folder: Path, adapter_name: str, base: str)
     text = json.dumps(settings, indent=2, sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        replace_file(folder / WEIGHTS, lambda path: save_tensors(tensors, path, {"format": "pt"}))
         replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise FeraError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error

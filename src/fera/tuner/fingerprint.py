@@ -5,19 +5,26 @@ file format; quantized layers, whose weights cannot be compared, are passed over
 """
 
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.format import EXPERTS, GATE
 
 _TENSORS = 16
 _VALUES = 4
 # Relative distance up to which two samples count as one model: half precision stays below 0.005, another model of
 # the same architecture is near 1.4.
 _TOLERANCE = 0.02
+# Weights that were rounded to half precision before may fall on the other side of a step of 8 bits.
+_TOLERANCE_IN_EIGHT_BITS = 0.06
+# What diffusers' layerwise casting keeps weights in, without a scale: rounding alone would be above the tolerance.
+_EIGHT_BITS = (torch.float8_e5m2, torch.float8_e4m3fn)  # what the first can hold, the second can
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
@@ -46,11 +53,25 @@ def check_fingerprint(model: nn.Module, expected: dict[str, Any]) -> None:
     Raises:
         FeraError: another architecture, or other weights.
     """
-    check_same_base(fingerprint(model), expected)
+    found, dtypes = fingerprint(model), {name: tensor.dtype for name, tensor in _base_tensors(model).items()}
+    sample, tolerance = dict(expected["sample"]), _TOLERANCE
+    # A base that is kept in 8 bits has the same weights as far as 8 bits can tell, and so has one that was.
+    for name in found["sample"].keys() & sample.keys():
+        if dtypes[name] in _EIGHT_BITS:
+            sample[name], tolerance = _as(dtypes[name], sample[name]), _TOLERANCE_IN_EIGHT_BITS
+        elif was := [dtype for dtype in _EIGHT_BITS if _are(dtype, sample[name])]:
+            # Of one tensor this may be by chance: that allows no more.
+            found["sample"][name] = _as(was[0], found["sample"][name])
+    check_same_base(found, expected | {"sample": sample}, tolerance)
 
 
-def check_same_base(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_same_base(found: dict[str, Any], expected: dict[str, Any], tolerance: float = _TOLERANCE) -> None:
     """Hold the fingerprint of a base against the one that an adapter carries.
+
+    Args:
+        found: of the base.
+        expected: of the adapter.
+        tolerance: relative distance of their samples up to which they are one base's.
 
     Raises:
         FeraError: another architecture, or other weights.
@@ -66,7 +87,7 @@ def check_same_base(found: dict[str, Any], expected: dict[str, Any]) -> None:
             f"has {found['tensors']} and other layers. {advice}."
         )
     distance = _distance(found["sample"], expected["sample"])
-    if distance > _TOLERANCE:
+    if distance > tolerance:
         raise FeraError(
             "the adapter was trained on another base: same architecture, but the weights differ by "
             f"{distance:.0%}. {advice}, or, if this base is a close relative and you mean it, set "
@@ -76,12 +97,43 @@ def check_same_base(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Matrices and kernels of the base by their names without any adapter."""
+    added = {id(tensor) for tensor in _added_tensors(model)}
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.named_parameters():
-        adapted = ".lora_" in name or f".{EXPERTS}." in name or name.startswith(f"{GATE}.")
-        if tensor.ndim >= 2 and not adapted:
-            tensors[name.replace(".base_layer.", ".")] = tensor
+        if tensor.ndim >= 2 and id(tensor) not in added:
+            plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+            # Where diffusers has put an IP-Adapter's projection in the place of the base's own.
+            tensors[re.sub("^text_encoder_hid_proj", "encoder_hid_proj", plain)] = tensor
     return tensors
+
+
+def _added_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Weights that came after the base: of PEFT's layers, of an IP-Adapter, of the gate."""
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            keeps = "base_layer"
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            keeps = "original_module"
+        elif name.endswith(".processor") or re.search("IPAdapter.*Projection$", type(module).__name__):
+            keeps = ""
+        else:
+            continue
+        yield from module.parameters(recurse=False)
+        for child, held in module.named_children():
+            if child != keeps:
+                yield from held.parameters()
+
+
+def _as(dtype: torch.dtype, values: list[float]) -> list[float]:
+    """Values as a dtype holds them."""
+    return torch.tensor(values).to(dtype).float().tolist()
+
+
+def _are(dtype: torch.dtype, values: list[float]) -> bool:
+    """Whether values, of five digits, are some that a dtype can hold."""
+    return bool(values) and all(
+        math.isclose(a, b, rel_tol=1e-4) for a, b in zip(values, _as(dtype, values), strict=True)
+    )
 
 
 def _values(tensor: Tensor) -> list[float]:
