@@ -8,6 +8,7 @@ from torch import Tensor
 
 import fera
 from fera.export.static import Pair, StaticLora
+from fera.traces.gates import GateTrace
 
 GATE = [0.2, 0.3, 0.5]
 CONVOLUTIONS = ["conv1", "conv_shortcut", "proj_in", "conv_in", "conv_out", "time_emb_proj", "ff.net.0.proj"]
@@ -78,3 +79,6 @@ def write_trace(path, gates, name="ink"):
                 table.writerow((name, step, 1000 - 100 * step, "gate", index, weight, 0))
             table.writerow((name, step, 1000 - 100 * step, "band", 1, 1.0, 0))
     return path
+
+
+TRACE = GateTrace([900.0, 600.0, 300.0, 100.0], torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]))

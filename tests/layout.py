@@ -35,8 +35,8 @@ FLOORS: dict[str, int] = {
 # Libraries that may be imported on each floor and above it; the standard library everywhere.
 LIBRARIES: dict[int, set[str]] = {
     1: {"torch"},
-    3: {"matplotlib", "peft", "pydantic", "pydantic_core"},
-    4: {"aenum", "huggingface_hub", "safetensors"},
+    3: {"matplotlib", "peft", "pydantic", "pydantic_core", "safetensors"},
+    4: {"aenum", "huggingface_hub"},
     5: {"PIL", "accelerate", "bitsandbytes", "datasets", "diffusers", "numpy", "transformers"},
     7: {"deepspeed", "packaging", "trackio", "wandb"},
     8: {"jinja2", "markupsafe", "torchmetrics", "torchvision"},

@@ -109,7 +109,7 @@ def test_it_drops_the_high_band():
 
 
 def test_a_setting_of_the_config():
-    with pytest.raises(FeraError, match="indicator must be 'bands' or 'released', got 'x'"):
+    with pytest.raises(FeraError, match="indicator must be one of bands, released, got 'x'"):
         FeraConfig(indicator="x")
     with pytest.raises(FeraError, match="shape \\(B, C, H, W\\)"):
         ReleasedBands().indicator(torch.zeros(4, 8, 8))

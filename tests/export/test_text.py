@@ -100,7 +100,7 @@ def test_nothing_is_replaced_unasked(folders, tmp_path):
 
 
 def test_a_schedule_of_loras_has_the_text_encoders_in_each(folders, tmp_path):
-    from test_export_writing import TRACE
+    from export_cases import TRACE
 
     exported = export_lora(folders["sd"], tmp_path, TRACE, schedule=2)
     assert [path.name for path in exported.files[-2:]] == ["schedule.json", "learned_embeds.safetensors"]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from adapter_cases import add_adapter, denoiser_of, make_pipeline
-from export_cases import GATE, routed, save
+from export_cases import GATE, TRACE, routed, save
 from safetensors import safe_open
 from tuner_cases import find_gate, unet_inputs
 
@@ -13,9 +13,6 @@ import fera
 from fera import FeraError
 from fera.export.gap import measure_gap, record_walk
 from fera.export.writing import SCHEDULE, export_lora
-from fera.traces.gates import GateTrace
-
-TRACE = GateTrace([900.0, 600.0, 300.0, 100.0], torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]))
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from contextlib import contextmanager
 
+import torch
+
 
 @contextmanager
 def recorded_latents(pipe):
@@ -17,3 +19,8 @@ def recorded_latents(pipe):
         yield seen
     finally:
         del pipe.scheduler.step
+
+
+def stacked(result):
+    """A pipeline's result as one tensor: some give one, some a list."""
+    return torch.stack(result) if isinstance(result, list) else torch.as_tensor(result)

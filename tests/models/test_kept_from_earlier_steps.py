@@ -2,7 +2,7 @@
 
 import torch
 from peft import inject_adapter_in_model
-from test_rows import by_hand
+from rows_cases import by_hand
 from tuner_cases import fill
 
 import fera

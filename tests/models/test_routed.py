@@ -10,7 +10,7 @@ from fera import FeraConfig
 from fera import models as denoisers
 from fera.models.reading import CallReader
 from models import CASES
-from models.recorded import recorded_latents
+from models.recorded import recorded_latents, stacked
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -35,11 +35,6 @@ def draw(pipe, case, seed=0, **changes):
     with fera.trace(pipe) as steps, recorded_latents(pipe) as latents:
         result = pipe(**{**case.call, **changes}, generator=generator, return_dict=False)[0]
     return steps, latents, stacked(result)
-
-
-def stacked(result):
-    """A pipeline's result as one tensor: some give one, some a list."""
-    return torch.stack(result) if isinstance(result, list) else torch.as_tensor(result)
 
 
 def test_the_indicator_of_every_call_is_that_of_the_schedulers_latent(pipe, case):

@@ -13,7 +13,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
 )
-from test_pipeline_features import call
+from pipeline_calls import call
 
 import fera
 from fera import FeraError

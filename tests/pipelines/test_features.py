@@ -19,6 +19,7 @@ from diffusers import (
 )
 from models.recorded import recorded_latents
 from PIL import Image
+from pipeline_calls import call
 from tiny import make_unet
 from torch import nn
 
@@ -96,15 +97,6 @@ PASSES = {
     ),
 }
 passes = pytest.mark.parametrize("name", PASSES)
-
-
-def call(pipe, **arguments):
-    """Routings of a pipeline call, the latents of its steps, and its result."""
-    settings = {"prompt": PROMPTS[0], "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
-    generator = torch.Generator().manual_seed(0)
-    with fera.trace(pipe) as steps, recorded_latents(pipe) as latents:
-        result = pipe(**settings | arguments, generator=generator).images
-    return steps, latents, result
 
 
 def check_routed(steps, latents, repeats=2):

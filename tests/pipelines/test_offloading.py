@@ -3,7 +3,7 @@
 import pytest
 import torch
 from adapter_cases import PROMPTS, add_adapter, bits, denoiser_of, draw, make_pipeline, same, write_adapter
-from test_supported_denoisers import recorded_latents
+from models.recorded import recorded_latents
 
 import fera
 from fera import FeraError

@@ -6,7 +6,7 @@ from adapter_cases import PROMPTS, add_adapter, draw, make_pipeline
 from diffusers import FasterCacheConfig, StableDiffusion3PAGPipeline, StableDiffusionPAGPipeline
 from models import cogvideox
 from peft import inject_adapter_in_model
-from test_rows import by_hand, gate_by_hand
+from rows_cases import by_hand, gate_by_hand
 from tuner_cases import fill
 
 import fera

@@ -9,8 +9,7 @@ from PIL import Image
 from training_cases import log_of, run_config
 
 from fera.training.folder.manifest import MANIFEST, read_manifest, write_manifest
-from fera.training.step.order import Bucketed, Stream
-from fera.training.step.turns import Turns
+from fera.training.step.order import Bucketed, Stream, Turns
 from fera.training.trainer import Trainer
 
 

@@ -5,16 +5,15 @@ import inspect
 import pytest
 import torch
 from models import CASES, hidream, z_image
+from models.recorded import stacked
 from peft import LoHaConfig, inject_adapter_in_model
-from test_supported_denoisers import stacked
+from rows_cases import by_hand, gate_by_hand
 from torch import nn
 from tuner_cases import fill
 
 import fera
 from fera import FeraConfig, FeraError, register_denoiser
 from fera.models import known
-
-BANDS = fera.FrequencyBands()
 
 
 def routed(model, targets, **settings):
@@ -26,22 +25,6 @@ def smooth_and_noisy(seed=0):
     """Two latents of 4 channels whose gates differ."""
     noise = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(seed))
     return torch.stack([noise[0].cumsum(1).cumsum(2) / 8, noise[1]])
-
-
-def gate_by_hand(model, latent, adapter="default"):
-    """From the latent and the router's weights as they are."""
-    router = model.fera.router[adapter]
-    hidden = torch.relu(BANDS.indicator(latent) @ router.hidden.weight.T + router.hidden.bias)
-    return torch.softmax((hidden @ router.output.weight.T + router.output.bias) / router.temperature, dim=1)
-
-
-def by_hand(layer, x, gates):
-    """W x + sum_e g_e B_e A_e x, where each row has a gate of its own."""
-    experts = gates.shape[1]
-    a, b = (half["default"].weight for half in (layer.lora_A, layer.lora_B))
-    scale = layer.scaling["default"]
-    parts = zip(gates.T, a.chunk(experts), b.chunk(experts, dim=1), strict=True)
-    return layer.base_layer(x) + scale * sum(gate[:, None] * (x @ up.T @ down.T) for gate, up, down in parts)
 
 
 def observed(model, layer, call):

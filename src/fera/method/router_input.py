@@ -73,6 +73,20 @@ class RouterInput:
             parts.append(noise_level.float().unsqueeze(1))
         return torch.cat(parts, dim=1)
 
+    def indicator(self, entries: Tensor, latent: Tensor) -> Tensor:
+        """The shares of the bands, without computing them again where the router reads them.
+
+        Args:
+            entries: what the router got, shape (B, F).
+            latent: of which it was read.
+
+        Returns:
+            Shape (B, K).
+        """
+        if self.kind.startswith("shares"):
+            return entries[:, : self.bands.num_bands]
+        return self.bands.indicator(latent)
+
     def _of_bands(self, latent: Tensor) -> Tensor:
         if "energies" not in self.kind:
             shares = self.bands.indicator(latent).float()

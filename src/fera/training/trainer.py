@@ -29,8 +29,7 @@ from fera.training.step.parameters import adapter_off
 from fera.training.step.randomness import is_chosen, mixed_seed
 from fera.training.step.skipping import Fault, is_overflow
 from fera.training.summary import Summary, summarize
-from fera.training.telling.reporter import Reporter
-from fera.training.telling.step_lines import StepLines
+from fera.training.telling.reporter import Reporter, StepLines
 from fera.training.validating import Validator
 from fera.tuner.fingerprint import fingerprint
 
@@ -116,7 +115,8 @@ class Trainer:
         if self._fault is None and not overflowed:
             self._lr_scheduler.step()
             self._average.update()
-        self.progress.skips.count(self._fault)
+        if self._fault is not None or not self.progress.is_sound:
+            self.progress.skips.count(self._fault)
         self.progress.step += 1
         self._pass(self._config.train.gradient_accumulation_steps * self._accelerator.num_processes)
         if self._fault is not None:
@@ -154,7 +154,7 @@ class Trainer:
         batch = draw(setup.training, self._order, place, setup.process, self._config, accelerator.device)
         if self._config.adapter.lora_dropout > 0 or setup.text is not None:
             torch.manual_seed(mixed_seed(self._config.seed, 2, place))
-        with setup.adapter.routings(setup.denoiser) as routings, accelerator.autocast():
+        with setup.routings() as routings, accelerator.autocast():
             conditions = setup.conditions(batch.captions, batch.conditions)
             losses = self._losses(batch, conditions)
         self._count(losses, routings[-1] if routings else None, batch.names)

@@ -6,7 +6,7 @@ also when the forward failed.
 """
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +24,8 @@ from fera.method.routing import Routing
 from fera.models.reading import CallReader
 from fera.models.rows import Count
 from fera.support.tracing import has_values
+from fera.tuner.checkpointing import CarryGates
 from fera.tuner.config import FeraConfig
-from fera.tuner.fast.casting import StepCasts
 from fera.tuner.fast.forming import Formable, FormedLayer, StepWeights
 from fera.tuner.residence import has_groups, keep_in_place
 from fera.tuner.schedulers import SchedulerOf
@@ -92,11 +92,11 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         self._reader = CallReader(denoiser)
-        self.scheduler = SchedulerOf()
+        # Of the pipeline that it is in, where one is known.
+        self.scheduler: SchedulerOf | None = None
         self._traces: list[_Trace] = []
         self._thread = _PerThread()
         self.step_weights = StepWeights()
-        self.step_casts = StepCasts()
         # In a tuple: not submodules. Found once, since to walk a denoiser takes a percent of its training step.
         self._blocks = tuple(module for module in denoiser.modules() if hasattr(module, "gradient_checkpointing"))
         # What compiled layers read: the compiler can follow a plain attribute, not thread-local storage.
@@ -154,10 +154,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def _forget_layers(self) -> None:
         self.step_weights.forget()
-        self.step_casts.forget()
 
     def is_one(self, adapter: str) -> bool:
-        """Whether all samples of the current forward have one gate; not where to ask is not allowed or too dear.
+        """Whether all samples of the current forward have one gate. False where checking is not allowed or too costly.
 
         It waits for the device, once a forward of several samples.
         """
@@ -174,7 +173,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def repeats(self, adapter: str, period: int) -> bool:
         """Whether the gates of the current forward's samples are those of the first few, again and again.
 
-        As `is_one`, it is false where to ask is not allowed, but it takes gates for equal that are so but for rounding.
+        As `is_one`, it is False where checking is not allowed; gates that differ by rounding alone count as equal.
 
         Args:
             adapter: its name.
@@ -210,13 +209,21 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         """Put given gates in force, for layers that are run again after their forward has ended."""
         before, shared_before = (self._thread.gates, self._thread.denoiser, self._thread.rows), self._thread.shared
         self._set_gates(gates, rows=rows)
-        # A block that is run again is called with a few of the layers: not the weights of all are cast for it.
-        self.step_casts.cast_alone(self._thread.shared)
         try:
             yield
         finally:
             self._set_gates(*before)
             self._thread.shared = shared_before
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Routing]]:
+        """Record the routings of the forwards inside the block, on the denoiser's device: no step waits for them."""
+        routings: list[Routing] = []
+        self.start_trace(routings, "denoiser", to_cpu=False)
+        try:
+            yield routings
+        finally:
+            self.stop_trace(routings)
 
     def start_trace(self, routings: list[Routing], component: str, *, to_cpu: bool = True) -> None:
         """Append one entry a forward and adapter to a list from now on, under a name for the denoiser."""
@@ -259,22 +266,20 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         for name in names:
             inputs = self.inputs[name]
             level = self._noise_level(name, args, kwargs, latent) if inputs.reads_timestep else None
-            gates[name] = self.router[name](inputs(latent, level))
+            entries = inputs(latent, level)
+            gates[name] = self.router[name](entries)
             if self._traces:
-                timestep, indicator = self._reader.timestep(args, kwargs), inputs.bands.indicator(latent)
-                self._record(name, timestep, indicator, gates[name])
+                self._record(name, self._reader.timestep(args, kwargs), inputs.indicator(entries, latent), gates[name])
         self._set_gates(gates, denoiser, self._reader.count_rows(denoiser, args, kwargs, self._parts))
         if torch.is_grad_enabled():
             self._carry_through_checkpoints()
 
     def _noise_level(self, adapter: str, args: tuple[Any, ...], kwargs: dict[str, Any], latent: Tensor) -> Tensor:
-        if not self._reader.takes_log_sigma and not torch.compiler.is_compiling():
+        if self.scheduler is not None and not self._reader.takes_log_sigma and not torch.compiler.is_compiling():
             self.scheduler.check(adapter)
         return self._reader.noise_level(args, kwargs, latent)
 
     def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if not torch.compiler.is_compiling():
-            self.step_casts.learn(self._thread.shared)
         self._set_gates(None)
 
     def _record(self, adapter: str, timestep: Any, indicator: Tensor, gate: Tensor) -> None:
@@ -292,8 +297,8 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         # the call. The checkpointing function is what diffusers lets its users replace.
         for block in self._blocks:
             function = getattr(block, "_gradient_checkpointing_func", None)
-            if block.gradient_checkpointing and function is not None and not isinstance(function, _CarryGates):
-                setattr(block, "_gradient_checkpointing_func", _CarryGates(function, self))  # noqa: B010
+            if block.gradient_checkpointing and function is not None and not isinstance(function, CarryGates):
+                setattr(block, "_gradient_checkpointing_func", CarryGates(function, self))  # noqa: B010
 
 
 def _may_read(gate: Tensor) -> bool:
@@ -319,33 +324,3 @@ def _router_of(config: FeraConfig, entries: int) -> nn.Module:
     if config.router == "rank_mask":
         return RankMaskRouter(config.num_experts)
     return SoftFrequencyRouter(entries, config.num_experts, config.router_features, config.temperature)
-
-
-class _CarryGates:
-    """A gradient checkpointing function whose recomputation sees the gates of the original forward."""
-
-    def __init__(self, checkpoint: Callable[..., Any], gate: FrequencyGate) -> None:
-        self._checkpoint = checkpoint
-        self._gate = gate
-
-    def __call__(self, block: Callable[..., Any], *args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self._checkpoint(block, *args)
-        # Arguments, not attributes: reentrant checkpointing sends gradients through arguments only.
-        gates = self._gate.gates or {}
-        return self._checkpoint(_Routed(block, self._gate, tuple(gates), self._gate.rows), *gates.values(), *args)
-
-
-class _Routed:
-    """A block that takes its adapters' gates first; diffusers checkpoints the `__call__` of what it is given."""
-
-    def __init__(self, block: Callable[..., Any], gate: FrequencyGate, adapters: tuple[str, ...], rows: Rows) -> None:
-        self._block = block
-        self._gate = gate
-        self._adapters = adapters
-        self._rows = rows
-
-    def __call__(self, *args: Any) -> Any:
-        count = len(self._adapters)
-        with self._gate.using(dict(zip(self._adapters, args[:count], strict=True)), self._rows):
-            return self._block(*args[count:])

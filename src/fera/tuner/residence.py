@@ -20,7 +20,11 @@ TRACKERS = ("layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 def has_groups(denoiser: nn.Module, router: nn.Module) -> bool:
     """Whether diffusers has hooks where a group with the router in it could be."""
-    return "_diffusers_hook" in vars(denoiser) or any("_diffusers_hook" in vars(part) for part in router.modules())
+    if "_diffusers_hook" in vars(denoiser) or "_diffusers_hook" in vars(router):
+        return True
+    # By hand: it is asked before each forward, and `modules` takes many times as long.
+    routers = router.children()
+    return any("_diffusers_hook" in vars(part) for one in routers for part in (one, *one.children()))
 
 
 @torch.compiler.disable(reason="moves weights that diffusers has offloaded")

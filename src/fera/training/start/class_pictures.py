@@ -68,7 +68,7 @@ def prepare_class_images(
 def mixed(examples: Sequence[Example], class_examples: Sequence[Example]) -> list[Example]:
     """Both, in one list: the shorter one is repeated to the length of the longer one.
 
-    Which of them an epoch sees is for `fera.training.step.turns.Turns` to say, so that none is always seen more often.
+    Which of them an epoch sees is for `fera.training.step.order.Turns` to say, so that none is always seen more often.
     """
     if not class_examples:
         return list(examples)

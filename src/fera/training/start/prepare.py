@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from fera.data.cache.encoded import EncodedSet
 from fera.data.checking import Example
 from fera.method.bands import FrequencyBands
 from fera.method.calibration import Calibration
+from fera.method.routing import Routing
 from fera.models.families import Conditions, Family
 from fera.models.noise import NoiseProcess
 from fera.support.progress import Listener
@@ -25,6 +27,8 @@ from fera.training.step.losses import check_loss_weights
 from fera.training.step.optimizers import check_optimizer
 from fera.training.trained.kinds import Adapter, RoutedAdapter, adapter_of
 from fera.training.trained.text import TextTraining
+from fera.tuner.gate import FrequencyGate
+from fera.tuner.model import gate_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Setup:
         pipe: the pipeline; without its encoders where no pictures are drawn along the way.
         denoiser: its denoiser, on the device unless it is to be sharded, holding the adapter.
         adapter: what trains in it.
+        gate: of the denoiser; None for baselines, which have none.
         family: of the pipeline.
         dtype: of the denoiser's frozen weights.
         process: how its latents are noised.
@@ -53,6 +58,7 @@ class Setup:
     pipe: Any
     denoiser: nn.Module
     adapter: Adapter
+    gate: FrequencyGate | None
     family: Family
     dtype: torch.dtype
     process: NoiseProcess
@@ -76,6 +82,10 @@ class Setup:
     def text_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """Parameter groups of the text encoders, as a configuration has them; none where nothing trains there."""
         return self.text.groups(config) if self.text is not None else []
+
+    def routings(self) -> AbstractContextManager[list[Routing]]:
+        """Record the gates of the forwards inside the block; none where nothing is routed."""
+        return nullcontext([]) if self.gate is None else self.gate.recording()
 
     def conditions(self, captions: Sequence[str], cached: Conditions) -> Conditions:
         """What the denoiser is told of captions: what is cached, unless text encoders train."""
@@ -134,6 +144,7 @@ def prepare(
         pipe=sources.pipe,
         denoiser=sources.denoiser if on_cpu else sources.denoiser.to(device),
         adapter=adapter,
+        gate=gate_of(sources.denoiser),
         family=sources.family,
         dtype=sources.dtype,
         process=sources.process.to(device),

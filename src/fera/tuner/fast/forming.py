@@ -1,9 +1,9 @@
-r"""What many small layers multiply with in a step, formed at once.
+r"""The weights of many small layers in a step, formed together.
 
 On a GPU a call costs more than the arithmetic of a small layer. Where all samples of a forward have one gate, the
 weights :math:`W + B \operatorname{diag}(g \otimes 1_r) A` of layers of one kind are formed in five calls, however many
-there are; where gates differ, the experts' :math:`\operatorname{diag}(g \otimes 1_r) B^\top` of each sample, in four.
-All forwards alike, the first one too: one seed, one picture. This knows of a layer only what it adds to what.
+there are. All forwards do so, the first one too, so that one seed gives one picture. Of a layer, this knows only what
+its weight is the sum of.
 """
 
 from collections import defaultdict
@@ -52,31 +52,18 @@ class FormedLayer(NamedTuple):
     """What a layer multiplies with in a step.
 
     Args:
-        weight: with the experts in it; of the base alone where experts are given.
+        weight: with the experts in it, shape (out, in).
         bias: of the base.
         scale: of the experts.
-        experts: their A, shape (E r, in), and the gated B of each sample, shape (N, E r, out).
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float
-    experts: tuple[Tensor, Tensor] | None = None
-
-    def fits(self, x: Tensor) -> bool:
-        """Whether it was formed for an input of this precision and so many samples."""
-        if self.experts is not None and (len(x) != len(self.experts[1]) or torch.is_autocast_enabled(x.device.type)):
-            return False
-        return x.dtype == self.weight.dtype
 
     def output(self, x: Tensor) -> Tensor:
-        """The layer's output for an input that fits, shape (N, ..., in)."""
-        if self.experts is None:
-            return nn.functional.linear(x, self.weight, self.bias)
-        a, b = self.experts
-        rows = x if x.ndim == 3 else x.reshape(len(x), x.shape[1:-1].numel(), x.shape[-1])
-        result = nn.functional.linear(rows, self.weight, self.bias).baddbmm_(nn.functional.linear(rows, a), b)
-        return result if x.ndim == 3 else result.view(*x.shape[:-1], result.shape[-1])
+        """The layer's output for an input of the weight's dtype, shape (N, ..., in)."""
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 @runtime_checkable
@@ -88,7 +75,7 @@ class Formable(Protocol):
 
 
 class StepWeights:
-    """Forms what a denoiser's small layers multiply with, and keeps which to form together."""
+    """Forms the weights of a denoiser's small layers, and keeps which to form together."""
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[int, _Group]] = {}  # of each adapter and layer
@@ -104,8 +91,8 @@ class StepWeights:
         Args:
             layer: it asks in its call.
             adapter: its only active one.
-            rows: the weight of each rank, the gate times the scale, in the dtype of the layer's; shape (1, E r) where
-                all samples have one gate, else (N, E r).
+            rows: the weight of each rank for all samples, the gate times the scale, shape (1, E r), in the layer's
+                dtype.
             denoiser: of the layer.
             shared: by the layers of this forward.
 
@@ -152,9 +139,6 @@ class _Group:
         kinds = {one.dtype for one in (*weights, *a, *b)}, {one.device for one in weights}, set(scales)
         if any(len(kind) > 1 for kind in kinds):
             return {}
-        if len(rows) > 1:
-            gated = (_stacked(b)[:, None] * rows[:, None]).mT.unbind()
-            return dict(zip(found, map(FormedLayer, weights, biases, scales, zip(a, gated, strict=True)), strict=True))
         formed = torch.bmm(_stacked(b) * rows, _stacked(a)).unbind()
         torch._foreach_add_(formed, weights)
         return dict(zip(found, map(FormedLayer, formed, biases, scales), strict=True))

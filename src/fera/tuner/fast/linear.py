@@ -25,7 +25,7 @@ _CAST_BY_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
 
 
 class _Plain(NamedTuple):
-    """A layer that is no more than it seems.
+    """The parts of a layer that has no hook, merge, dropout or second adapter.
 
     Args:
         adapter: its one active adapter.
@@ -53,7 +53,7 @@ class RoutedLinear(LoraLinear):
     .. math:: W + B \operatorname{diag}(g \otimes 1_r) A,
 
     once for all samples whose gates are equal (the halves of classifier-free guidance see one latent), else once a
-    sample. On a GPU small layers' weights, or gated experts, are formed together (`StepWeights`). In half
+    sample. On a GPU the weights of small layers are formed together (`StepWeights`) where all gates are equal. In half
     precision the weight is rounded once more and the output once less. Under autocast, inputs and weights are cast
     once, to its dtype: PEFT's layer casts the input there and back. Everything else is left to PEFT's forward and its
     call of `RoutedLora`.
@@ -94,7 +94,7 @@ class RoutedLinear(LoraLinear):
             return None
         # What a hook within the forward may have changed since; the rest was seen when it was formed.
         changed = own["_disable_adapters"] or own["merged_adapters"] or formed.scale != own["scaling"][name]
-        if changed or not formed.fits(x) or (formed.experts is not None and not _is_batch(x, variant)):
+        if changed or x.dtype != formed.weight.dtype:
             return None
         return ready.pop(id(self))
 
@@ -104,12 +104,11 @@ class RoutedLinear(LoraLinear):
         weights = variant.rank_weights(self, adapter, a.size(0), x.shape, x.dtype)
         rows = weights.rows
         if rows is not None:
-            merging = _merging_pays(x, weight, rows.size(0))
-            if _calls_cost(x) and type(a) is Parameter and _forms_together(x, weight, rows, merging, variant):
+            if _calls_cost(x) and type(a) is Parameter and len(rows) == 1:
                 formed = variant.gate.formed(self, adapter, rows)
                 if formed is not None:
                     return formed.output(x)
-            if merging:
+            if _merging_pays(x, weight, rows.size(0)):
                 return _merged(x, weight, bias, a, b, rows)
         if _calls_cost(x) and not _is_busy(x, weight) and not torch.compiler.is_compiling():
             return routed_rows(x, weight, bias, a, b, variant.row_weights(self, adapter, a.size(0), x))
@@ -178,34 +177,8 @@ def _in_one_dtype(x: Tensor, plain: _Plain) -> tuple[Tensor, _Plain] | None:
         return None
     dtype = torch.get_autocast_dtype(device)
     bias = None if bias is None else bias.to(dtype)
-    if _calls_cost(x) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        gate = plain.variant.gate
-        a, b = (gate.step_casts.take(one, dtype, gate.shared) for one in (a, b))
     cast = plain._replace(weight=weight.to(dtype), bias=bias, a=a.to(dtype), b=b.to(dtype))
     return x.to(dtype), cast
-
-
-def _is_batch(x: Tensor, variant: RoutedLora) -> bool:
-    """Whether equally many rows of any layer's input belong to the same samples."""
-    return variant.part is None and (x.ndim > 2 or variant.gate.knows_rows)
-
-
-def _forms_together(x: Tensor, weight: Tensor, rows: Tensor, merging: bool, variant: RoutedLora) -> bool:
-    """Whether a GPU takes less to form what a layer multiplies with together with others, under so many gates.
-
-    Args:
-        x: the layer's input.
-        weight: of the base.
-        rows: rank weights, (1 or N, E r).
-        merging: whether a weight for each gate would be less arithmetic.
-        variant: of the layer.
-    """
-    if len(rows) == 1:
-        return True
-    if not _is_batch(x, variant):
-        return False
-    # Gated experts are to take no more memory than the weight; where passes over the input cost, weights save two.
-    return rows.numel() <= weight.shape[1] and not (merging and _is_busy(x, weight))
 
 
 def _calls_cost(x: Tensor) -> bool:
