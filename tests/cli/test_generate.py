@@ -103,6 +103,27 @@ def test_comparing_does_not_change_the_adapted_image(generate, runs, tmp_path):
     assert np.array_equal(images[0], images[1]) and np.array_equal(images[0], images[2])
 
 
+def test_adapters_that_start_late_are_neither_the_base_nor_the_adapted(generate, runs, tmp_path):
+    ink = ("--adapter", f"{runs / 'ink'}=3", "--compare-base", "--trace")
+    assert generate("a red rocket", *ink, output="whole")[0] == 0
+    assert generate("a red rocket", *ink, "--adapter-start", "0.5", output="late")[0] == 0
+    whole, late = tmp_path / "whole", tmp_path / "late"
+    picture, base = "000-a-red-rocket.png", "000-a-red-rocket-base.png"
+    assert np.array_equal(pixels(whole / base), pixels(late / base))
+    assert not np.array_equal(pixels(late / picture), pixels(late / base))
+    assert not np.array_equal(pixels(late / picture), pixels(whole / picture))
+    assert json.loads((late / "generation.json").read_text())["adapter_start"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--adapter-start", "1"), "must lie in"), (("--adapter-start", "0.2"), "--adapter-start needs --adapter")],
+)
+def test_a_late_start_that_cannot_be(generate, tiny_sd_dir, options, message):
+    code, _, err = generate("a red rocket", "--base", tiny_sd_dir, *options)
+    assert code == 2 and message in " ".join(err.split())
+
+
 def test_a_base_alone(generate, tiny_sd_dir, tmp_path):
     assert generate("a red rocket", "--base", tiny_sd_dir)[0] == 0
     assert (tmp_path / "out" / "000-a-red-rocket.png").is_file()

@@ -1,16 +1,19 @@
 """`fera demo`, on a tiny base in the place of the emoji base."""
 
 import json
+from pathlib import Path
 
 import pytest
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import fera
 from fera.cli import showcase
 from fera.cli.main import main
-from fera.demo import STYLES, unpack_style
+from fera.demo import STYLES, base_path, unpack_style
 from fera.pipelines.base import load_base
 from fera.training import load_config
+from fera.training.trained.kinds import adapter_of
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +93,12 @@ def test_the_prompts_are_names_no_adapter_has_seen(style, tmp_path):
 
 def test_the_default_is_a_style_that_is_shipped():
     assert showcase.DEFAULT_STYLE in STYLES
+
+
+def test_the_adapter_is_as_small_as_the_readme_says(tmp_path):
+    unet = UNet2DConditionModel.from_pretrained(base_path(), subfolder="unet")
+    adapter_of(showcase.demo_config(tmp_path, "twemoji", 1).adapter).add(unet)
+    trained = sum(parameter.numel() for parameter in unet.parameters() if parameter.requires_grad)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"{trained:,}" in " ".join(readme.split())
+    assert trained < 216_000 + 1_000  # of the layers, and of the router

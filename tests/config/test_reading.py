@@ -64,7 +64,9 @@ def test_resolved_toml_reads_back_equal(tmp_path):
         base='odd "name" \\ é 🚀',
         output_dir=Path("out"),
         data=DataConfig(train_data_dir=Path("d"), random_flip=True),
-        adapter=AdapterConfig(target_modules=["to_q"], kappa=0.1),
+        adapter=AdapterConfig(
+            target_modules=["to_q"], kappa=0.1, rank_pattern={"to_out.0": 2}, alpha_pattern={'"é': 3.0}
+        ),
         train=OptimizationConfig(learning_rate=1e-5, adam_epsilon=1e-30),
         validation={"prompts": ["line\nbreak", "tab\t\x7f"]},
     )

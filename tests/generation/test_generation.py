@@ -67,6 +67,34 @@ def test_settings_reach_the_pipeline(pipe):
     assert generate(pipe, PROMPTS[:1], num_inference_steps=1, height=24, width=32)[0].size == (32, 24)
 
 
+def test_adapters_start_after_the_steps_that_the_base_does_alone(pipe):
+    pipe = add_adapter(make_pipeline("sd" if hasattr(pipe, "unet") else "sd3"), "ink")
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    whole = generate(pipe, PROMPTS, **settings)
+    with fera.trace(pipe) as routings:
+        late = generate(pipe, PROMPTS, adapter_start=0.5, batch_size=1, **settings)
+    assert len({float(routing.timestep.flatten()[0]) for routing in routings}) == 2
+    assert close(generate(pipe, PROMPTS, **settings), whole), "adapters are as they were"
+
+    def wake(pipe, step, timestep, tensors):
+        fera.set_adapters(pipe, ["ink"], weights=[float(step >= 1)])
+        return tensors
+
+    fera.set_adapters(pipe, ["ink"], weights=[0.0])
+    generators = [torch.Generator().manual_seed(index) for index in range(len(PROMPTS))]
+    expected = pipe(PROMPTS, generator=generators, callback_on_step_end=wake, **settings).images
+    assert close(late, expected) and not close(late, whole)
+
+
+def test_adapters_are_as_they_were_after_a_failure(pipe):
+    pipe = add_adapter(make_pipeline("sd" if hasattr(pipe, "unet") else "sd3"), "ink")
+    settings = {"num_inference_steps": 2}
+    whole = generate(pipe, PROMPTS, **settings)
+    with pytest.raises(FeraError, match="cannot draw this"):
+        generate(pipe, PROMPTS, adapter_start=0.5, height=24, negative_prompt=3, **settings)
+    assert close(generate(pipe, PROMPTS, **settings), whole)
+
+
 def test_no_prompts_no_images(pipe):
     assert generate(pipe, []) == []
 
@@ -90,6 +118,8 @@ def test_the_pipelines_own_progress_bar_is_silent_and_comes_back(pipe, capfd):
     [
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"adapter_start": 1.0}, r"adapter_start must lie in \[0, 1\), got 1.0"),
+        ({"adapter_start": float("nan")}, "adapter_start must lie in"),
         ({"height": 13}, "cannot draw this: .*divisible"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from training_cases import log_of, run_config
 
 import fera
@@ -66,3 +67,21 @@ def test_a_collapse_is_named():
 def test_a_router_too_narrow_for_a_partition_is_an_error(tiny_sd_dir, image_folder, tmp_path):
     with pytest.raises(FeraError, match="router_features must be at least 8"):
         run(tiny_sd_dir, image_folder, tmp_path / "run", router_features=4)
+
+
+def test_ranks_by_kind_of_layer_train_and_are_kept(tiny_sd_dir, image_folder, tmp_path):
+    layers = {"target_modules": ["to_q", "to_out.0", "conv1"], "rank_pattern": {"conv1": 1, "to_out.0": 3}}
+    run(tiny_sd_dir, image_folder, tmp_path / "run", **layers)
+    adapter = open_adapter(tmp_path / "run" / "adapter")
+    ranks = {"conv1": 3, "to_out.0": 9, "to_q": 6}  # of three experts
+    seen = {
+        (kind, tensor.shape[0])
+        for key, tensor in adapter.tensors().items()
+        for kind in ranks
+        if key.endswith(f".{kind}.lora_A.weight")
+    }
+    assert seen == set(ranks.items())
+    pipe = load_base(str(tiny_sd_dir))
+    fera.load_adapter(pipe, tmp_path / "run")
+    scales = {layer.scaling["default"] for layer in pipe.unet.modules() if isinstance(layer, LoraLayer)}
+    assert scales == {3.0}  # alpha is unset: all layers have the scale of one expert

@@ -25,6 +25,14 @@ def test_defaults():
     assert isinstance(default, LoraConfig)
 
 
+def test_layers_of_other_ranks_keep_the_scale_unless_an_alpha_is_given():
+    config = FeraConfig(r=4, num_experts=3, rank_pattern={"to_k": 2, "conv1": 1}, alpha_pattern={"conv1": 5})
+    assert config.lora_alpha / config.r == config.alpha_pattern["to_k"] / config.rank_pattern["to_k"] == 3
+    assert config.alpha_pattern == {"to_k": 6, "conv1": 5}
+    # What is given stays: files of adapters name their alpha.
+    assert FeraConfig(r=4, lora_alpha=12, rank_pattern={"to_k": 2}).alpha_pattern == {}
+
+
 RANGES = {
     "r": [0, -1, 1.5, "4", True, None],
     "num_experts": [0, -2, 3.0, "3", True, None],

@@ -51,6 +51,15 @@ def test_a_failed_injection_leaves_the_model_as_it_was(tiny_unet, failure, occup
     inject_adapter_in_model(config(), base, "second")  # and a good one still goes in
 
 
+def test_a_second_adapter_of_the_same_name_leaves_the_first(tiny_unet):
+    unet = inject_adapter_in_model(config(), tiny_unet())
+    fill(unet)
+    before = predict(unet, UNET.inputs(2))
+    with pytest.raises(FeraError, match="has a routed adapter 'default' already: give another adapter_name"):
+        get_peft_model(unet, config())
+    assert torch.equal(predict(unet, UNET.inputs(2)), before)
+
+
 def test_a_layer_whose_lora_cannot_be_gated_is_named(tiny_unet):
     base = tiny_unet(num_class_embeds=10)
     before = anatomy(base)

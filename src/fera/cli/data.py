@@ -94,7 +94,6 @@ def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
 
 
 def _counts(report: "DataReport") -> dict[str, str]:
-    from fera.data.caption_checks import describe_limits
     from fera.preflight.data_check import summary
 
     rows = {
@@ -110,9 +109,13 @@ def _counts(report: "DataReport") -> dict[str, str]:
         rows["enlarged"] = f"{len(report.enlarged)}{summary(report.enlarged)}"
     if report.cropped:
         rows["longer than 1:4"] = f"{len(report.cropped)}{summary(report.cropped)}"
-    if report.text_limits:
+    lines = list(report.cleaned)
+    if report.text_limits:  # of a base, which has brought PyTorch along
+        from fera.data.caption_checks import describe_limits
+
+        lines += describe_limits(report.text_limits)
         rows["tokens read"] = ", ".join(f"{limit.tokens} by {limit.encoder}" for limit in report.text_limits)
-    if lines := [*report.cleaned, *describe_limits(report.text_limits)]:
+    if lines:
         rows["captions"] = "\n".join(lines)
     return rows
 

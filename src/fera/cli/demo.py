@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--style", choices=STYLES, help="the style to learn (fluent-emoji-high-contrast)")
-    parser.add_argument("--steps", type=int, help="optimizer steps (400)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (480)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="the run's folder (%(default)s)"
     )

@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH[=WEIGHT]",
         help="adapter folder, run folder, safetensors file or Hub id, and its weight (1); give it again for more",
     )
+    parser.add_argument(
+        "--adapter-start",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the denoising steps that the base does alone before the adapters act (%(default)s)",
+    )
     parser.add_argument("--output", type=Path, default=Path("generated"), metavar="FOLDER", help="(%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace pictures of the same names in the folder")
     parser.add_argument("--compare-base", action="store_true", help="draw the base without adapters too")
@@ -50,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         guidance_scale=arguments.guidance_scale,
         negative_prompt=arguments.negative_prompt,
+        adapter_start=arguments.adapter_start,
         height=arguments.height,
         width=arguments.width,
         batch_size=arguments.batch_size,

@@ -17,6 +17,8 @@ _OF_THE_MACHINE = (
     *("train.logging_steps", "train.checkpointing_steps", "train.checkpoints_total_limit"),
     *("train.report_to", "train.logging_dir", "train.tracker_project_name"),
 )
+# Tables that are one setting each.
+_ONE_VALUE = ("plain", "expert", "rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,10 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; a scheme's own settings stay one value."""
+    """Nested settings by dotted name; a scheme's own settings and patterns of layers stay one value."""
     result: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and name not in ("plain", "expert"):
+        if isinstance(value, dict) and name not in _ONE_VALUE:
             result |= flat(value, f"{prefix}{name}.")
         else:
             result[prefix + name] = value

@@ -19,6 +19,15 @@ class AdapterConfig(Section):
         gt=0,
         description="Numerator of an expert's scale, lora_alpha / r; r * num_experts when unset.",
     )
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=16384)]] = Field(
+        default={},
+        description="Layers whose experts have another rank than r, by the end of their names: { conv1 = 2 }.",
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="Layers with another lora_alpha, likewise; with lora_alpha unset, those of rank_pattern keep the "
+        "scale of the others.",
+    )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the experts.")
     num_experts: int = Field(default=NUM_EXPERTS, ge=1, le=256, description="Number of experts.")
     num_bands: int = Field(default=NUM_BANDS, ge=2, le=256, description="Number of frequency bands of the indicator.")

@@ -1,6 +1,7 @@
 """The keys of a configuration: what the command line and the reference page say of each."""
 
 import json
+import re
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -63,13 +64,13 @@ class Key:
         """Its default as TOML, "required" or "unset"."""
         if self.field.is_required():
             return "required"
-        return "unset" if self.field.default is None else _toml_value(self.field.default)
+        return "unset" if self.field.default is None else toml_value(self.field.default)
 
 
 def keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[Key]:
     """All keys of the configuration in order, sections flattened to dotted names."""
     for name, field in model.model_fields.items():
-        if _is_section(field):
+        if is_section(field):
             yield from keys(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             yield Key(prefix + name, field)
@@ -86,18 +87,26 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if is_union else (annotation,)
 
 
-def _is_section(field: FieldInfo) -> bool:
+def is_section(field: FieldInfo) -> bool:
+    """Whether a field holds a section, with keys of its own."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML takes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }"
+        items = ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
     if isinstance(value, int | float):
         return repr(value)
     # JSON's escapes are a part of TOML's, but for DEL and for characters that JSON writes as surrogate pairs.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_key(key: str) -> str:
+    """A key as TOML takes it: with a dot in it, bare, it would be a table in a table."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)

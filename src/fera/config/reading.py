@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from fera.config import TrainConfig
 from fera.config.foreign_keys import word_for
-from fera.config.keys import Key, _is_section, _toml_value, keys
+from fera.config.keys import Key, is_section, keys, toml_value
 from fera.errors import FeraError
 from fera.support.hints import did_you_mean, hint, nearest
 
@@ -65,10 +65,10 @@ def to_toml(config: TrainConfig) -> str:
     top, sections = [], []
     for name, value in config:
         if isinstance(value, BaseModel):
-            lines = [f"{key} = {_toml_value(item)}" for key, item in value if item is not None]
+            lines = [f"{key} = {toml_value(item)}" for key, item in value if item is not None]
             sections.append("\n".join([f"[{name}]", *lines]))
         elif value is not None:
-            top.append(f"{name} = {_toml_value(value)}")
+            top.append(f"{name} = {toml_value(value)}")
     return "\n\n".join(["\n".join(top), *sections]) + "\n"
 
 
@@ -141,7 +141,7 @@ def _describe(error: ValidationError, source: str, flags: Set[str]) -> str:
 
 
 def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) -> str:
-    sections = {name for name, field in TrainConfig.model_fields.items() if _is_section(field)}
+    sections = {name for name, field in TrainConfig.model_fields.items() if is_section(field)}
     known = {key.name: key for key in keys()}
     name = ".".join(str(part) for part in problem["loc"])
     # A problem inside a list is reported for the list.
@@ -156,7 +156,7 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) 
         return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
     if name in sections:
         return f"{name!r} in {where} must be a table: [{name}]"
-    value = _toml_value(problem["input"])
+    value = toml_value(problem["input"])
     value = value if len(value) <= 200 else f"{value[:200]}…"
     return f"{where}: {name} = {value}: expected {known[name].expects if name in known else problem['msg']}"
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from pydantic import BaseModel
 
 from fera.config import TrainConfig
-from fera.config.keys import Key, _is_section, keys
+from fera.config.keys import Key, is_section, keys
 
 
 def to_markdown() -> str:
     """The reference page docs/configuration.md."""
     parts = [_MARKDOWN_HEAD]
     for name, field in TrainConfig.model_fields.items():
-        if _is_section(field):
+        if is_section(field):
             model: type[BaseModel] = field.annotation  # type: ignore[assignment]
             parts.append(f"## `[{name}]`\n\n{(model.__doc__ or '').strip()}\n\n" + _table(keys(model)))
     top = [key for key in keys() if "." not in key.name]

@@ -46,6 +46,7 @@ class Drawing:
         steps: denoising steps.
         guidance_scale: strength of guidance.
         negative_prompt: of all images.
+        adapter_start: share of the denoising steps that the base does alone before the adapters act, in [0, 1).
         height: in pixels; the base's own when left out.
         width: as `height`.
         batch_size: images at a time.
@@ -64,6 +65,7 @@ class Drawing:
     steps: int = 24
     guidance_scale: float = 2.0
     negative_prompt: str = ""
+    adapter_start: float = 0.0
     height: int | None = None
     width: int | None = None
     batch_size: int = 8
@@ -192,7 +194,14 @@ def _check(drawing: Drawing) -> None:
     ):
         if value is not None and not value >= least:
             raise FeraError(f"`{name}` must be at least {least}, got {value}")
-    for name, asked in (("compare_base", drawing.compare_base), ("trace", drawing.trace)):
+    if not 0 <= drawing.adapter_start < 1:
+        raise FeraError(f"`adapter_start` must lie in [0, 1), got {drawing.adapter_start}")
+    needing = (
+        ("compare_base", drawing.compare_base),
+        ("trace", drawing.trace),
+        ("adapter_start", drawing.adapter_start > 0),
+    )
+    for name, asked in needing:
         if asked and not drawing.adapters:
             raise FeraError(f"`{name}` needs `adapters`")
 
@@ -229,6 +238,7 @@ def _draw_row(
             seed=drawing.seed + start,
             num_inference_steps=drawing.steps,
             guidance_scale=drawing.guidance_scale,
+            adapter_start=drawing.adapter_start,
             height=drawing.height,
             width=drawing.width,
             batch_size=drawing.batch_size,
@@ -262,6 +272,7 @@ def _sampling(drawing: Drawing) -> dict[str, object]:
         "negative_prompt": drawing.negative_prompt,
         "steps": drawing.steps,
         "guidance_scale": drawing.guidance_scale,
+        "adapter_start": drawing.adapter_start,
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from fera.errors import FeraError
+from fera.generation.late_start import adapters_after
 from fera.version import __version__
 
 
@@ -22,6 +23,7 @@ def generate(
     seed: int = 0,
     num_inference_steps: int = 24,
     guidance_scale: float = 2.0,
+    adapter_start: float = 0.0,
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
@@ -39,6 +41,8 @@ def generate(
         seed: of the first image.
         num_inference_steps: denoising steps, at least 1.
         guidance_scale: strength of classifier-free guidance; up to 1 is off.
+        adapter_start: share of the denoising steps that the base does alone before its adapters act, in [0, 1). The
+            first steps lay a picture out, the later ones draw it: above 0, more of what the base can draw is kept.
         height: of an image in pixels; the pipeline's own when left out. What is given is drawn at, without the detour
             over a table of sizes that some pipelines (PixArt, Sana) take by default.
         width: as `height`.
@@ -54,6 +58,8 @@ def generate(
     for name, value in (("num_inference_steps", num_inference_steps), ("batch_size", batch_size)):
         if value < 1:
             raise FeraError(f"{name} must be at least 1, got {value}")
+    if not 0 <= adapter_start < 1:
+        raise FeraError(f"adapter_start must lie in [0, 1), got {adapter_start!r}")
     if isinstance(prompts, str):
         raise FeraError(f"prompts must be a list of prompts, got the string {prompts!r}")
     size = {name: value for name, value in (("height", height), ("width", width)) if value is not None}
@@ -76,12 +82,14 @@ def generate(
                 arguments["use_resolution_binning"] = False
             if negative_prompt:
                 arguments["negative_prompt"] = [negative_prompt] * len(batch)
-            if progress is not None:
-                total = len(prompts) * num_inference_steps
-                arguments["callback_on_step_end"] = _step_counter(
-                    progress, start * num_inference_steps, len(batch), total
-                )
-            images += _call(pipe, arguments)
+            with adapters_after(pipe, round(adapter_start * num_inference_steps)) as listener:
+                listeners = [listener] if adapter_start else []
+                if progress is not None:
+                    total = len(prompts) * num_inference_steps
+                    listeners.append(_counter(progress, start * num_inference_steps, len(batch), total))
+                if listeners:
+                    arguments["callback_on_step_end"] = _after_each_step(listeners)
+                images += _call(pipe, arguments, needs_steps=adapter_start > 0)
     return images
 
 
@@ -110,9 +118,9 @@ def file_stem(index: int, prompt: str) -> str:
     return f"{index:03d}-{slug}" if slug else f"{index:03d}"
 
 
-def _call(pipe: Any, arguments: dict[str, Any]) -> list[Image.Image]:
+def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[Image.Image]:
     taken = inspect.signature(type(pipe).__call__).parameters
-    if "callback_on_step_end" not in taken:
+    if "callback_on_step_end" not in taken and not needs_steps:
         arguments.pop("callback_on_step_end", None)
     if refused := [name for name in arguments if name not in taken]:
         raise FeraError(f"{type(pipe).__name__} does not take: {', '.join(refused)}")
@@ -125,12 +133,19 @@ def _call(pipe: Any, arguments: dict[str, Any]) -> list[Image.Image]:
     return [image.convert("RGB") for image in output.images]
 
 
-def _step_counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[..., Any]:
-    def count(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        progress(min(before + (step + 1) * batch, total), total)
+def _counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(min(before + done * batch, total), total)
+
+
+def _after_each_step(listeners: Sequence[Callable[[int], None]]) -> Callable[..., Any]:
+    """A callback of diffusers' pipelines that tells the number of steps done."""
+
+    def tell(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        for listener in listeners:
+            listener(step + 1)
         return tensors
 
-    return count
+    return tell
 
 
 @contextmanager

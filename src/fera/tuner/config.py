@@ -48,7 +48,8 @@ class FeraConfig(LoraConfig):
     Args:
         r: rank of one expert, at least 1.
         lora_alpha: numerator of an expert's scale, above 0. When left out, `r * num_experts`: then a uniform gate
-            equals a plain LoRA of rank `num_experts * r` at scale 1, and learning rates carry over from it.
+            equals a plain LoRA of rank `num_experts * r` at scale 1, and learning rates carry over from it. Layers
+            that `rank_pattern` gives another rank, and `alpha_pattern` no alpha, then have the same scale.
         num_experts: E, at least 1.
         num_bands: K, frequency bands of the indicator, at least 2.
         kappa: deviation of the finest Gaussian as a fraction of the latent's shorter side, in (0, 1]; "auto" leaves
@@ -109,6 +110,8 @@ class FeraConfig(LoraConfig):
             self.expert = as_scheme(self.expert)
         elif self.lora_alpha is None:
             self.lora_alpha = self.r * self.num_experts
+            same_scale = {key: rank * self.num_experts for key, rank in (self.rank_pattern or {}).items()}
+            self.alpha_pattern = same_scale | (self.alpha_pattern or {})
         super().__post_init__()
         self._check_routable()
         self.peft_type = PeftType("FERA")

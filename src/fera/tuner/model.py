@@ -58,6 +58,12 @@ class FeraModel(LoraModel):
         self.peft_config[adapter_name] = config
         gate: FrequencyGate | None = getattr(model, GATE, None)
         is_first = gate is None
+        if gate is not None and adapter_name in gate.router:
+            self.peft_config.pop(adapter_name, None)
+            raise FeraError(
+                f"the denoiser has a routed adapter {adapter_name!r} already: give another adapter_name, or take it out "
+                "first, fera.unload(pipe)"
+            )
         try:
             if config.base_fingerprint is None:
                 config.base_fingerprint = fingerprint(model)
