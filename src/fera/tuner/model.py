@@ -61,8 +61,8 @@ class FeraModel(LoraModel):
         if gate is not None and adapter_name in gate.router:
             self.peft_config.pop(adapter_name, None)
             raise FeraError(
-                f"the denoiser has a routed adapter {adapter_name!r} already: give another adapter_name, or take it out "
-                "first, fera.unload(pipe)"
+                f"the denoiser has a routed adapter {adapter_name!r} already: give another adapter_name, or take it "
+                "out first, fera.unload(pipe)"
             )
         try:
             if config.base_fingerprint is None:
