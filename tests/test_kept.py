@@ -1,0 +1,56 @@
+"""What an earlier tree has written: adapters load, runs resume, caches are found."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from listeners import train
+from safetensors.torch import load_file
+
+import fera
+from fera.adapters.inspection import describe
+from fera.training import load_config
+
+KEPT = Path(__file__).parent / "kept" / "run-of-0.1.0.zip"
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The unpacked folder, as the working directory: its configuration has relative paths."""
+    with zipfile.ZipFile(KEPT) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_goes_on_to_the_same_adapter(kept):
+    before = {path.name for path in (kept / "run" / "cache").glob("latent-*")}
+    assert before
+    train(load_config(kept / "config.toml"), resume=True)
+    assert {path.name for path in (kept / "run" / "cache").glob("latent-*")} == before
+    close(load_file("run/adapter/adapter_model.safetensors"), load_file("finished/adapter_model.safetensors"))
+
+
+def test_an_adapter_loads_and_is_saved_as_it_was(kept):
+    pipe = StableDiffusionPipeline.from_pretrained("base")
+    fera.load_adapter(pipe, "finished")
+    with fera.trace(pipe) as steps:
+        pipe("a red rocket", num_inference_steps=2, output_type="latent", generator=torch.Generator().manual_seed(0))
+    assert len(steps) == 2 and steps[0].gates.shape[1] == 2
+    fera.save_adapter(pipe, "again")
+    again, finished = (load_file(f"{folder}/adapter_model.safetensors") for folder in ("again", "finished"))
+    assert again.keys() == finished.keys() and all(torch.equal(again[name], finished[name]) for name in again)
+
+
+def test_an_adapter_is_described(kept):
+    found = describe("finished")
+    assert found["settings"]["num_experts"] == 2 and found["settings"]["r"] == 2
+    assert found["base"]["class"] == "UNet2DConditionModel"
