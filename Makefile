@@ -1,9 +1,10 @@
 # Every target sets up what it needs: a virtual environment in .venv, with the tested versions of constraints.txt.
 PYTHON ?= python3
+TORCH ?= torch
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test test-oldest test-newest check bench docs clean
 
 demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: see runs/demo
 	$(BIN)/fera demo
@@ -12,6 +13,12 @@ test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done  ## the fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
 	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/pipelines/test_quantization.py -k torchao
 	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/training/test_processes.py tests/training/test_skipping.py -m slow -k "zero2 or fsdp2"
+
+test-oldest: .venv-oldest/dev.done  ## the fast tests with the oldest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test-newest: .venv-newest/dev.done  ## the fast tests with the newest releases; TORCH is the build of PyTorch
+	.venv-newest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: .venv/dev.done  ## style, lint, types
 	$(BIN)/ruff check .
@@ -26,7 +33,7 @@ docs: .venv/dev.done  ## write the generated pages
 	$(BIN)/fera denoisers --markdown > docs/denoisers.md
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-oldest .venv-newest runs
 
 # PyTorch first: the pin decides which build everything after it finds installed.
 .venv/torch.done: constraints.txt
@@ -50,4 +57,18 @@ clean:
 
 .venv/dev.done: .venv/torch.done pyproject.toml
 	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+# Neither is part of CI: they say whether the bounds in pyproject.toml are true. Of indirect dependencies both take the
+# newest. uv, for pip has no way to ask for the oldest.
+.venv-oldest/dev.done: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[dev]'
+	touch $@
+
+.venv-newest/dev.done: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet $(TORCH)
+	.venv-newest/bin/pip install --quiet --editable '.[dev]'
 	touch $@
