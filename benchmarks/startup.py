@@ -31,7 +31,7 @@ _SOURCE = Path(fera.__file__).parents[1]
 def races(setting: Setting) -> Iterator[Race]:
     """A race a command."""
     with tempfile.TemporaryDirectory() as folder:
-        adapter, pictures = _adapter(Path(folder)), _pictures(Path(folder))
+        adapter, pictures = _adapter(Path(folder), setting), _pictures(Path(folder))
         commands: dict[str, tuple[list[str], float | None]] = {
             "import fera": (["-c", "import fera"], 0.02),
             "fera --help": (["-m", "fera.cli", "--help"], 0.05),
@@ -66,8 +66,8 @@ def _process(arguments: list[str], source: Path) -> Callable[[Clock], float]:
     return run
 
 
-def _adapter(folder: Path) -> Path:
-    unet = emoji_unet()
+def _adapter(folder: Path, setting: Setting) -> Path:
+    unet = emoji_unet(setting)
     inject_adapter_in_model(FeraConfig(), unet, "default")
     fera.save_adapter(unet, folder / "adapter")
     return folder / "adapter"

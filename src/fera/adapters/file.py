@@ -39,8 +39,8 @@ class AdapterFile:
         weights: the safetensors file.
         config: its settings.
         shapes: shape of each tensor by its key.
-        versions: of the libraries it was written with, where known.
-        metadata: of the safetensors file.
+        versions: the versions of the libraries it was written with, where known.
+        metadata: the metadata of the safetensors file.
         text: its parts in the text encoders; None where it has none.
     """
 

@@ -31,9 +31,9 @@ class AdapterHeader:
         weights: the safetensors file.
         settings: as they were saved.
         shapes: shape of each tensor by its key.
-        dtypes: of the tensors, in safetensors' words ("F32").
-        versions: of the libraries it was written with, where known.
-        metadata: of the safetensors file.
+        dtypes: the dtypes of the tensors, in safetensors' words ("F32").
+        versions: the versions of the libraries it was written with, where known.
+        metadata: the metadata of the safetensors file.
         text: names of the files with its parts in the text encoders.
     """
 

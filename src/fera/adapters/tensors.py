@@ -21,7 +21,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     Args:
         tensors: on the CPU, contiguous, none of which shares memory with another.
         path: the file; replaced where it exists.
-        metadata: of the file.
+        metadata: the metadata of the file.
 
     Raises:
         OSError: it cannot be written.

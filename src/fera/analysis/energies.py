@@ -29,7 +29,7 @@ class Energies:
 
     Args:
         model: "base", or the adapter's name.
-        timesteps: of the S steps or noise levels, noise to clean.
+        timesteps: the timesteps of the S steps or noise levels, noise to clean.
         signals: by the signal's name, shape (S, N, K), float32: S steps, N pictures, K bands, low to high frequency;
             mean square of the band over the values of a latent, in squared latent units.
     """

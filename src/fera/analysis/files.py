@@ -47,9 +47,9 @@ class Findings:
         settings: how it was made.
         prompts: that were drawn.
         energies: along the denoising steps, the base's first.
-        reconstruction: of real pictures, the base's first.
-        gates: of the adapter.
-        updates: of its experts; None where they are no LoRAs.
+        reconstruction: the reconstruction of real pictures, the base's first.
+        gates: the gates of the adapter.
+        updates: the updates of its experts; None where they are no LoRAs.
         expert_images: by row of the grid, an image a prompt.
     """
 

@@ -17,7 +17,7 @@ class GatePaths:
 
     Args:
         adapter: its name; where two denoisers hold one of that name, with the denoiser's: "ink (transformer_2)".
-        timesteps: of the S forwards, in order; their number where the denoiser got none.
+        timesteps: the timesteps of the S forwards, in order; their number where the denoiser got none.
         gates: shape (S, N, E), float32.
         indicator: shape (S, N, K), float32, low to high frequency.
     """

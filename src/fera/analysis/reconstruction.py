@@ -38,7 +38,7 @@ def open_pictures(
         folder: pictures, with captions or without; what has none goes by the empty caption.
         count: how many to look at, the first ones, at least 1.
         resolution: side of the square that they are brought to, in pixels; the base's own when left out.
-        precision: of the base's weights: "no" (float32), "fp16" or "bf16".
+        precision: the precision of the base's weights: "no" (float32), "fp16" or "bf16".
 
     Raises:
         FeraError: there are no usable pictures, or the base cannot be loaded or is none that fera can train.
@@ -93,7 +93,7 @@ class Pictures:
             bands: what to measure with.
             model: what to call it.
             levels: L, at least 1.
-            seed: of the noise.
+            seed: the seed of the noise.
             progress: told how many (picture, level) pairs are done.
 
         Returns:

@@ -30,7 +30,7 @@ def plot_updates(updates: ExpertUpdates, path: str | os.PathLike[str]) -> None:
     """Plot norms of the experts' updates by kind of layer, and how alike the updates are.
 
     Args:
-        updates: of E experts.
+        updates: the updates of E experts.
         path: the file.
     """
     kinds = list(updates.layers)

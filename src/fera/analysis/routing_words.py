@@ -16,7 +16,7 @@ def gate_words(paths: GatePaths) -> list[str]:
     """Sentences on one adapter's gates.
 
     Args:
-        paths: of at least one step and picture.
+        paths: the paths of at least one step and picture.
     """
     steps, pictures, experts = paths.gates.shape
     if experts == 1:

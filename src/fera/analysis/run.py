@@ -47,10 +47,10 @@ class Analysis:
         resolution: side in pixels that they are brought to; the base's own when left out.
         experts: whether to draw with single experts.
         num_bands: K of the analysis; the adapter's when left out, or 3.
-        kappa: of the analysis' bands; the adapter's when left out, or 1 / 128.
+        kappa: the kappa of the analysis' bands; the adapter's when left out, or 1 / 128.
         overwrite: replace an analysis in the folder.
         device: where to compute; the fastest there is when left out.
-        precision: of the base's weights: "fp32", "fp16" or "bf16".
+        precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
     """
 
     sampling: Sampling | None

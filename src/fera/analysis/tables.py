@@ -28,7 +28,7 @@ def save_gates_by_picture(paths: Sequence[GatePaths], prompts: Sequence[str], pa
     """Write gates and shares of every picture: adapter, picture, prompt, step, timestep, quantity, index, value.
 
     Args:
-        paths: of adapters.
+        paths: the paths of adapters.
         prompts: N, one a picture.
         path: the file. Pictures, steps and indices count from 1.
     """

@@ -22,10 +22,10 @@ class Sampling:
 
     Args:
         prompts: one a picture, at least one.
-        seed: of the first picture, counting up from there.
+        seed: the seed of the first picture, counting up from there.
         steps: denoising steps.
         guidance_scale: strength of guidance.
-        negative_prompt: of all pictures.
+        negative_prompt: the negative prompt of all pictures.
         height: in pixels; the base's own when left out.
         width: likewise.
         batch_size: pictures at a time.
@@ -51,7 +51,7 @@ class Walk:
 
     Args:
         images: one a prompt.
-        energies: of "latent" (z_t), "clean" (the predicted clean latent) and "prediction" at each step.
+        energies: the energies of "latent" (z_t), "clean" (the predicted clean latent) and "prediction" at each step.
         gates: one entry an adapter and denoiser; empty where nothing was routed.
     """
 

@@ -122,7 +122,7 @@ def in_flags(message: str, parser: argparse.ArgumentParser) -> str:
 
     Args:
         message: names arguments in backticks, as `FeraError` says.
-        parser: of the command.
+        parser: the parser of the command.
     """
     flags = {action.dest: action.option_strings[0] for action in _actions(parser) if action.option_strings}
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)

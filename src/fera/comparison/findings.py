@@ -31,8 +31,8 @@ class Finding:
         overall: difference of the loss, over styles, seeds and names; None for the reference.
         by_style: the same in each style that both have.
         by_quarter: in each quarter of the noise process, noise to clean.
-        by_band: of the loss in each frequency band, low to high.
-        by_metric: of each metric of drawn pictures that both have.
+        by_band: the by band of the loss in each frequency band, low to high.
+        by_metric: the by metric of each metric of drawn pictures that both have.
     """
 
     method: str
@@ -52,7 +52,7 @@ class Table:
     Args:
         title: what it shows.
         columns: heads.
-        rows: of cells.
+        rows: the rows of cells.
     """
 
     title: str

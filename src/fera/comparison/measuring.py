@@ -70,7 +70,7 @@ def gates_by_quarter(routings: Sequence[Routing], num_train_timesteps: int) -> l
     """Mean gate and its entropy in each quarter of the noise process, noise to clean.
 
     Args:
-        routings: of forwards at many timesteps.
+        routings: the routings of forwards at many timesteps.
         num_train_timesteps: T.
 
     Returns:

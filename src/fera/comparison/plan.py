@@ -28,7 +28,7 @@ class Run:
     Args:
         method: its name in the study.
         style: name of the style.
-        seed: of the training.
+        seed: the seed of the training.
         rate: the learning rate that is tried; None for a run of the comparison itself.
     """
 

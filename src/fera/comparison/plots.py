@@ -17,7 +17,7 @@ def plot_differences(findings: Sequence[Finding], reference: str, path: Path) ->
     """Plot each method's difference from the reference, over all styles and in each of them.
 
     Args:
-        findings: of the study; the reference's own is left out.
+        findings: the findings of the study; the reference's own is left out.
         reference: its label.
         path: the file.
     """
@@ -44,7 +44,7 @@ def plot_places(findings: Sequence[Finding], reference: str, path: Path) -> None
     """Plot where along the noise process and at which frequencies methods differ from the reference.
 
     Args:
-        findings: of the study; the reference's own is left out.
+        findings: the findings of the study; the reference's own is left out.
         reference: its label.
         path: the file.
     """

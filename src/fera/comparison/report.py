@@ -17,7 +17,7 @@ class Report:
     """A report that was written.
 
     Args:
-        path: of `comparison.md`.
+        path: the path of `comparison.md`.
         overview: the main table.
         notes: what a reader should know beside it, a line each.
     """

@@ -21,9 +21,9 @@ class Samples:
 
     Args:
         images: file name of each picture.
-        positions: of each along the noise process, 0 (noise) to 1 (clean).
-        losses: of each.
-        bands: of each, its loss by frequency band, low to high.
+        positions: the positions of each along the noise process, 0 (noise) to 1 (clean).
+        losses: the losses of each.
+        bands: the bands of each, its loss by frequency band, low to high.
     """
 
     images: list[str]
@@ -39,24 +39,24 @@ class Result:
     Args:
         method: its name in the study.
         style: name of the style.
-        seed: of the training.
+        seed: the seed of the training.
         rate: the learning rate on trial, or None for a run of the comparison.
         settings: what the result depends on, by dotted name.
         fingerprint: hash of these.
         code: version of fera and, in a git checkout, its commit.
-        versions: of the libraries.
+        versions: the versions of the libraries.
         hardware: processor, graphics card, threads, host.
         parameters: trained ones, the router's left out.
         router_parameters: the router's.
         adapter_bytes: size of the saved weights.
-        seconds: of the whole run.
+        seconds: the seconds of the whole run.
         seconds_per_training_step: over all steps.
         seconds_per_generation_step: of one picture, guidance included; None where none was drawn.
         peak_memory_bytes: most memory during training; None where the system does not tell.
         validation_loss: after training, on validation names.
         gates: for each quarter of the noise process, noise to clean, the mean gate of each expert and their mean
             entropy; None where nothing is routed.
-        samples: of the evaluation on test names; None for trials of learning rates.
+        samples: the samples of the evaluation on test names; None for trials of learning rates.
         metrics: the rest of the evaluation.
     """
 
@@ -120,8 +120,8 @@ def collect(results: Sequence[Result], trials: Sequence[Result], study: Study, p
     """Write results as one compact file, fit for a repository: numbers of six digits, no file of a machine.
 
     Args:
-        results: of the study.
-        trials: of its learning rates.
+        results: the results of the study.
+        trials: the trials of its learning rates.
         study: the study.
         path: the JSON file.
     """

@@ -35,8 +35,8 @@ class Task:
 
     Args:
         run: which it is.
-        folder: of the run; gets `training/`, `evaluation/` and `result.json`.
-        config: of its training.
+        folder: the folder of the run; gets `training/`, `evaluation/` and `result.json`.
+        config: the config of its training.
         settings: what its result depends on.
         evaluation: settings of the evaluation.
         test: folder of the test pictures.

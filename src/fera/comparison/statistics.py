@@ -65,7 +65,7 @@ def bootstrap(tables: Sequence[Array], seed: int = 0) -> tuple[float, float, flo
 
     Args:
         tables: for each style an array (seeds, names).
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
         Mean, lower and upper end.
@@ -116,7 +116,7 @@ def losses(results: Sequence[Result], method: str, quarter: int | None = None, b
     """A method's losses by style and seed, one a sample.
 
     Args:
-        results: of the study.
+        results: the results of the study.
         method: which.
         quarter: samples of this quarter of the noise process alone, 0 (noise) to 3 (clean).
         band: the loss of this frequency band alone.
@@ -136,9 +136,9 @@ def metric(results: Sequence[Result], method: str, name: str) -> Quantity:
     """A method's metric by style and seed, one number a run; runs without it are left out.
 
     Args:
-        results: of the study.
+        results: the results of the study.
         method: which.
-        name: of the metric in a result; of one with a number a level, the mean.
+        name: the name of the metric in a result; of one with a number a level, the mean.
     """
     values = {(run.style, run.seed): run.metrics.get(name) for run in results if run.method == method}
     means = {key: fmean(one.values()) if isinstance(one, dict) else one for key, one in values.items()}
@@ -149,7 +149,7 @@ def compare(results: Sequence[Result], method: Quantity, reference: Quantity, st
     """How a method differs from the reference, over the runs that both have.
 
     Args:
-        results: of the study, which say to which picture a sample belongs.
+        results: the results of the study, which say to which picture a sample belongs.
         method: its numbers.
         reference: the reference's.
         styles: those to average over.

@@ -85,7 +85,7 @@ def word_for(name: str, *, as_flag: bool = False) -> str | None:
     """What fera offers for a key of another trainer's, to end an error message with.
 
     Args:
-        name: of the key, with or without a section; dashes stand for underscores.
+        name: the name of the key, with or without a section; dashes stand for underscores.
         as_flag: name fera's key as a flag.
 
     Returns:

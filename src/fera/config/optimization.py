@@ -275,7 +275,7 @@ def check_rates_of_text(settings: OptimizationConfig, rates: dict[str, float]) -
     """Find learning rates of the text encoders that the optimizer cannot have.
 
     Args:
-        settings: of the optimization.
+        settings: the settings of the optimization.
         rates: name of a setting to its value.
 
     Raises:

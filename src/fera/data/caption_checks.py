@@ -33,7 +33,7 @@ def text_limits(pipe: Any, family: Family, examples: Sequence[Example]) -> list[
 
     Args:
         pipe: the base.
-        family: of it.
+        family: its family.
         examples: with the captions that are trained on.
     """
     captions = [as_read(pipe, example.caption) for example in examples]

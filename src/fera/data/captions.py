@@ -43,7 +43,7 @@ def caption_variants(caption: str, config: DataConfig, seed: int) -> list[str]:
     Args:
         caption: with its trigger word.
         config: the tags that stay in front, the separator, how many variants.
-        seed: of the run.
+        seed: the seed of the run.
 
     Returns:
         At least one caption, each only once.

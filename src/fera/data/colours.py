@@ -27,7 +27,7 @@ class _Profile:
 
     Args:
         name: as it calls itself.
-        space: of its colours: "RGB", "GRAY" or "CMYK" are of use.
+        space: the space of its colours: "RGB", "GRAY" or "CMYK" are of use.
         content: its bytes.
         is_srgb: whether a conversion would change nothing.
     """

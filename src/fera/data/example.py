@@ -16,7 +16,7 @@ class Example:
         size: width and height in pixels, upright, once it has been read.
         name: how it is called in messages, unique in its folder; the file's name when left out.
         repeats: how often an epoch sees it, at least 1.
-        weight: of its loss.
+        weight: the weight of its loss.
         mask: where its loss counts: a greyscale picture, the picture itself for its opacity, or None for all of it.
         mask_digest: SHA-256 of the mask's file, once it has been read.
         colours: what was done about its colour profile, in words; empty where nothing was.

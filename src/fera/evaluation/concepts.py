@@ -24,7 +24,7 @@ class Gallery:
 
     Args:
         captions: distinct, one a row.
-        embeddings: of each caption's pictures, averaged; shape (N, D), of length 1.
+        embeddings: the embeddings of each caption's pictures, averaged; shape (N, D), of length 1.
     """
 
     captions: tuple[str, ...]
@@ -34,7 +34,7 @@ class Gallery:
         """Place of the right caption by cosine similarity, for each picture.
 
         Args:
-            embeddings: of the pictures, shape (M, D).
+            embeddings: the embeddings of the pictures, shape (M, D).
             captions: the right one of each.
 
         Returns:
@@ -55,7 +55,7 @@ def gallery_of(captions: Sequence[str], embeddings: Tensor) -> Gallery:
     """A gallery of pictures; those of one caption become one entry.
 
     Args:
-        captions: of the pictures.
+        captions: the captions of the pictures.
         embeddings: shape (N, D).
     """
     distinct = tuple(dict.fromkeys(captions))

@@ -35,7 +35,7 @@ def kernel_distance(real: Tensor, generated: Tensor, *, seed: int = 0) -> float:
     Args:
         real: shape (N, D), at least two rows.
         generated: shape (M, D), likewise.
-        seed: of the draws from the larger set; all pictures are taken where both have the same size.
+        seed: the seed of the draws from the larger set; all pictures are taken where both have the same size.
 
     Source:
         Binkowski et al., arXiv 1801.01401; computed by torchmetrics.
@@ -58,8 +58,8 @@ def diversity(features: Tensor, prompts: list[str]) -> tuple[float | None, float
     """Mean cosine distance between pictures of one prompt, and of different prompts.
 
     Args:
-        features: of the pictures, shape (M, D).
-        prompts: of the pictures.
+        features: the features of the pictures, shape (M, D).
+        prompts: the prompts of the pictures.
 
     Returns:
         Both in [0, 2]; None where there is no such pair.

@@ -70,7 +70,7 @@ def draw_pictures(
     Args:
         pipe: adapters as they are set.
         prompts: at least one.
-        settings: of the evaluation.
+        settings: the settings of the evaluation.
         size: width and height in pixels.
         output: gets a file a picture, and `grid.png`; nothing is written when None.
         progress: told (what, done, of how many).

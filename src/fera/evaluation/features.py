@@ -56,7 +56,7 @@ class ClipFeatures:
 
     Args:
         model: `transformers.CLIPModel` in evaluation mode.
-        tokenizer: of the model.
+        tokenizer: the tokenizer of the model.
         name: for records.
     """
 
@@ -80,8 +80,8 @@ class ClipFeatures:
         """Mean cosine of pictures and their prompts, times 100.
 
         Args:
-            features: of the pictures, shape (N, D), of length 1.
-            prompts: of the pictures.
+            features: the features of the pictures, shape (N, D), of length 1.
+            prompts: the prompts of the pictures.
 
         Source:
             Hessel et al., CLIPScore, arXiv 2104.08718, without its factor of 2.5 and its cut at 0.

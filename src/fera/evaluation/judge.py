@@ -24,9 +24,9 @@ class Look:
     """What the judge sees in N pictures.
 
     Args:
-        features: of the trunk, shape (N, 224), float32.
+        features: the features of the trunk, shape (N, 224), float32.
         styles: probabilities, shape (N, S), rows sum to 1.
-        embeddings: of the concepts, shape (N, 64), of length 1.
+        embeddings: the embeddings of the concepts, shape (N, 64), of length 1.
     """
 
     features: Tensor
@@ -41,7 +41,7 @@ class Judge:
     Args:
         network: in evaluation mode, on the CPU, float32.
         styles: names of the S styles.
-        feature_mean: of each style's features, shape (S, 224).
+        feature_mean: the feature mean of each style's features, shape (S, 224).
         feature_std: shape (S, 224), above 0.
         feature_reach: distance from a style's mean, in deviations, that the median of its pictures does not exceed;
             shape (S,).
@@ -70,7 +70,7 @@ class Judge:
         """Which known style real pictures have.
 
         Args:
-            real: of a folder's pictures.
+            real: the real of a folder's pictures.
 
         Returns:
             The style, or None and why: either no style is likely, or the pictures lie farther from it than its own

@@ -35,7 +35,7 @@ class Picture:
     Args:
         prompt: what was asked for.
         repetition: which picture of this prompt, from 0.
-        seed: of its noise.
+        seed: the seed of its noise.
         file: its name in the output folder; None where none was given.
         style_score: probability that it has the folder's style, by the judge; None where it does not know.
         concept_rank: place of the right picture among the folder's, by the judge; 1 is best; None likewise, or where
@@ -60,7 +60,7 @@ class Evaluation:
 
     Args:
         folder: the data folder.
-        settings: of the evaluation.
+        settings: the settings of the evaluation.
         samples: the held-out denoising samples, the same for every adapter.
         loss: mean of their losses.
         loss_by_timestep: mean loss in each quarter of the noise process, noise to clean; None where no sample falls.

@@ -29,7 +29,7 @@ class EvaluationSettings:
         guidance_scale: strength of classifier-free guidance.
         resolution: side of the pictures in pixels; the base's own when left out.
         batch_size: samples or pictures at a time, at least 1; does not change results but for rounding.
-        seed: of noise and timesteps.
+        seed: the seed of noise and timesteps.
         features: network whose features FID, KID and diversity rest on. "auto" is the judge where it knows the
             folder's style, and none elsewhere; the other names are taken or fail.
         clip_model: folder or Hub id of the CLIP model of `features="clip"`.

@@ -24,7 +24,7 @@ def load_subject(pipe: Any, path: str, weight: float = 1.0) -> None:
         pipe: a pipeline without adapters.
         path: a routed adapter as `fera.load_adapter` takes it; a folder of a plain PEFT adapter (LoRA, LoHa, LoKr,
             OFT, …); a denoiser as `save_pretrained` writes it; or a run folder of `fera train` that holds one of these.
-        weight: of an adapter.
+        weight: the weight of an adapter.
 
     Raises:
         FeraError: it is none of these, or does not fit the pipeline.

@@ -27,7 +27,7 @@ def sliced_wasserstein(real: PixelSet, generated: PixelSet, *, seed: int = 0) ->
     Args:
         real: at least one picture.
         generated: likewise, of the same size.
-        seed: of positions and directions.
+        seed: the seed of positions and directions.
 
     Returns:
         By the level's shorter side in pixels, fine to coarse: "64", "32", "16" for 64x64 pictures. The last one is the

@@ -24,11 +24,11 @@ class Format:
     """A file format.
 
     Args:
-        file_name: of the file in a folder.
+        file_name: the file name of the file in a folder.
         holds: what it can hold, for messages.
         refuses: reason why it cannot hold a LoRA, or None.
         tensors: the LoRA's tensors by their names in the format.
-        metadata: of the file, beside what all formats carry.
+        metadata: the metadata of the file, beside what all formats carry.
     """
 
     file_name: str
@@ -43,7 +43,7 @@ def encode(lora: StaticLora, name: str) -> tuple[Tensors, dict[str, str]]:
 
     Args:
         lora: the LoRA.
-        name: of the format, a key of `FORMATS`.
+        name: the name of the format, a key of `FORMATS`.
 
     Raises:
         FeraError: there is no such format, or it cannot hold this LoRA; the message names those that can.

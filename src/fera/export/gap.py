@@ -26,7 +26,7 @@ class Gap:
         prediction: root mean square of the difference, relative to the routed prediction's.
         change: the same, relative to what the routed adapter changes in the base's prediction: 0 is a perfect
             stand-in, 1 is as far off as the base without any adapter.
-        timesteps: of the denoiser's calls that were compared, in order.
+        timesteps: the timesteps of the denoiser's calls that were compared, in order.
         change_by_call: `change` of each of these calls.
     """
 
@@ -66,7 +66,7 @@ def record_walk(
         prompts: what to draw; not the ones it was trained on.
         adapter_name: the adapter.
         steps: denoising steps.
-        seed: of the noise of the first image, counting up from there.
+        seed: the seed of the noise of the first image, counting up from there.
 
     Raises:
         FeraError: there is no such adapter, or the pipeline cannot draw.

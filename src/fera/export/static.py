@@ -47,7 +47,7 @@ class StaticLora:
     Args:
         layers: by the layer's path in the denoiser, in the order of the file.
         gate: shape (E,).
-        config: of the routed adapter.
+        config: the config of the routed adapter.
         text: LoRA of the text encoders by encoder and by the layer's path, as files have it.
     """
 

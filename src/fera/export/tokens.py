@@ -16,7 +16,7 @@ def token_files(text: TextFiles | None, format: str) -> dict[str, dict[str, Tens
 
     Args:
         text: the adapter's text parts.
-        format: of the export.
+        format: the format of the export.
     """
     if text is None or text.token is None:
         return {}

@@ -34,7 +34,7 @@ class Exported:
 
     Args:
         files: written; a schedule's description last, but for those of a learned token.
-        gates: of each LoRA, E weights each.
+        gates: the gates of each LoRA, E weights each.
         gap: how far they are from the routed adapter; None where it was not measured.
     """
 

@@ -42,16 +42,16 @@ class Drawing:
         compare_base: draw the base without adapters too.
         trace: plot how the adapters are routed.
         overwrite: replace images of the same names.
-        seed: of the first image, counting up from there.
+        seed: the seed of the first image, counting up from there.
         steps: denoising steps.
         guidance_scale: strength of guidance.
-        negative_prompt: of all images.
+        negative_prompt: the negative prompt of all images.
         adapter_start: share of the denoising steps that the base does alone before the adapters act, in [0, 1).
         height: in pixels; the base's own when left out.
         width: as `height`.
         batch_size: images at a time.
         device: where to draw; the fastest there is when left out.
-        precision: of the base's weights: "fp32", "fp16" or "bf16".
+        precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
     """
 
     prompts: Sequence[str]

@@ -37,8 +37,8 @@ def generate(
     Args:
         pipe: a text-to-image diffusers pipeline, with or without adapters.
         prompts: one an image.
-        negative_prompt: of all images; acts where guidance does.
-        seed: of the first image.
+        negative_prompt: the negative prompt of all images; acts where guidance does.
+        seed: the seed of the first image.
         num_inference_steps: denoising steps, at least 1.
         guidance_scale: strength of classifier-free guidance; up to 1 is off.
         adapter_start: share of the denoising steps that the base does alone before its adapters act, in [0, 1). The

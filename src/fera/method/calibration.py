@@ -45,7 +45,7 @@ class KappaScore:
         kappa: finest Gaussian's deviation as a fraction of the latent's shorter side.
         level_bits: information about the noise level, at least 0.
         sample_bits: information about the sample, given the level, at least 0.
-        entropy: of the mean indicator over all levels, 1 for equal bands, 0 for a single one.
+        entropy: the entropy of the mean indicator over all levels, 1 for equal bands, 0 for a single one.
         shares: mean share of each band, L lists of K, levels as they were given, low to high frequency.
         shares_std: its deviation between samples and draws, likewise.
     """
@@ -70,9 +70,9 @@ class Calibration:
     Args:
         kappa: the candidate of the highest score; the finest of those where several share it.
         num_bands: K it holds for.
-        shortest_side: of the latents, in latent pixels.
+        shortest_side: the shortest side of the latents, in latent pixels.
         samples: latents that were looked at.
-        timesteps: of the noise levels.
+        timesteps: the timesteps of the noise levels.
         scores: one a candidate, finest first.
     """
 
@@ -113,7 +113,7 @@ def calibrate_kappa(
         kappas: candidates; in steps of half an octave from half a pixel to a quarter of the shortest side of all
             latents when left out. The floor of half a pixel then acts on none of them.
         max_samples: latents to look at, drawn from the seed where there are more.
-        seed: of that draw and of the noise.
+        seed: the seed of that draw and of the noise.
 
     Returns:
         The choice and the score of each candidate.
@@ -150,7 +150,7 @@ def indicators(
         bands: M candidates of K bands.
         add_noise: as in `calibrate_kappa`.
         timesteps: shape (L,).
-        seed: of the noise.
+        seed: the seed of the noise.
 
     Returns:
         Shape (M, L, D, K), float64, on the CPU.

@@ -78,7 +78,7 @@ class RouterInput:
 
         Args:
             entries: what the router got, shape (B, F).
-            latent: of which it was read.
+            latent: the latent of which it was read.
 
         Returns:
             Shape (B, K).

@@ -27,7 +27,7 @@ class NoiseProcess:
         prediction_type: "epsilon", "v_prediction" or "flow_prediction".
         num_train_timesteps: T.
         alphas_cumprod: shape (T,), float32; None for flow matching.
-        shift: of flow matching's noise levels; above 1 favours more noise.
+        shift: the shift of flow matching's noise levels; above 1 favours more noise.
     """
 
     prediction_type: str

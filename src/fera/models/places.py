@@ -24,7 +24,7 @@ def place(denoiser: nn.Module, ids: Tensor, count: int, name: str) -> Place:
         denoiser: for the error.
         ids: shape (L, 3) or (B, L, 4); rows of text tokens may come before those of the latent.
         count: how many tokens the latent has.
-        name: of the argument, for the error.
+        name: the name of the argument, for the error.
 
     Raises:
         FeraError: there are not as many ids as tokens, or the tokens whose first id is 0 are not one picture, row by

@@ -68,8 +68,8 @@ class CallReader:
         """How noisy a call says that its latent is.
 
         Args:
-            args: of the call.
-            kwargs: of the call.
+            args: the args of the call.
+            kwargs: the kwargs of the call.
             like: the latent, shape (B, ...).
 
         Returns:

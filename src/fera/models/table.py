@@ -28,7 +28,7 @@ class Row:
     """What is said of one class.
 
     Args:
-        name: of the class.
+        name: the name of the class.
         latent: the argument that holds its latent, as Markdown code.
         layout: shape of that argument.
         left_out: more on what does not steer the gate; empty where the layout says it all.

@@ -30,7 +30,7 @@ def load_base(
         base: a folder as `save_pretrained` writes it, a Hub id, or "emoji" for the base that comes with fera.
         revision: branch, tag or commit, for a Hub id.
         variant: variant of the weight files, such as "fp16".
-        dtype: of its weights in memory; a dict gives one to a part by name, and "default" to the others.
+        dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
 
     Returns:
         The pipeline, on the CPU.
@@ -67,7 +67,7 @@ def lay_out(part: nn.Module) -> nn.Module:
     """Lay convolutions out channels last, which CPUs compute faster; values stay what they are.
 
     Args:
-        part: of a pipeline; changed in place, unless it has no convolution of two dimensions.
+        part: the part of a pipeline; changed in place, unless it has no convolution of two dimensions.
 
     Returns:
         The part.
@@ -83,7 +83,7 @@ def to_device(pipe: Any, name: str | None) -> str:
 
     Args:
         pipe: the pipeline.
-        name: of the device, such as "cuda"; the fastest there is when None.
+        name: the name of the device, such as "cuda"; the fastest there is when None.
 
     Returns:
         The device's name.

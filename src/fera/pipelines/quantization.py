@@ -41,7 +41,7 @@ def quantize(denoiser: nn.Module, quantization: str, device: torch.device) -> No
     What diffusers keeps in float32 in this class of denoisers stays as it is, as do convolutions and norms.
 
     Args:
-        denoiser: of diffusers, its weights of one floating point type, which forwards compute in.
+        denoiser: the denoiser of diffusers, its weights of one floating point type, which forwards compute in.
         quantization: "8bit" (LLM.int8) or "4bit" (NF4); "none" does nothing.
         device: where to quantize; the denoiser is there afterwards.
 

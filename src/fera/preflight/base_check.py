@@ -27,7 +27,7 @@ def look_with_base(
 
     Args:
         report: is added to.
-        config: of the run.
+        config: the configuration of the run.
         training: examples to train on.
         held_out: examples to measure on.
 

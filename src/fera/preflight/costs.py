@@ -38,13 +38,13 @@ class Estimates:
         device: where it was timed.
         latents: files of latents, one a picture and mirroring.
         captions: different captions to encode, all orders of tags and the empty one.
-        cache_bytes: of all of these on disk.
-        trained_parameters: of the adapter.
+        cache_bytes: the cache bytes of all of these on disk.
+        trained_parameters: the trained parameters of the adapter.
         memory_bytes: weights, and the adapter with its gradients and optimizer; activations come on top and grow with
             batch and picture size.
-        encoding_seconds: of an empty cache.
-        step_seconds: of one optimizer step.
-        training_seconds: of all steps; without pictures and held-out losses along the way.
+        encoding_seconds: the encoding seconds of an empty cache.
+        step_seconds: the seconds of one optimizer step.
+        training_seconds: the seconds of all steps; without pictures and held-out losses along the way.
     """
 
     device: str
@@ -66,7 +66,7 @@ def estimate(
 
     Args:
         pipe: the base, as for training.
-        config: of the run.
+        config: the configuration of the run.
         examples: all that it trains on or holds out, each once.
         sizes: width and height in pixels that each is brought to.
         device: where to time.

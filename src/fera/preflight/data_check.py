@@ -28,7 +28,7 @@ def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
     """Look at a run's data as training would, without stopping at the first problem.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         with_base: load the base, for its sizes, its text encoder's limit, and estimates.
 
     Returns:

@@ -54,7 +54,7 @@ def calibrate_run(config: TrainConfig, output: Path, listener: Listener = SILENT
     """Score kappas on a run's training latents; the latents stay in the run's cache.
 
     Args:
-        config: of the run; its own kappa does not matter.
+        config: the configuration of the run; its own kappa does not matter.
         output: gets `calibration.json` and `calibration.png`.
         listener: hears what happens.
 

@@ -16,7 +16,7 @@ class PictureReport:
     """What becomes of one picture.
 
     Args:
-        name: of the picture.
+        name: the name of the picture.
         size: its width and height, upright.
         repeats: how often an epoch sees it.
         bucket: width and height that it is brought to; None where no size is known.
@@ -43,7 +43,7 @@ class DataReport:
     """How a folder would be trained on.
 
     Args:
-        folder: of the training pictures, or the name of the dataset.
+        folder: the folder of the training pictures, or the name of the dataset.
         layout: "flat", "imagefolder", "repeats", "parquet", "saved" or "dataset".
         pictures: usable ones, held out or not.
         rows: training pictures in an epoch, repeats counted.
@@ -51,7 +51,7 @@ class DataReport:
         class_pictures: how many there are.
         class_pictures_to_draw: how many the base has to draw.
         smallest: width and height of the picture with the fewest pixels.
-        largest: of that with the most.
+        largest: the largest of that with the most.
         sizes: width and height that each picture is brought to, by its name; empty where no size is known.
         listing: each usable picture, those to train on first.
         buckets: a line about each size.

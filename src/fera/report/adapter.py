@@ -18,7 +18,7 @@ def describe_adapter(folder: Path, problems: list[str]) -> dict[str, dict[str, A
     """Describe an adapter.
 
     Args:
-        folder: of the adapter.
+        folder: the folder of the adapter.
         problems: gets a line where it cannot be read.
 
     Returns:

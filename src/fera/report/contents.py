@@ -43,7 +43,7 @@ class Contents:
     """Everything that the template reads.
 
     Args:
-        name: of the run.
+        name: the name of the run.
         base: that it adapts.
         notices: what to know first.
         facts: numbers at the top.
@@ -62,7 +62,7 @@ class Contents:
         counts: how many training and held-out pictures there are now.
         adapter: facts about the adapter by section.
         settings: keys of the configuration.
-        versions: of the libraries.
+        versions: the versions of the libraries.
         problems: what is missing or damaged.
     """
 

@@ -25,7 +25,7 @@ class Sampling:
     Args:
         prompts: what to draw; the run's own prompts where there are none.
         base: where the base is, if not where the run says.
-        seed: of the first picture, counting up from there.
+        seed: the seed of the first picture, counting up from there.
         steps: denoising steps.
         guidance_scale: strength of guidance.
         device: where to draw; the fastest there is when left out.
@@ -44,7 +44,7 @@ class Drawn:
     """Pictures of the base and of the adapted base.
 
     Args:
-        prompts: of the pictures.
+        prompts: the prompts of the pictures.
         base: pictures of the base, one a prompt.
         adapted: pictures with the adapter, likewise.
         curves: gates and band shares along the denoising steps.

@@ -37,7 +37,7 @@ def read_pictures(config: TrainConfig, run: Path, problems: list[str]) -> Pictur
     """Find a run's pictures.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         run: its folder; data that lay in the run's folder is looked for there, wherever the folder is now.
         problems: gets a line for each folder that is not as it was.
     """

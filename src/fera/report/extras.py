@@ -42,7 +42,7 @@ class Evaluations:
     """Metrics side by side.
 
     Args:
-        names: of what was evaluated.
+        names: the names of what was evaluated.
         rows: metric and its value for each of `names`, as text; "–" where it is not known.
     """
 
@@ -67,7 +67,7 @@ def read_evaluations(folder: Path, problems: list[str]) -> Evaluations:
     """Read evaluation.json, in the run's folder or in its folder `evaluation`.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         problems: gets a line where a file is damaged, or holds no evaluation.
     """
     for path in (folder / "evaluation.json", folder / "evaluation" / "evaluation.json"):
@@ -83,7 +83,7 @@ def read_analysis(folder: Path, problems: list[str]) -> Analysis:
     """Read analysis.json and the plots beside it, in the run's folder or in its folder `analysis`.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         problems: gets a line for each file that is damaged.
     """
     for home in (folder, folder / "analysis"):

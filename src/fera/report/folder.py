@@ -27,7 +27,7 @@ class Run:
         settings: its keys.
         log: its log; empty where there is none.
         log_written: when the log was last written, in UTC; None where there is none.
-        summary: of a finished run; empty where there is none.
+        summary: the summary of a finished run; empty where there is none.
         adapter_path: folder of the adapter, or of the last checkpoint's; None where there is neither.
         adapter: facts about it by section.
         curves: gates and band shares along the denoising steps, as `fera demo` or `fera analyze` traced them.

@@ -46,7 +46,7 @@ def read_log(path: Path) -> Log:
     """Read a run's log.
 
     Args:
-        path: of log.jsonl.
+        path: the path of log.jsonl.
 
     Raises:
         OSError: it cannot be read.

@@ -27,7 +27,7 @@ def render(contents: Contents) -> str:
     pictures inside it: whatever text it shows, it runs nothing else and reaches no network.
 
     Args:
-        contents: of the page.
+        contents: the contents of the page.
 
     Returns:
         A whole HTML document.

@@ -33,7 +33,7 @@ def write_report(request: ReportRequest, listener: Listener = SILENT) -> Path:
     """Write the report of a run.
 
     Args:
-        request: of which run, where to.
+        request: the request of which run, where to.
         listener: hears what happens.
 
     Returns:

@@ -22,7 +22,7 @@ class Setting:
         value: as a reader would write it; "unset" where there is none.
         default: likewise, or "required".
         is_changed: whether the run departs from the default.
-        meaning: of the key.
+        meaning: the meaning of the key.
     """
 
     name: str

@@ -9,7 +9,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """A value as JSON, with null where a number is not finite.
 
     Args:
-        value: of dicts with keys that JSON has, lists, tuples, strings, numbers, booleans and None.
+        value: dicts with keys that JSON has, lists, tuples, strings, numbers, booleans and None.
         indent: spaces a level; all on one line when left out.
     """
     return json.dumps(_finite(value), indent=indent, allow_nan=False)

@@ -19,7 +19,7 @@ class RoutingCurves:
 
     Args:
         adapter: its name; where two denoisers hold one of that name, with the denoiser's: "ink (transformer_2)".
-        timesteps: of the S steps, in the order of denoising.
+        timesteps: the timesteps of the S steps, in the order of denoising.
         gates: mean gate of each expert, S lists of E.
         gates_std: its deviation between samples, likewise.
         indicator: mean share of each band, S lists of K, low to high frequency.

@@ -26,7 +26,7 @@ class GateTrace:
     """Gates of one adapter along the denoising steps.
 
     Args:
-        timesteps: of the S steps, in the order of denoising.
+        timesteps: the timesteps of the S steps, in the order of denoising.
         gates: mean gate at each step, shape (S, E), float32.
     """
 
@@ -41,7 +41,7 @@ class GateTrace:
         """Ranges of neighbouring steps, as even as can be.
 
         Args:
-            count: of ranges, from 1 to S.
+            count: the count of ranges, from 1 to S.
 
         Raises:
             FeraError: there are fewer steps than ranges.

@@ -27,7 +27,7 @@ def failures_explained(config: TrainConfig, kept: Callable[[], str]) -> Iterator
     """Raise what the machine refuses in the block as `FeraError`.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         kept: says what the run can go on from.
 
     Raises:

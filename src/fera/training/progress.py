@@ -20,7 +20,7 @@ class Progress:
         skips: steps left out.
         held_out: step to held-out loss.
         training_seconds: of all optimizer steps up to the last line of the log, over all starts of the run.
-        window_seconds: of the steps since that line.
+        window_seconds: the seconds of the steps since that line.
         metrics: what was counted since that line.
     """
 

@@ -40,9 +40,9 @@ class Saver:
     """Saves what a run has learned, and restores it. All processes call its methods together.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         run: its folder.
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
         setup: what `prepare` made.
         reporter: told what changed.
         base: fingerprint of the denoiser.
@@ -95,7 +95,7 @@ class Saver:
         """Write the adapter and the summary.
 
         Args:
-            summary: of the run.
+            summary: the summary of the run.
             step: optimizer steps taken.
 
         Raises:

@@ -17,7 +17,7 @@ class Summary:
     Args:
         adapter: folder of the finished adapter.
         base: the pipeline it belongs to.
-        revision: of the base.
+        revision: the revision of the base.
         steps: optimizer steps.
         samples: training samples seen.
         training_pictures: how many an epoch has: repeats and class pictures are counted.
@@ -25,13 +25,13 @@ class Summary:
         skipped_steps: how many were left out because their loss or gradient was not finite.
         parameters: trained ones.
         average: which average over the steps the adapter holds, "ema" or "schedule_free"; None for the last weights.
-        kappa: of the adapter, as given or as chosen; None for baselines.
-        seconds: of this start of the run, with loading, encoding, pictures and held-out losses.
-        training_seconds: of all optimizer steps, over all starts of the run.
+        kappa: the kappa of the adapter, as given or as chosen; None for baselines.
+        seconds: the seconds of this start of the run, with loading, encoding, pictures and held-out losses.
+        training_seconds: the seconds of all optimizer steps, over all starts of the run.
         samples_per_second: over these.
         held_out_loss_before: before the first step; None where nothing is held out.
         held_out_loss_after: after the last one.
-        versions: of the libraries.
+        versions: the versions of the libraries.
     """
 
     adapter: str
@@ -66,12 +66,12 @@ def summarize(
     """Put a run's summary together.
 
     Args:
-        config: of the run.
-        setup: of the run.
+        config: the configuration of the run.
+        setup: the setup of the run.
         adapter: folder of the finished adapter.
-        progress: of the run.
+        progress: the progress of the run.
         samples: training samples seen.
-        seconds: of this start of the run.
+        seconds: the seconds of this start of the run.
         average: name of the average that the adapter holds.
     """
     libraries = ("torch", "diffusers", "peft", "transformers", "accelerate")

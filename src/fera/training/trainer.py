@@ -38,7 +38,7 @@ class Trainer:
     """A run between two steps.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         run: its folder.
         accelerator: device, precision, accumulation, processes.
         setup: what `prepare` made.

@@ -19,9 +19,9 @@ class Validator:
     """Measures a run with the weights that are kept.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         run: its folder.
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
         setup: what `prepare` made.
         reporter: told about losses and pictures.
         average: what is kept of the weights.
@@ -38,7 +38,7 @@ class Validator:
         """Measure the held-out loss and draw the validation prompts. All processes call it together.
 
         Args:
-            progress: of the run; notes the step and its loss.
+            progress: the progress of the run; notes the step and its loss.
             pictures: whether to draw.
             loss: whether to measure.
         """

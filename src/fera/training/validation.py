@@ -33,7 +33,7 @@ def held_out_loss(
     through the denoiser together.
 
     Args:
-        setup: of the run.
+        setup: the setup of the run.
         settings: number of samples and seed.
         batch_size: samples a forward; does not change the result but for rounding.
         autocast: context for forwards.
@@ -73,8 +73,8 @@ def draw_samples(
     """Draw the validation prompts as `fera generate` does with the adapter as it is at this step: the same pictures.
 
     Args:
-        setup: of the run; the pipeline still has its encoders.
-        config: of the run: prompts, seed, steps, guidance, precision.
+        setup: the setup of the run; the pipeline still has its encoders.
+        config: the configuration of the run: prompts, seed, steps, guidance, precision.
         folder: gets `step-000100.png`, and how it was drawn as `step-000100.json`.
         step: optimizer steps taken.
         device: where to draw.

@@ -37,7 +37,7 @@ class CarryGates:
 
     Args:
         checkpoint: the function that diffusers would call.
-        gate: of the denoiser.
+        gate: the gate of the denoiser.
     """
 
     def __init__(self, checkpoint: Callable[..., Any], gate: HoldsGates) -> None:

@@ -58,13 +58,13 @@ class FeraConfig(LoraConfig):
         router: "soft", the router of the paper; "uniform" or "rank_mask" (T-LoRA) to compare it with.
         router_input: what the router reads: "shares" of the bands as in the paper, "log_shares", "log_energies",
             "timestep", "shares+timestep" or "log_energies+timestep"; see `fera.method.router_input`.
-        temperature: of the router's softmax, above 0.
+        temperature: the temperature of the router's softmax, above 0.
         router_features: width of the router's hidden layer, at least 1.
         expert: config of another PEFT scheme, or a dict of it with its `peft_type`: then each expert is an adapter of
             that scheme (`LoHaConfig(r=4)`, `LoraConfig(use_dora=True)`), and settings of LoRA are left alone. None
             for LoRA, whose experts cost no more than one LoRA.
         component: name of the denoiser that it belongs to in its pipeline ("transformer_2"); written by fera.
-        format_version: of the adapter's files; written by fera.
+        format_version: the format version of the adapter's files; written by fera.
         base_fingerprint: what the base looks like that the adapter belongs to; written by fera. None skips the
             check when the adapter is put into a model.
 

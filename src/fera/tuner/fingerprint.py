@@ -69,8 +69,8 @@ def check_same_base(found: dict[str, Any], expected: dict[str, Any], tolerance: 
     """Hold the fingerprint of a base against the one that an adapter carries.
 
     Args:
-        found: of the base.
-        expected: of the adapter.
+        found: the found of the base.
+        expected: the expected of the adapter.
         tolerance: relative distance of their samples up to which they are one base's.
 
     Raises:

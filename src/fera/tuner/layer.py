@@ -109,8 +109,8 @@ class RoutedLora(LoraVariant):
             module: the LoRA layer.
             adapter: name of the adapter.
             width: E r, a multiple of the number of experts.
-            shape: of the input, (N, ...).
-            dtype: of the ranks.
+            shape: the shape of the input, (N, ...).
+            dtype: the dtype of the ranks.
 
         Returns:
             The same for all layers that ask alike in a forward.

@@ -23,7 +23,7 @@ def gate_of_rows(
         gate: the denoiser's gate.
         layer: the base layer that asks, for the error.
         adapter: the adapter.
-        shape: of the layer's input, (N, ...).
+        shape: the shape of the layer's input, (N, ...).
         part: what the denoiser's class knows the layer's rows by: `CallReader.part_of`.
 
     Returns:

@@ -18,7 +18,7 @@ class Scheme:
         title: what the literature calls it.
         expert: what the layer's weight is, or its output, with one expert alone.
         mixture: what the gated sum of outputs is then.
-        settings: of a config, beside its `peft_type`, that make it this scheme.
+        settings: the settings of a config, beside its `peft_type`, that make it this scheme.
     """
 
     title: str

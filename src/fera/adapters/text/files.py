@@ -60,7 +60,7 @@ class TextFiles:
 
     Args:
         folder: that holds them.
-        names: of the files.
+        names: the names of the files.
         loras: by text encoder: rank, alpha, and by the layer's path the (in, out) features.
         token: the learned word; None where there is none.
         vectors: shape (V, D) of its vectors by text encoder.
@@ -161,7 +161,7 @@ def open_text(folder: Path, names: Sequence[str]) -> TextFiles:
 
     Args:
         folder: that holds them.
-        names: of the files, checked.
+        names: the names of the files, checked.
 
     Raises:
         FeraError: a file is missing or damaged, or holds something else.

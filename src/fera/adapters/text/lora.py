@@ -29,7 +29,7 @@ class TextLora:
     """LoRA of one text encoder.
 
     Args:
-        rank: of all layers.
+        rank: the rank of all layers.
         alpha: its strength is alpha / rank.
         layers: down matrix (R, in) and up matrix (out, R) by the layer's path, as files have it.
     """
@@ -55,7 +55,7 @@ def add_lora(encoder: Any, adapter: str, rank: int, alpha: float, targets: Seque
     Args:
         encoder: the text encoder.
         adapter: what to call it.
-        rank: of its layers.
+        rank: the rank of its layers.
         alpha: its strength is alpha / rank.
         targets: layers, by the end of their names.
         inference: whether it is to stay as it is.

@@ -92,7 +92,7 @@ def add_token(pipe: Any, name: str, adapter: str, token: str, rows: Tensor) -> n
 
     Args:
         pipe: the pipeline.
-        name: of the text encoder.
+        name: the name of the text encoder.
         adapter: that the token belongs to.
         token: the word in prompts.
         rows: its embeddings, shape (V, D).
@@ -122,7 +122,7 @@ def remove_token(pipe: Any, name: str, adapter: str) -> None:
 
     Args:
         pipe: the pipeline.
-        name: of the text encoder.
+        name: the name of the text encoder.
         adapter: the adapter.
     """
     encoder = getattr(pipe, name)
@@ -143,7 +143,7 @@ def keep_token(pipe: Any, name: str, adapter: str) -> None:
 
     Args:
         pipe: the pipeline.
-        name: of the text encoder.
+        name: the name of the text encoder.
         adapter: the adapter.
     """
     encoder = getattr(pipe, name)

@@ -19,10 +19,10 @@ class Batch:
     Args:
         latents: in the denoiser's units, shape (B, C, H, W), float32.
         conditions: what the denoiser takes besides, each with B along its first axis.
-        names: of the pictures.
-        captions: of the examples, as they are trained on.
+        names: the names of the pictures.
+        captions: the captions of the examples, as they are trained on.
         mask: where the loss counts, shape (B, 1, H, W), float32, in [0, 1]; None where it counts everywhere.
-        weights: of each example's loss, shape (B,), float32; None where all are 1.
+        weights: the weights of each example's loss, shape (B,), float32; None where all are 1.
     """
 
     latents: Tensor
@@ -38,7 +38,7 @@ class EncodedSet:
     """Examples whose latents and embeddings are on disk.
 
     Args:
-        names: of the pictures.
+        names: the names of the pictures.
         sizes: width and height in pixels that each was brought to.
         latents: for each picture its file, and where flips were asked for a second one, mirrored.
         captions: for each picture one or more orders of its tags.
@@ -46,7 +46,7 @@ class EncodedSet:
         units: how the autoencoder's latents become the denoiser's.
         masks: for each picture as `latents`, and nothing where all of it counts; empty where no picture has a mask.
         mask_min_value: weight of the loss where a mask is black.
-        weights: of each picture's loss; empty where all are 1.
+        weights: the weights of each picture's loss; empty where all are 1.
         placed: what the denoiser is told of where a picture's pixels lie in it: for each picture, and where flips were
             asked for for its mirror image, the conditions by name; empty where it is told nothing.
         memory: files that were read, up to a limit.

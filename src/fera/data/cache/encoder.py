@@ -48,12 +48,12 @@ class Encoder:
     Args:
         pipe: the pipeline, its autoencoder and text encoders loaded.
         family: how it encodes captions.
-        folder: of the cache.
+        folder: the folder of the cache.
         device: where to compute.
         buckets: (width, height) in pixels; each picture is brought to the nearest.
         center_crop: as in the configuration.
         random_flip: as in the configuration.
-        seed: of crops off centre.
+        seed: the seed of crops off centre.
         progress: told (what, done, of how many).
         captions: a caption to the variants of it to encode.
         mask_min_value: as in the configuration.

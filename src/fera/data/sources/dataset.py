@@ -72,7 +72,7 @@ def read_dataset(name: str, config: DataConfig) -> list[Example]:
     """Pictures and captions of the rows of a dataset, in their order.
 
     Args:
-        name: of the Hub, or a local path that `datasets.load_dataset` reads.
+        name: the name of the Hub, or a local path that `datasets.load_dataset` reads.
         config: names of columns, of the dataset's configuration and of its split.
 
     Raises:

@@ -16,7 +16,7 @@ def describe_sharing(examples: Sequence[Example], folder: Path) -> list[str]:
     """A line about each caption file that several pictures share, and about those that another one hides.
 
     Args:
-        examples: of a layout whose captions lie beside pictures.
+        examples: the examples of a layout whose captions lie beside pictures.
         folder: the data folder.
     """
     readers: dict[Path, list[str]] = {}
@@ -37,7 +37,7 @@ def describe_metadata(examples: Sequence[Example], folder: Path, metadata: Path)
     """A line about captions beside pictures that have none in the metadata, and about whatever else it hides.
 
     Args:
-        examples: of an imagefolder; those without a row have no caption.
+        examples: the examples of an imagefolder; those without a row have no caption.
         folder: the data folder.
         metadata: the file that is read.
     """

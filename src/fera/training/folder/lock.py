@@ -42,7 +42,7 @@ def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     was killed holds nobody up.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         say: hears it where the file system has no locks.
 
     Raises:

@@ -69,7 +69,7 @@ def with_buckets_of(checkpoint: Path, config: TrainConfig) -> tuple[TrainConfig,
 
     Args:
         checkpoint: its folder.
-        config: of the run that is to go on.
+        config: the configuration of the run that is to go on.
 
     Returns:
         The configuration, and whether the checkpoint names no step: then it is the one that was the default before
@@ -115,7 +115,7 @@ def check_changes(checkpoint: Path, config: TrainConfig, allow: Sequence[str]) -
 
     Args:
         checkpoint: its folder.
-        config: of the run that is to go on.
+        config: the configuration of the run that is to go on.
         allow: names of settings or sections that may differ, or "all".
 
     Returns:
@@ -154,7 +154,7 @@ def check_base_and_data(
         checkpoint: its folder.
         state: what it holds.
         base: fingerprint of this run's.
-        data_digest: of this run's pictures and captions.
+        data_digest: the data digest of this run's pictures and captions.
         allow: as for `check_changes`; "data" allows other pictures and captions.
 
     Returns:
@@ -223,8 +223,8 @@ def change_of_course(former: OptimizationConfig, settings: OptimizationConfig, b
     """What another length does to the learning rate, which falls over the whole run with most schedules.
 
     Args:
-        former: of the checkpoint.
-        settings: of the run that goes on.
+        former: the former of the checkpoint.
+        settings: the settings of the run that goes on.
         before: learning rate of the next step by the checkpoint's course.
         now: by this run's.
 

@@ -163,7 +163,7 @@ class RunFolder:
 
         Args:
             step: optimizer steps taken.
-            config: of the run.
+            config: the configuration of the run.
             state: tensors and plain values only.
             save_adapter: writes the adapter into a folder.
             keep: checkpoints to keep, this one included; None keeps all.
@@ -191,7 +191,7 @@ class RunFolder:
         """Bring the log back to where it was at a checkpoint, so that a continued run logs no step twice.
 
         Args:
-            length: of the log at the checkpoint, in bytes.
+            length: the length of the log at the checkpoint, in bytes.
         """
         if not self.log.exists():
             return

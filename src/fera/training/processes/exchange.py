@@ -12,8 +12,8 @@ def agree(accelerator: Accelerator, flag: bool) -> bool:
     """Whether any process raises its flag. All processes call it together.
 
     Args:
-        accelerator: of the run.
-        flag: of this process.
+        accelerator: the accelerator of the run.
+        flag: the flag of this process.
     """
     if accelerator.num_processes == 1:
         return flag

@@ -41,7 +41,7 @@ def check_launch(config: TrainConfig) -> None:
     """Refuse what the processes were started for and cannot do, before anything is loaded.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
 
     Raises:
         FeraError: the layout is not supported, or the run has settings that are not, under it, or the processes have
@@ -106,7 +106,7 @@ def arrange(accelerator: Accelerator) -> None:
     """Have accelerate share weights where the processes were started for FSDP2.
 
     Args:
-        accelerator: of the run, fresh.
+        accelerator: the accelerator of the run, fresh.
     """
     state: Any = accelerator.state
     if _is_set("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:
@@ -131,7 +131,7 @@ def shard(
     Under FSDP2 the blocks that the denoiser repeats are put together one at a time, unless the launch names others.
 
     Args:
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
         denoiser: it holds what trains.
         optimizer: over that.
         max_grad_norm: what gradients will be clipped to.
@@ -160,7 +160,7 @@ def clip_gradients(
     """Clip the gradients that the next step uses.
 
     Args:
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
         optimizer: as `shard` gave it.
         parameters: all of the optimizer's.
         max_grad_norm: as `shard` was told.

@@ -54,10 +54,10 @@ class ZeroOptimizer:
     put the weights together. `state_dict` puts the state together too, and `load_state_dict` cuts it.
 
     Args:
-        engine: of DeepSpeed, stepping by `parts`.
+        engine: the engine of DeepSpeed, stepping by `parts`.
         parts: over this process's part of each group that is not empty.
         optimizer: over the weights themselves. It holds the settings, which schedules change, and never a state.
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
 
     Raises:
         FeraError: DeepSpeed cuts the weights in another way.
@@ -163,7 +163,7 @@ def share(
     """Have DeepSpeed share the optimizer's state, and under ZeRO 2 the gradients.
 
     Args:
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
         denoiser: on its device. It holds what trains, all of it in float32.
         optimizer: over that, fresh.
         max_grad_norm: what gradients are clipped to.

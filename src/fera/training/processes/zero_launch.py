@@ -39,7 +39,7 @@ def check_zero(config: TrainConfig, processes: int) -> None:
     """Refuse what a launch for DeepSpeed asks for and cannot have.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         processes: how many were started.
 
     Raises:

@@ -53,8 +53,8 @@ def write_card(config: TrainConfig, summary: Summary, adapter: Path, samples: Pa
     """Write the card of a finished run into its adapter's folder, and the last validation pictures beside it.
 
     Args:
-        config: of the run.
-        summary: of the run.
+        config: the configuration of the run.
+        summary: the summary of the run.
         adapter: the folder.
         samples: folder of the validation pictures, `step-000100.png` and so on; need not exist.
     """
@@ -68,8 +68,8 @@ def run_card(config: TrainConfig, summary: Summary, *, has_samples: bool = False
     """The card of a finished run.
 
     Args:
-        config: of the run.
-        summary: of the run.
+        config: the configuration of the run.
+        summary: the summary of the run.
         has_samples: whether `SAMPLES` lies beside the card.
     """
     base = _public_base(config.base)

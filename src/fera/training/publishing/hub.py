@@ -34,7 +34,7 @@ def claim_repo(repo_id: str, *, private: bool = False) -> str:
 
     Args:
         repo_id: "owner/name", or a name of one's own. Made if it is missing.
-        private: of a new one.
+        private: the private of a new one.
 
     Returns:
         "owner/name".
@@ -57,7 +57,7 @@ def push_adapter(folder: Path, repo_id: str) -> tuple[str, list[str]]:
     """Upload an adapter's folder; its card is made if it has none.
 
     Args:
-        folder: of the adapter.
+        folder: the folder of the adapter.
         repo_id: "owner/name", as `claim_repo` gives it.
 
     Returns:

@@ -32,7 +32,7 @@ def prepare_class_images(
 
     Args:
         pipe: the base, on the CPU and without an adapter.
-        config: of the run.
+        config: the configuration of the run.
         resolution: side of pictures to draw, in pixels.
         device: where to draw.
         listener: hears what is drawn.

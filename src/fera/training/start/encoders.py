@@ -15,7 +15,7 @@ def free_encoders(pipe: Any, family: Family, kept: Sequence[str] = ()) -> None:
 
     Args:
         pipe: the pipeline.
-        family: of it.
+        family: its family.
         kept: text encoders that train; they and their tokenizers stay.
     """
     kept = [*kept, *map(tokenizer_name, kept)]

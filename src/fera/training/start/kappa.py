@@ -21,7 +21,7 @@ def calibrate(
     Args:
         training: encoded training examples; the choice rests on up to 64 of them, drawn from the run's seed.
         process: how they are noised.
-        config: of the run.
+        config: the configuration of the run.
         device: where to compute.
         listener: hears the choice.
     """

@@ -36,10 +36,10 @@ class Sources:
 
     Args:
         pipe: the pipeline, on the CPU but for a quantized denoiser.
-        name: of its denoiser, as the pipeline calls it.
+        name: the name of its denoiser, as the pipeline calls it.
         denoiser: its denoiser.
-        family: of the pipeline.
-        dtype: of the weights, but for the autoencoder's.
+        family: the family of the pipeline.
+        dtype: the dtype of the weights, but for the autoencoder's.
         process: how its latents are noised.
         training: training examples.
         class_examples: class pictures, which keep the base as it is; most runs have none.
@@ -77,7 +77,7 @@ def open_sources(
     """Load and check.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         listener: hears what was found.
         device: where class pictures are drawn that are still missing, and where a quantized denoiser is left; the CPU
             when left out.
@@ -179,7 +179,7 @@ def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
 
     Args:
         pipe: the base.
-        config: of the run.
+        config: the configuration of the run.
 
     Raises:
         FeraError: a size in the configuration does not fit the base.
@@ -204,7 +204,7 @@ def with_bucket_step(config: TrainConfig, pipe: Any, *, former: bool = False) ->
     """The configuration with the step of its buckets settled, where it has buckets.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         pipe: the base.
         former: as in `default_step`.
     """

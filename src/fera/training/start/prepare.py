@@ -39,15 +39,15 @@ class Setup:
         pipe: the pipeline; without its encoders where no pictures are drawn along the way.
         denoiser: its denoiser, on the device unless it is to be sharded, holding the adapter.
         adapter: what trains in it.
-        gate: of the denoiser; None for baselines, which have none.
-        family: of the pipeline.
-        dtype: of the denoiser's frozen weights.
+        gate: the gate of the denoiser; None for baselines, which have none.
+        family: the family of the pipeline.
+        dtype: the dtype of the denoiser's frozen weights.
         process: how its latents are noised.
-        bands: of the adapter; None for baselines, which have none.
+        bands: the bands of the adapter; None for baselines, which have none.
         calibration: how kappa was chosen; None where it was given.
         training: encoded training examples.
         held_out: encoded validation examples, None where there are none.
-        lengths: of the lists that training examples are of, as `Turns` takes them.
+        lengths: the lengths of the lists that training examples are of, as `Turns` takes them.
         data_digest: hash of the training examples and their order.
         resolution: side of the square training size in pixels.
         skipped: one line about each picture left out.
@@ -112,7 +112,7 @@ def prepare(
     """Load, check and encode. What costs little and often fails comes first.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         device: where to encode and train.
         listener: hears what was found.
         on_cpu: leave the denoiser on the CPU, for it is to be sharded and may be too large for the device.

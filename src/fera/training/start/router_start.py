@@ -23,7 +23,7 @@ def start_from_latents(
         denoiser: it holds the fresh adapter.
         training: encoded training examples.
         process: how they are noised.
-        config: of the run.
+        config: the configuration of the run.
         listener: hears what came of it.
     """
     generator = torch.Generator().manual_seed(mixed_seed(config.seed, 3))

@@ -42,7 +42,7 @@ def average_of(
     """The average that a run's settings ask for.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         optimizer: over the parameters.
         parameters: that train, where they will stay.
     """

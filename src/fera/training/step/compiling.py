@@ -27,7 +27,7 @@ def check_compile(config: TrainConfig) -> None:
     """Refuse what cannot be compiled, before anything is loaded.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
 
     Raises:
         FeraError: this PyTorch is too old for it.

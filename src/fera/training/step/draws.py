@@ -24,10 +24,10 @@ class Draw:
         noise: same shape.
         timesteps: shape (B,).
         conditions: what the denoiser takes besides.
-        names: of the pictures.
-        captions: of the examples, as they are trained on.
+        names: the names of the pictures.
+        captions: the captions of the examples, as they are trained on.
         mask: where the loss counts, shape (B, 1, H, W), in [0, 1]; None where it counts everywhere.
-        weights: of each sample's loss, shape (B,); None where all are 1.
+        weights: the weights of each sample's loss, shape (B,); None where all are 1.
     """
 
     latents: Tensor
@@ -51,9 +51,9 @@ def draw(
     Args:
         training: the examples.
         order: in which they come.
-        place: of the batch in the run, over all processes.
+        place: the place of the batch in the run, over all processes.
         process: how latents are noised.
-        config: of the run.
+        config: the configuration of the run.
         device: where the tensors go.
     """
     settings = config.train

@@ -27,7 +27,7 @@ def build_optimizer(
     """The optimizer over the experts' A, their B, the router, and more, each with its own learning rate.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         denoiser: it holds what trains.
         more: groups of other parameters, as optimizers take them.
 

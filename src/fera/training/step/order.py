@@ -25,7 +25,7 @@ class Turns:
     never named. That is how `fera.training.start.class_pictures.mixed` lays them out.
 
     Args:
-        lengths: of the lists, each at least 1; a single list is seen once an epoch.
+        lengths: the lengths of the lists, each at least 1; a single list is seen once an epoch.
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
@@ -65,9 +65,9 @@ def order_of(sizes: Sequence[Size], config: TrainConfig, lengths: Sequence[int] 
     """The order in which a run sees its examples.
 
     Args:
-        sizes: of each example.
-        config: of the run.
-        lengths: of the lists that examples are of, as `Turns` takes them; one list when left out.
+        sizes: the sizes of each example.
+        config: the configuration of the run.
+        lengths: the lengths of the lists that examples are of, as `Turns` takes them; one list when left out.
     """
     turns = Turns(lengths or [len(sizes)])
     if config.data.enable_bucket:
@@ -80,8 +80,8 @@ class Stream:
 
     Args:
         examples: how many.
-        batch_size: of them in a batch.
-        seed: of the run.
+        batch_size: the batch size of them in a batch.
+        seed: the seed of the run.
         turns: which examples an epoch sees; each once when left out.
     """
 
@@ -113,9 +113,9 @@ class Bucketed:
     whose loss counts less.
 
     Args:
-        sizes: of each example.
+        sizes: the sizes of each example.
         batch_size: most examples in a batch.
-        seed: of the run.
+        seed: the seed of the run.
         turns: which examples an epoch sees; each once when left out.
     """
 

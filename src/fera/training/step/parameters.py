@@ -22,7 +22,7 @@ def parameter_groups(
     Groups can be empty: a baseline has no router, and not every scheme a B.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         denoiser: it holds what trains.
         more: groups of other parameters, as optimizers take them.
 

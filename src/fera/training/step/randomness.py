@@ -32,7 +32,7 @@ def rows_at(start: int, count: int, size: int, seed: int) -> list[int]:
         start: position of the first example, counted over the whole run.
         count: how many.
         size: number of examples.
-        seed: of the run.
+        seed: the seed of the run.
 
     Returns:
         Indices of examples.

@@ -16,7 +16,7 @@ class Fault:
 
     Args:
         what: is not finite.
-        names: of the samples whose loss it is; of all samples of the step where it is the gradient.
+        names: the names of the samples whose loss it is; of all samples of the step where it is the gradient.
     """
 
     what: Literal["loss", "gradient"]
@@ -36,9 +36,9 @@ class Skips:
     """How many steps were left out.
 
     Args:
-        total: of the run.
+        total: the total of the run.
         in_a_row: up to now.
-        names: of the samples of those in a row, each once.
+        names: the names of the samples of those in a row, each once.
     """
 
     total: int = 0
@@ -71,6 +71,6 @@ def is_overflow(scale: float | None) -> bool:
     scale of 1 nothing overflows for the scale's sake any more.
 
     Args:
-        scale: of the loss; None where it is not scaled.
+        scale: the scale of the loss; None where it is not scaled.
     """
     return scale is not None and scale > 1

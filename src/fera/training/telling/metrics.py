@@ -17,7 +17,7 @@ class Metrics:
         losses: denoising losses, each of shape (B,).
         consistencies: consistency loss of the forward that a sample was in, each of shape (B,); empty where it is off.
         gates: each of shape (B, E); empty where nothing is routed.
-        shares: of the noisy latents' energy by band, each of shape (B, K); empty where nothing is routed.
+        shares: the shares of the noisy latents' energy by band, each of shape (B, K); empty where nothing is routed.
     """
 
     losses: list[Tensor] = field(default_factory=list)

@@ -75,9 +75,9 @@ class StepLines:
     """Reports steps, one after the other.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         reporter: told.
-        optimizer: of the run, for what it estimates by itself.
+        optimizer: the optimizer of the run, for what it estimates by itself.
         text_groups: parameter groups of the text encoders; they follow those of the denoiser.
     """
 
@@ -99,7 +99,7 @@ class StepLines:
         """Report the step that was just taken; where a line is due, what was counted for it begins anew.
 
         Args:
-            progress: of the run.
+            progress: the progress of the run.
             rates: learning rates that the step was taken with, one a parameter group.
         """
         if progress.step % self._settings.logging_steps == 0 or progress.step == self._settings.steps:

@@ -57,8 +57,8 @@ def open_trackers(config: TrainConfig, names: Sequence[str], resumed: int | None
     A run has an identity of its own, kept in its logging folder, by which its continuation is found again.
 
     Args:
-        config: of the run.
-        names: of the trackers.
+        config: the configuration of the run.
+        names: the names of the trackers.
         resumed: step that an earlier start of the run is continued from; None for a new one.
     """
     name = config.output_dir.resolve().name or "run"
@@ -95,7 +95,7 @@ class Trackers:
 
         Args:
             accelerator: made with `open_trackers`.
-            config: of the run.
+            config: the configuration of the run.
             resumed: whether this continues an earlier start of the run.
             logged: last step that the earlier start has logged.
 

@@ -67,7 +67,7 @@ class RoutedAdapter:
     """Experts and their router.
 
     Args:
-        config: of the adapter, its kappa a number.
+        config: the config of the adapter, its kappa a number.
     """
 
     config: FeraConfig

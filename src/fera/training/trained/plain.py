@@ -64,7 +64,7 @@ def add_plain(denoiser: nn.Module, config: PeftConfig, adapter_name: str) -> Non
 
     Args:
         denoiser: changed in place.
-        config: of the adapter; unset `target_modules` become the denoiser's attention layers.
+        config: the config of the adapter; unset `target_modules` become the denoiser's attention layers.
         adapter_name: what to call it.
 
     Raises:

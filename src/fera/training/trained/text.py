@@ -29,8 +29,8 @@ class TextTraining:
 
     Args:
         pipe: the pipeline, with its text encoders.
-        family: of it.
-        config: of the run; it trains text.
+        family: its family.
+        config: the configuration of the run; it trains text.
         device: where to train.
 
     Raises:
@@ -88,7 +88,7 @@ class TextTraining:
         """What the denoiser is told of captions, with a gradient to what trains here.
 
         Args:
-            captions: of a batch; those that are there several times are encoded once.
+            captions: the captions of a batch; those that are there several times are encoded once.
             cached: what is kept of them, on the device.
         """
         places = {caption: captions.index(caption) for caption in captions}
@@ -135,8 +135,8 @@ def check_text_training(pipe: Any, family: Family, config: TrainConfig, examples
 
     Args:
         pipe: the base.
-        family: of it.
-        config: of the run.
+        family: its family.
+        config: the configuration of the run.
         examples: to train on.
 
     Raises:

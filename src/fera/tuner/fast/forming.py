@@ -28,11 +28,11 @@ class Summands(NamedTuple):
     """What a layer's weight of a step is made of.
 
     Args:
-        weight: of the base, shape (out, in).
-        bias: of the base, which stays as it is.
+        weight: the weight of the base, shape (out, in).
+        bias: the bias of the base, which stays as it is.
         a: the experts' A, stacked, shape (E r, in).
         b: the experts' B, stacked, shape (out, E r).
-        scale: of the experts.
+        scale: the scale of the experts.
     """
 
     weight: Tensor
@@ -53,8 +53,8 @@ class FormedLayer(NamedTuple):
 
     Args:
         weight: with the experts in it, shape (out, in).
-        bias: of the base.
-        scale: of the experts.
+        bias: the bias of the base.
+        scale: the scale of the experts.
     """
 
     weight: Tensor
@@ -93,7 +93,7 @@ class StepWeights:
             adapter: its only active one.
             rows: the weight of each rank for all samples, the gate times the scale, shape (1, E r), in the layer's
                 dtype.
-            denoiser: of the layer.
+            denoiser: the denoiser of the layer.
             shared: by the layers of this forward.
 
         Returns:

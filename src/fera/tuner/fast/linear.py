@@ -30,8 +30,8 @@ class _Plain(NamedTuple):
     Args:
         adapter: its one active adapter.
         variant: that routes it.
-        weight: of the base, shape (out, in).
-        bias: of the base.
+        weight: the weight of the base, shape (out, in).
+        bias: the bias of the base.
         a: the experts' A, stacked, shape (E r, in).
         b: the experts' B, stacked, shape (out, E r).
     """

@@ -16,11 +16,11 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: 
 
     Args:
         x: shape (N, ..., in).
-        weight: of the base, shape (out, in).
-        bias: of the base, shape (out,), or None.
+        weight: the weight of the base, shape (out, in).
+        bias: the bias of the base, shape (out,), or None.
         a: the experts' A, stacked, shape (E r, in).
         b: the experts' B, stacked, shape (out, E r).
-        weights: of the ranks, shape (N, 1, E r).
+        weights: the weights of the ranks, shape (N, 1, E r).
 
     Returns:
         Shape (N, ..., out). All arguments have one dtype, which is its too.
@@ -43,7 +43,7 @@ def routed_rows(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Te
         bias: likewise.
         a: likewise.
         b: likewise.
-        weights: of the ranks for each row of x, in its order, shape (rows, E r).
+        weights: the weights of the ranks for each row of x, in its order, shape (rows, E r).
 
     Returns:
         Shape (N, ..., out).
