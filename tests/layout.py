@@ -44,3 +44,7 @@ LIBRARIES: dict[int, set[str]] = {
 }
 # Plugins of Pillow, for the one module that needs them.
 LIBRARIES[5] |= {"pillow_heif", "pillow_jxl"}
+
+# Rooms that may import a library of a higher floor inside functions: a family asks diffusers for embeddings that its
+# pipeline computes and hands to the denoiser.
+LATE: dict[str, set[str]] = {"models": {"diffusers"}}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from layout import FLOORS, LIBRARIES
+from layout import FLOORS, LATE, LIBRARIES
 
 SOURCE = Path(__file__).parents[1] / "src" / "fera"
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -23,8 +23,11 @@ def room_of(module):
 
 
 def imports(path):
-    """What a file imports anywhere in it: (module of fera or None, library or None)."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """What a file imports anywhere in it: (module of fera or None, library or None, whether inside a function)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    late = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -36,7 +39,7 @@ def imports(path):
             continue
         for name in names:
             first, _, rest = name.partition(".")
-            yield (rest, None) if first == "fera" else (None, first)
+            yield (rest, None, id(node) in late) if first == "fera" else (None, first, id(node) in late)
 
 
 NAMES = {name_of(path) for path in MODULES} - {""}
@@ -56,7 +59,7 @@ def test_imports_go_down(room):
     upward = [
         f"{name_of(path)} imports {target or 'fera'}"
         for path in MODULES
-        for target, _ in IMPORTS[path]
+        for target, _, _ in IMPORTS[path]
         if target is not None
         and room_of(name_of(path)) == room
         and room_of(target) != room
@@ -73,8 +76,11 @@ def test_libraries_are_those_of_the_floor(room):
     foreign = {
         (name_of(path), library)
         for path in MODULES
-        for _, library in IMPORTS[path]
-        if library is not None and room_of(name_of(path)) == room and library not in allowed
+        for _, library, is_late in IMPORTS[path]
+        if library is not None
+        and room_of(name_of(path)) == room
+        and library not in allowed
+        and not (is_late and library in LATE.get(room, ()))
     }
     assert not foreign
 
@@ -83,7 +89,7 @@ def test_modules_import_each_other_in_no_circle():
     """Also within a room, and through imports inside functions or for types alone."""
     graph = defaultdict(set)
     for path in MODULES:
-        for target, _ in IMPORTS[path]:
+        for target, _, _ in IMPORTS[path]:
             if target and target in NAMES and target != name_of(path):
                 graph[name_of(path)].add(target)
     done, open_ = set(), []

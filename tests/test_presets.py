@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from diffusers import DDIMScheduler
-from family_cases import FAMILY_CASES
+from trained_cases import CASES
 
 from fera.adapters.file import open_adapter
 from fera.cli.main import main
@@ -18,6 +18,12 @@ PRESETS = {
     "flux-style.toml": "flux-dev",
     "pixart-style.toml": "pixart-sigma",
     "sana-style.toml": "sana",
+    "flux2-klein-style.toml": "flux2-klein",
+    "qwen-image-style.toml": "qwen-image",
+    "z-image-style.toml": "z-image",
+    "lumina2-style.toml": "lumina2",
+    "cogview4-style.toml": "cogview4",
+    "ovis-image-style.toml": "ovis-image",
 }
 
 
@@ -27,12 +33,12 @@ def test_every_preset_is_tried():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_trains_and_draws(preset, image_folder, tmp_path):
-    make, call = FAMILY_CASES[PRESETS[preset]]
-    pipe = make()
+    case = next(case for case in CASES if case.name == PRESETS[preset])
+    pipe = case.pipeline()
     if preset == "sd15-style.toml":
         pipe.register_modules(scheduler=DDIMScheduler())  # the released model's noise process; the tiny one is of flow
     pipe.save_pretrained(tmp_path / "base")
-    side = call.get("height", 16)
+    side = case.height
     changes = {
         "base": tmp_path / "base",
         "output_dir": tmp_path / "run",

@@ -85,7 +85,7 @@ def _trained_tokenizer_t5() -> T5Tokenizer:
     return T5Tokenizer().train_new_from_iterator(WORDS, 200, show_progress=False)
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, max_position_embeddings: int = 16) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -93,18 +93,18 @@ def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
         projection_dim=32,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=16,
+        max_position_embeddings=max_position_embeddings,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def make_clip() -> tuple[CLIPTextModel, CLIPTokenizer]:
+def make_clip(max_position_embeddings: int = 16) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """A CLIP text encoder, 32 wide, and its tokenizer."""
     tokenizer = _tokenizer()
     torch.manual_seed(2)
-    return CLIPTextModel(_text_config(tokenizer)).eval(), tokenizer
+    return CLIPTextModel(_text_config(tokenizer, max_position_embeddings)).eval(), tokenizer
 
 
 def make_t5() -> tuple[T5EncoderModel, T5Tokenizer]:

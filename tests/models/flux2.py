@@ -31,7 +31,7 @@ REFERENCE = {"image": [picture(0, 64, 72)]}
 OTHER_REFERENCE = {"image": [picture(1, 64, 72)]}
 
 
-def make_transformer(guidance_embeds: bool) -> Flux2Transformer2DModel:
+def make_transformer(guidance_embeds: bool, joint_attention_dim: int = 32) -> Flux2Transformer2DModel:
     """For 4-channel latents, text width 32."""
     torch.manual_seed(0)
     model = Flux2Transformer2DModel(
@@ -40,7 +40,7 @@ def make_transformer(guidance_embeds: bool) -> Flux2Transformer2DModel:
         num_single_layers=1,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=32,
+        joint_attention_dim=joint_attention_dim,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=guidance_embeds,
@@ -48,7 +48,9 @@ def make_transformer(guidance_embeds: bool) -> Flux2Transformer2DModel:
     return awake(model)
 
 
-def make_pipeline(pipeline: Any = Flux2Pipeline, guidance_embeds: bool = True) -> DiffusionPipeline:
+def make_pipeline(
+    pipeline: Any = Flux2Pipeline, guidance_embeds: bool = True, joint_attention_dim: int = 32
+) -> DiffusionPipeline:
     """One of FLUX.2's pipelines, for prompt embeddings."""
     torch.manual_seed(1)
     vae = AutoencoderKLFlux2(
@@ -64,13 +66,13 @@ def make_pipeline(pipeline: Any = Flux2Pipeline, guidance_embeds: bool = True) -
         vae=vae.eval(),
         text_encoder=None,
         tokenizer=None,
-        transformer=make_transformer(guidance_embeds),
+        transformer=make_transformer(guidance_embeds, joint_attention_dim),
     )
 
 
-def make_klein_pipeline() -> Flux2KleinPipeline:
+def make_klein_pipeline(joint_attention_dim: int = 32) -> Flux2KleinPipeline:
     """Guidance in two calls."""
-    return make_pipeline(Flux2KleinPipeline, guidance_embeds=False)
+    return make_pipeline(Flux2KleinPipeline, False, joint_attention_dim)
 
 
 def make_klein_kv_pipeline() -> Flux2KleinKVPipeline:

@@ -28,29 +28,29 @@ CALL = {
 }
 
 
-def make_transformer() -> HiDreamImageTransformer2DModel:
+def make_transformer(**overrides: object) -> HiDreamImageTransformer2DModel:
     """For 4-channel latents, text width 32."""
+    settings = {
+        "patch_size": 2,
+        "in_channels": 4,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "caption_channels": [32, 32],
+        "text_emb_dim": 32,
+        "num_routed_experts": 2,
+        "num_activated_experts": 1,
+        "axes_dims_rope": (8, 4, 4),
+        "max_resolution": (8, 8),
+        "llama_layers": [0, 1],
+    }
     torch.manual_seed(0)
-    model = HiDreamImageTransformer2DModel(
-        patch_size=2,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        caption_channels=[32, 32],
-        text_emb_dim=32,
-        num_routed_experts=2,
-        num_activated_experts=1,
-        axes_dims_rope=(8, 4, 4),
-        max_resolution=(8, 8),
-        llama_layers=[0, 1],
-    )
-    return awake(model)
+    return awake(HiDreamImageTransformer2DModel(**settings | overrides))
 
 
-def make_pipeline() -> HiDreamImagePipeline:
-    """For prompt embeddings."""
+def make_pipeline(**overrides: object) -> HiDreamImagePipeline:
+    """For prompt embeddings; settings are the transformer's."""
     pipe = HiDreamImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=make_vae(shift_factor=0.1),
@@ -62,7 +62,7 @@ def make_pipeline() -> HiDreamImagePipeline:
         tokenizer_3=None,
         text_encoder_4=None,
         tokenizer_4=None,
-        transformer=make_transformer(),
+        transformer=make_transformer(**overrides),
     )
     pipe.default_sample_size = 8  # it stretches every picture to as many pixels
     return pipe

@@ -57,23 +57,24 @@ IMAGE_CALL = {
 }
 
 
-def make_dit_pipeline() -> HunyuanDiTPipeline:
-    """For prompt embeddings."""
+def make_dit_pipeline(**overrides: object) -> HunyuanDiTPipeline:
+    """For prompt embeddings; settings are the transformer's."""
+    settings = {
+        "sample_size": 8,
+        "num_layers": 2,
+        "patch_size": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "in_channels": 4,
+        "hidden_size": 32,
+        "cross_attention_dim": 32,
+        "cross_attention_dim_t5": 32,
+        "pooled_projection_dim": 16,
+        "text_len": 5,
+        "text_len_t5": 6,
+    }
     torch.manual_seed(0)
-    transformer = HunyuanDiT2DModel(
-        sample_size=8,
-        num_layers=2,
-        patch_size=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        in_channels=4,
-        hidden_size=32,
-        cross_attention_dim=32,
-        cross_attention_dim_t5=32,
-        pooled_projection_dim=16,
-        text_len=5,
-        text_len_t5=6,
-    )
+    transformer = HunyuanDiT2DModel(**settings | overrides)
     vae = make_vae(
         block_out_channels=(4, 4, 4, 4),
         down_block_types=("DownEncoderBlock2D",) * 4,

@@ -18,7 +18,7 @@ CALL = {
 }
 
 
-def make_transformer() -> Lumina2Transformer2DModel:
+def make_transformer(longest_text: int = 64) -> Lumina2Transformer2DModel:
     """For 4-channel latents, text width 32."""
     torch.manual_seed(0)
     model = Lumina2Transformer2DModel(
@@ -31,16 +31,16 @@ def make_transformer() -> Lumina2Transformer2DModel:
         num_kv_heads=1,
         multiple_of=16,
         axes_dim_rope=(4, 4, 8),
-        axes_lens=(64, 64, 64),
+        axes_lens=(longest_text, 64, 64),
         cap_feat_dim=32,
     )
     return awake(model)
 
 
-def make_pipeline() -> Lumina2Pipeline:
+def make_pipeline(longest_text: int = 64) -> Lumina2Pipeline:
     """For prompt embeddings."""
     return Lumina2Pipeline(
-        transformer=make_transformer(),
+        transformer=make_transformer(longest_text),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=make_vae(shift_factor=0.1),
         text_encoder=None,

@@ -102,6 +102,8 @@ def check_cleaning(pipe: Any, examples: Sequence[Example], trigger_word: str | N
 
 def _tokenizers(pipe: Any, family: Family) -> Iterator[tuple[str, Any, int]]:
     """Each text encoder's name, its tokenizer, and how many tokens of a caption the pipeline gives it."""
+    if family.call:  # read off the pipeline, which puts words of its own around captions and counts them its own way
+        return
     for encoder in family.text_components:
         if not ENCODER.fullmatch(encoder) or getattr(pipe, encoder) is None:
             continue
@@ -110,7 +112,9 @@ def _tokenizers(pipe: Any, family: Family) -> Iterator[tuple[str, Any, int]]:
             # Some pipelines read the limit off the first tokenizer, for all that are CLIP's.
             yield encoder, tokenizer, getattr(pipe, "tokenizer_max_length", tokenizer.model_max_length)
         else:
-            yield encoder, tokenizer, prompt_settings(pipe)["max_sequence_length"]
+            limit = prompt_settings(pipe).get("max_sequence_length")
+            if limit is not None:  # else nobody says how much it reads
+                yield encoder, tokenizer, limit
 
 
 def _cut_parts(tokenizer: Any, captions: Sequence[str], limit: int, before: str) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from fera.errors import FeraError
 from fera.generation.late_start import adapters_after
+from fera.models.families import call_of
 from fera.version import __version__
 
 
@@ -72,15 +73,15 @@ def generate(
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             arguments: dict[str, Any] = {
+                **call_of(pipe, guidance_scale),
                 "prompt": batch,
                 "num_inference_steps": num_inference_steps,
-                "guidance_scale": guidance_scale,
                 "generator": [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))],
                 **size,
             }
             if size and "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters:
                 arguments["use_resolution_binning"] = False
-            if negative_prompt:
+            if "negative_prompt" in arguments or negative_prompt:
                 arguments["negative_prompt"] = [negative_prompt] * len(batch)
             with adapters_after(pipe, round(adapter_start * num_inference_steps)) as listener:
                 listeners = [listener] if adapter_start else []
@@ -120,6 +121,8 @@ def file_stem(index: int, prompt: str) -> str:
 
 def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[Image.Image]:
     taken = inspect.signature(type(pipe).__call__).parameters
+    if "output_type" in taken and taken["output_type"].default != "pil":  # pipelines of videos give arrays
+        arguments["output_type"] = "pil"
     if "callback_on_step_end" not in taken and not needs_steps:
         arguments.pop("callback_on_step_end", None)
     if refused := [name for name in arguments if name not in taken]:
@@ -130,7 +133,15 @@ def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[Image
         raise
     except ValueError as error:  # diffusers checks sizes and prompts before it starts
         raise FeraError(f"{type(pipe).__name__} cannot draw this: {error}") from error
-    return [image.convert("RGB") for image in output.images]
+    return [image.convert("RGB") for image in _images_of(output)]
+
+
+def _images_of(output: Any) -> list[Image.Image]:
+    """Pictures as a pipeline names them; of videos, the first frames."""
+    if hasattr(output, "frames"):
+        return [frames[0] for frames in output.frames]
+    images: list[Image.Image] = output.image if hasattr(output, "image") else output.images
+    return images
 
 
 def _counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[[int], None]:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.family import Conditions, Family
@@ -14,11 +12,15 @@ __all__ = [
     "Conditions",
     "Family",
     "add_family",
-    "encode_pictures",
+    "call_of",
     "family_of",
+    "latent_scale",
     "native_resolution",
     "size_multiple",
 ]
+
+# Of pipelines that do not say what they were made for.
+_RESOLUTION = 1024
 
 # Class of a pipeline to what makes its family: some need to know the pipeline's sizes.
 FAMILIES: dict[str, Callable[[Any], Family]] = {}
@@ -33,37 +35,63 @@ def family_of(pipe: Any) -> Family:
     """The family of a pipeline.
 
     Raises:
-        FeraError: training does not know it.
+        FeraError: training does not know it, or cannot train this one.
     """
-    for cls in type(pipe).__mro__:
-        if cls.__name__ in FAMILIES:
-            return FAMILIES[cls.__name__](pipe)
+    family = _find(pipe)
+    if family is not None:
+        if family.refusal:
+            raise FeraError(family.refusal)
+        return family
     raise FeraError(
         f"fera cannot train a {type(pipe).__name__} yet; it can train: {', '.join(sorted(FAMILIES))}. "
         "Your own training loop can: put a fera.FeraConfig into the denoiser with peft.get_peft_model"
     )
 
 
+def call_of(pipe: Any, guidance_scale: float) -> dict[str, Any]:
+    """Arguments of a pipeline with which it draws what it is told, with guidance.
+
+    Args:
+        pipe: the pipeline, of any class.
+        guidance_scale: strength of guidance, as the pipeline takes it.
+    """
+    family = _find(pipe)
+    if family is None:
+        return {"guidance_scale": guidance_scale}
+    call = {name: value for name, value in family.call.items() if name != "use_resolution_binning"}
+    if family.guidance is not None:
+        call[family.guidance] = guidance_scale
+    if family.guidance == "true_cfg_scale" and guidance_scale > 1:
+        call["negative_prompt"] = ""  # without one there is no guidance
+    return call
+
+
+def latent_scale(pipe: Any) -> int:
+    """Pixels a side that become one pixel of the latent."""
+    return family_of(pipe).scale or int(pipe.vae_scale_factor)
+
+
 def native_resolution(pipe: Any) -> int:
     """Side in pixels of the square pictures that a pipeline was made for."""
+    if (known := family_of(pipe).resolution) is not None:
+        return known
     denoiser: Any = next(iter(denoisers(pipe).values()))
-    native = denoiser.config.get("sample_size") or pipe.default_sample_size
+    native = denoiser.config.get("sample_size") or getattr(pipe, "default_sample_size", None)
+    if native is None:
+        return _RESOLUTION
     return int(native if isinstance(native, int) else native[0]) * int(pipe.vae_scale_factor)
 
 
 def size_multiple(pipe: Any) -> int:
     """What the sides of pictures, in pixels, must be a multiple of."""
     denoiser: Any = next(iter(denoisers(pipe).values()))
-    return int(pipe.vae_scale_factor) * int(denoiser.config.get("patch_size") or 1) * family_of(pipe).packing
+    patch = denoiser.config.get("patch_size") or 1
+    side = patch if isinstance(patch, int) else max(patch)
+    return latent_scale(pipe) * side * family_of(pipe).packing
 
 
-def encode_pictures(vae: Any, pixels: Tensor) -> Tensor:
-    """Latents of pictures, before the autoencoder's shift and scale: the mean where it gives a distribution.
-
-    Args:
-        vae: the pipeline's autoencoder.
-        pixels: shape (B, 3, H, W), in [-1, 1], on its device.
-    """
-    encoded = vae.encode(pixels)
-    latents: Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
-    return latents
+def _find(pipe: Any) -> Family | None:
+    for cls in type(pipe).__mro__:
+        if cls.__name__ in FAMILIES:
+            return FAMILIES[cls.__name__](pipe)
+    return None

@@ -1,13 +1,14 @@
 """What training must know about the pipelines of one class."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fera.models.latents import LatentUnits, scaled
+from fera.models.latents import AS_THEY_ARE, LatentUnits, scaled
+from fera.models.pictures import encoded
 from fera.models.placement import Placement
 
 Conditions = Mapping[str, Tensor]
@@ -27,16 +28,55 @@ class Family:
         clip: names of the text encoders that are CLIP, which can be trained.
         encode_clip: (pipeline, captions, device, conditions) to conditions in which what the CLIP encoders make is
             computed anew; None where they make all of it.
+        scale: pixels a latent pixel, where `vae_scale_factor` of the pipeline does not say so.
+        resolution: side of the square pictures that the pipeline was made for, in pixels, where neither its denoiser
+            nor its default size says so.
         placed: what the denoiser is told of where a picture's pixels lie in it, by name of the condition; None where it
             is told nothing of the kind.
         units: an autoencoder to how its latents become the denoiser's, as the pipeline undoes it.
+        latents: (autoencoder, pictures (B, 3, H, W) in [-1, 1]) to clean latents (B, C, h, w) in the denoiser's units,
+            where that is no matter of a shift and a scale a channel; None: the autoencoder's latents and `units`.
+        encodes_alone: whether captions are encoded one at a time: their conditions differ in length.
+        guidance: the argument of the pipeline that sets the strength of guidance; None where it has none.
+        call: further arguments with which the pipeline draws what it is told: no guidance, no table of sizes.
+        no_checkpointing: why activations of its denoiser cannot be computed again in the backward pass; empty where
+            they can.
+        refusal: why this pipeline cannot be trained; empty where it can.
     """
 
     text_components: tuple[str, ...]
     encode: Callable[[Any, list[str], torch.device], dict[str, Tensor]]
     predict: Callable[[nn.Module, Tensor, Tensor, Conditions], Tensor]
     packing: int = 1
+    scale: int | None = None
+    resolution: int | None = None
     clip: tuple[str, ...] = ()
     encode_clip: Callable[[Any, list[str], torch.device, Conditions], dict[str, Tensor]] | None = None
     placed: Callable[[Placement], dict[str, tuple[float, ...]]] | None = None
     units: Callable[[Any], LatentUnits] = scaled
+    latents: Callable[[Any, Tensor], Tensor] | None = None
+    encodes_alone: bool = False
+    guidance: str | None = "guidance_scale"
+    call: Mapping[str, Any] = field(default_factory=dict)
+    no_checkpointing: str = ""
+    refusal: str = ""
+
+    def encode_pictures(self, vae: Any, pixels: Tensor) -> Tensor:
+        """What the cache holds of pictures: latents to which `units_of` the autoencoder still apply.
+
+        Args:
+            vae: the pipeline's autoencoder.
+            pixels: shape (B, 3, H, W), in [-1, 1], on its device.
+
+        Returns:
+            Shape (B, C, h, w), float32.
+        """
+        return (encoded if self.latents is None else self.latents)(vae, pixels).float()
+
+    def units_of(self, vae: Any) -> LatentUnits:
+        """How what `encode_pictures` gives becomes the denoiser's."""
+        return self.units(vae) if self.latents is None else AS_THEY_ARE
+
+    def clean_latents(self, vae: Any, pixels: Tensor) -> Tensor:
+        """Clean latents of pictures in the denoiser's units, shape (B, C, h, w), float32; arguments as above."""
+        return self.units_of(vae).of(self.encode_pictures(vae, pixels))

@@ -1,6 +1,14 @@
-"""HiDream."""
+"""HiDream-I1."""
+
+from typing import Any
+
+from torch import Tensor, nn
 
 from fera.models import layouts, rows
+from fera.models.conditions import Arguments, reader
+from fera.models.families import add_family
+from fera.models.family import Conditions, Family
+from fera.models.latents import shifted
 from fera.models.registry import Denoiser, add
 
 add(
@@ -14,3 +22,51 @@ add(
         rows={"experts": rows.unknown},
     ),
 )
+
+_PARTS = tuple(f"{part}{number}" for number in ("", "_2", "_3", "_4") for part in ("tokenizer", "text_encoder"))
+
+
+def hidream(pipe: Any) -> Family:
+    """HiDream: four text encoders, states of every layer of Llama, a velocity from picture to noise.
+
+    Its pipeline stretches every picture to as many pixels as it was made for.
+    """
+    call = {"guidance_scale": 1.0}
+    return Family(_PARTS, reader(_take, **call), _predict, call=call, units=shifted)
+
+
+def _take(arguments: Arguments) -> dict[str, Tensor]:
+    """Llama's layers lie along its first axis."""
+    layers = arguments["encoder_hidden_states_llama3"].transpose(0, 1)
+    return {
+        "encoder_hidden_states_t5": arguments["encoder_hidden_states_t5"],
+        "encoder_hidden_states_llama3": layers,
+        "pooled_embeds": arguments["pooled_embeds"],
+    }
+
+
+def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    prediction: Tensor = denoiser(
+        hidden_states=noisy,
+        timesteps=timesteps,
+        encoder_hidden_states_t5=conditions["encoder_hidden_states_t5"],
+        encoder_hidden_states_llama3=conditions["encoder_hidden_states_llama3"].transpose(0, 1),
+        pooled_embeds=conditions["pooled_embeds"],
+        return_dict=False,
+    )[0]
+    if denoiser.training:
+        prediction = _whole(prediction, noisy, denoiser)
+    return -prediction
+
+
+def _whole(patches: Tensor, like: Tensor, denoiser: nn.Module) -> Tensor:
+    """Put together what the transformer leaves in patches (B, C, L, pixels of a patch) while it trains."""
+    config: Any = denoiser.config
+    side = config.patch_size
+    batch, channels, height, width = like.shape
+    rows, columns = height // side, width // side
+    own = patches[:, :, : rows * columns].reshape(batch, channels, rows, columns, side, side)
+    return own.permute(0, 1, 2, 4, 3, 5).reshape(like.shape)
+
+
+add_family("HiDreamImagePipeline", hidream)

@@ -1,9 +1,59 @@
-"""HunyuanVideo."""
+"""HunyuanVideo, on still pictures: videos of one frame."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from fera.models import layouts_video
+from fera.models.conditions import named, reader
+from fera.models.families import add_family
+from fera.models.family import Conditions, Family
+from fera.models.pictures import encoded
 from fera.models.registry import Denoiser, add
 
 add(
     "HunyuanVideoTransformer3DModel",
     Denoiser("hidden_states", layouts_video.channels_first, pipelines=("HunyuanVideoPipeline",)),
 )
+
+# What a guidance-distilled transformer is told while it learns, in thousandths.
+_GUIDANCE = 1.0
+# The area of its smaller videos, as a square.
+_RESOLUTION = 720
+
+
+def hunyuan_video(pipe: Any) -> Family:
+    """HunyuanVideo: told a guidance."""
+    call = {"guidance_scale": _GUIDANCE, "num_frames": 1}
+    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    names = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections")
+    return Family(
+        parts,
+        reader(named(*names), **call),
+        _predict,
+        scale=int(pipe.vae_scale_factor_spatial),
+        resolution=_RESOLUTION,
+        latents=_latents,
+        call=call,
+    )
+
+
+def _latents(vae: Any, pixels: Tensor) -> Tensor:
+    return encoded(vae, pixels[:, :, None])[:, :, 0].float() * float(vae.config.scaling_factor)
+
+
+def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    prediction: Tensor = denoiser(
+        hidden_states=noisy[:, :, None],
+        timestep=timesteps.to(noisy.dtype),
+        encoder_hidden_states=conditions["encoder_hidden_states"],
+        encoder_attention_mask=conditions["encoder_attention_mask"],
+        pooled_projections=conditions["pooled_projections"],
+        guidance=torch.full((len(noisy),), 1000 * _GUIDANCE, device=noisy.device, dtype=noisy.dtype),
+        return_dict=False,
+    )[0]
+    return prediction[:, :, 0]
+
+
+add_family("HunyuanVideoPipeline", hunyuan_video)

@@ -28,6 +28,10 @@ class LatentUnits:
         return (latents - shift) * scale
 
 
+# Of latents that are the denoiser's already.
+AS_THEY_ARE = LatentUnits((0.0,), (1.0,))
+
+
 def scaled(vae: Any) -> LatentUnits:
     """Times `scaling_factor`, whatever else the autoencoder's configuration says."""
     return LatentUnits((0.0,), (float(vae.config.scaling_factor),))
@@ -35,7 +39,8 @@ def scaled(vae: Any) -> LatentUnits:
 
 def shifted(vae: Any) -> LatentUnits:
     """Less `shift_factor`, times `scaling_factor`."""
-    return LatentUnits((float(vae.config.shift_factor or 0.0),), (float(vae.config.scaling_factor),))
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    return LatentUnits((float(shift),), (float(vae.config.scaling_factor),))
 
 
 def standardized(vae: Any) -> LatentUnits:

@@ -31,17 +31,19 @@ def own_channels(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> T
     return latent[:, : count_channels(denoiser)]
 
 
-def packed_by_ids(denoiser: nn.Module, latent: Tensor, arguments: Arguments, *, ids: str = "img_ids") -> Tensor:
+def packed_by_ids(
+    denoiser: nn.Module, latent: Tensor, arguments: Arguments, *, ids: str = "img_ids", drawn: int = 0, side: int = 2
+) -> Tensor:
     """(B, L, 4 C), 2 x 2 pixels a token, whose places are rows of an argument: (image, row, column, ...).
 
-    Tokens of reference images come before or after, and their first id is not 0; Fill appends channels. Ids may be
-    scaled or moved, but lie row by row.
+    Tokens of reference images come before or after, and their first id is not that of the picture that is drawn; Fill
+    appends channels. Ids may be scaled or moved, but lie row by row.
 
     Raises:
         FeraError: the call lacks the ids, or they are not those of one picture in this latent, row by row.
     """
-    start, height, width = place(denoiser, _needed(denoiser, arguments, ids), latent.shape[1], ids)
-    return unpack(latent[:, start : start + height * width, : count_channels(denoiser)], height, width)
+    start, height, width = place(denoiser, _needed(denoiser, arguments, ids), latent.shape[1], ids, drawn)
+    return unpack(latent[:, start : start + height * width, : count_channels(denoiser)], height, width, side)
 
 
 def packed_by_shapes(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
@@ -57,7 +59,7 @@ def packed_by_shapes(denoiser: nn.Module, latent: Tensor, arguments: Arguments) 
     shapes = list(shapes) if isinstance(shapes[0], tuple | list) else [shapes]
     _, height, width = shapes[0]
     config: Any = denoiser.config
-    layers = len(shapes) - 1 if config.use_layer3d_rope else 1
+    layers = len(shapes) - 1 if getattr(config, "use_layer3d_rope", False) else 1
     tokens = _complete(denoiser, latent[:, : layers * height * width], layers * height * width, "img_shapes")
     pictures = unpack(tokens.reshape(-1, height * width, tokens.shape[2]), height, width)
     return pictures.reshape(len(tokens), -1, *pictures.shape[2:])
@@ -78,11 +80,19 @@ def listed(denoiser: nn.Module, latent: Any, arguments: Arguments) -> Tensor:
     return torch.stack(pictures).squeeze(2)
 
 
-def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens of 2 x 2 pixels, (B, h w, 4 C), as the picture they were cut from, (B, C, 2 h, 2 w)."""
+def unpack(tokens: Tensor, height: int, width: int, side: int = 2) -> Tensor:
+    """Tokens of 2 x 2 pixels, (B, h w, 4 C), as the picture they were cut from, (B, C, 2 h, 2 w).
+
+    Args:
+        tokens: row by row.
+        height: the height of the picture in tokens.
+        width: its width in tokens.
+        side: the side of a token in pixels, where it is not 2.
+    """
     batch, _, features = tokens.shape
-    blocks = tokens.reshape(batch, height, width, features // 4, 2, 2)
-    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, features // 4, 2 * height, 2 * width)
+    channels = features // side**2
+    blocks = tokens.reshape(batch, height, width, channels, side, side)
+    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, side * height, side * width)
 
 
 def _needed(denoiser: nn.Module, arguments: Arguments, name: str) -> Any:

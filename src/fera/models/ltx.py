@@ -1,6 +1,15 @@
-"""LTX-Video and LTX-2."""
+"""LTX-Video, on still pictures: videos of one frame."""
+
+from typing import Any
+
+from torch import Tensor, nn
 
 from fera.models import layouts_video, rows
+from fera.models.conditions import named, reader
+from fera.models.families import add_family
+from fera.models.family import Conditions, Family
+from fera.models.packing import unpack
+from fera.models.pictures import encoded
 from fera.models.registry import Denoiser, add
 
 add(
@@ -17,3 +26,51 @@ add(
     "LTX2VideoTransformer3DModel",  # draws sound too; its video routes both
     Denoiser("hidden_states", layouts_video.packed_frames, pipelines=("LTX2Pipeline",)),
 )
+
+# What its pipeline takes for granted.
+_FRAME_RATE = 25
+# The area of its videos, as a square.
+_RESOLUTION = 608
+
+
+def ltx(pipe: Any) -> Family:
+    """LTX-Video: a pixel of the latent a token; places are told in seconds and pixels."""
+    call = {"guidance_scale": 1.0, "num_frames": 1}
+    side = int(pipe.vae_spatial_compression_ratio)
+    units = (pipe.vae_temporal_compression_ratio / _FRAME_RATE, side, side)
+
+    def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        height, width = noisy.shape[2:]
+        prediction: Tensor = denoiser(
+            hidden_states=noisy.flatten(2).transpose(1, 2),
+            encoder_hidden_states=conditions["encoder_hidden_states"],
+            timestep=timesteps,
+            encoder_attention_mask=conditions["encoder_attention_mask"],
+            num_frames=1,
+            height=height,
+            width=width,
+            rope_interpolation_scale=units,
+            return_dict=False,
+        )[0]
+        return unpack(prediction, height, width, side=1)
+
+    names = ("encoder_hidden_states", "encoder_attention_mask")
+    return Family(
+        ("tokenizer", "text_encoder"),
+        reader(named(*names), **call),
+        predict,
+        scale=side,
+        resolution=_RESOLUTION,
+        latents=_latents,
+        call=call,
+    )
+
+
+def _latents(vae: Any, pixels: Tensor) -> Tensor:
+    """By the mean and the deviation of each channel, which are the autoencoder's buffers."""
+    latents = encoded(vae, pixels[:, :, None])[:, :, 0].float()
+    mean, deviation = (values.view(1, -1, 1, 1).to(latents) for values in (vae.latents_mean, vae.latents_std))
+    return (latents - mean) * float(vae.config.scaling_factor) / deviation
+
+
+add_family("LTXPipeline", ltx)

@@ -15,8 +15,8 @@ _PLACES = WeakTensorKeyDictionary()
 
 
 @torch.compiler.disable(reason="the latent's places are read off position ids; use denoiser.compile_repeated_blocks()")
-def place(denoiser: nn.Module, ids: Tensor, count: int, name: str) -> Place:
-    """Of the picture being drawn, whose first id is 0: its first token, its height and its width in tokens.
+def place(denoiser: nn.Module, ids: Tensor, count: int, name: str, drawn: int = 0) -> Place:
+    """Of the picture being drawn: its first token, its height and its width in tokens.
 
     Rows and columns may start anywhere and be any step apart, as centred or scaled ids are.
 
@@ -25,13 +25,14 @@ def place(denoiser: nn.Module, ids: Tensor, count: int, name: str) -> Place:
         ids: shape (L, 3) or (B, L, 4); rows of text tokens may come before those of the latent.
         count: how many tokens the latent has.
         name: the name of the argument, for the error.
+        drawn: first id of the tokens of that picture.
 
     Raises:
-        FeraError: there are not as many ids as tokens, or the tokens whose first id is 0 are not one picture, row by
+        FeraError: there are not as many ids as tokens, or the tokens with that first id are not one picture, row by
             row.
     """
     # Tensors of inference mode do not count their changes.
-    state = None if ids.is_inference() else (ids._version, count)
+    state = None if ids.is_inference() else (ids._version, count, drawn)
     known = _PLACES.get(ids)
     if known is not None and state is not None and known[0] == state:
         found: Place = known[1]
@@ -47,21 +48,21 @@ def place(denoiser: nn.Module, ids: Tensor, count: int, name: str) -> Place:
             f"{type(denoiser).__name__}: {name!r} says where {len(rows)} tokens lie, but the latent has {count}; pass "
             "both as the pipeline of this denoiser does"
         )
-    read = _read(rows[-count:].cpu().double(), _rounding(rows))
+    read = _read(rows[-count:].cpu().double(), drawn, _rounding(rows))
     if read is None:
         raise FeraError(
-            f"{type(denoiser).__name__}: the tokens whose first of {name!r} is 0 are not those of one picture, row by "
-            "row, so fera cannot see the latent that routes it. Give the tokens of a condition another first id, and "
-            "those of the picture the order that the pipeline of this denoiser gives them"
+            f"{type(denoiser).__name__}: the tokens whose first of {name!r} is {drawn} are not those of one picture, "
+            "row by row, so fera cannot see the latent that routes it. Give the tokens of a condition another first "
+            "id, and those of the picture the order that the pipeline of this denoiser gives them"
         )
     if state is not None:
         _PLACES[ids] = (state, read)
     return read
 
 
-def _read(rows: Tensor, rounding: float) -> Place | None:
+def _read(rows: Tensor, image: int, rounding: float) -> Place | None:
     """The place, or None where ids of the form (image, row, column) are not those of one picture, row by row."""
-    drawn = rows[:, 0] == 0
+    drawn = rows[:, 0] == image
     total = int(drawn.sum())
     start = int(drawn.long().argmax())
     if not total or not drawn[start : start + total].all():

@@ -73,8 +73,11 @@ def lay_out(part: nn.Module) -> nn.Module:
         The part.
     """
     # On MPS, PyTorch's convolutions want them contiguous.
-    if not torch.backends.mps.is_available() and any(isinstance(module, nn.Conv2d) for module in part.modules()):
-        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not torch.backends.mps.is_available():
+        for module in part.modules():
+            # One by one: some models have convolutions of three dimensions too, for which there is no such layout.
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return part
 
 

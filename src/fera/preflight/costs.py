@@ -14,7 +14,7 @@ from fera.data.buckets import Size
 from fera.data.captions import caption_variants
 from fera.data.example import Example
 from fera.models.components import denoisers
-from fera.models.families import encode_pictures, family_of
+from fera.models.families import family_of
 from fera.training.start.kappa import with_kappa
 from fera.training.trained.kinds import adapter_of
 from fera.training.trained.text import TextTraining
@@ -83,14 +83,14 @@ def estimate(
         part.to(device)
     width, height = Counter(sizes).most_common(1)[0][0]
     pixels = torch.zeros(1, 3, height, width, device=device, dtype=pipe.vae.dtype)
-    latent = encode_pictures(pipe.vae, pixels).float()
+    latent = family.encode_pictures(pipe.vae, pixels)
     conditions = family.encode(pipe, ["a picture"], device)
     batch = min(settings.batch_size, max(1, len(examples)))
     noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
     timesteps = torch.full((batch,), 500, device=device)
     together = {key: value.expand(batch, *value.shape[1:]) for key, value in conditions.items()}
 
-    encode_seconds = _timed(lambda: encode_pictures(pipe.vae, pixels), device)
+    encode_seconds = _timed(lambda: family.encode_pictures(pipe.vae, pixels), device)
     caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
     forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
     forwards = (

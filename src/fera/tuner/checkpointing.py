@@ -44,13 +44,15 @@ class CarryGates:
         self._checkpoint = checkpoint
         self._gate = gate
 
-    def __call__(self, block: Callable[..., Any], *args: Any) -> Any:
+    def __call__(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Checkpoint a block, with the gates that are in force now."""
         if torch.compiler.is_compiling():
-            return self._checkpoint(block, *args)
+            return self._checkpoint(block, *args, **kwargs)
         # Arguments, not attributes: reentrant checkpointing sends gradients through arguments only.
         gates = self._gate.gates or {}
-        return self._checkpoint(_Routed(block, self._gate, tuple(gates), self._gate.rows), *gates.values(), *args)
+        return self._checkpoint(
+            _Routed(block, self._gate, tuple(gates), self._gate.rows), *gates.values(), *args, **kwargs
+        )
 
 
 class _Routed:
@@ -62,7 +64,7 @@ class _Routed:
         self._adapters = adapters
         self._rows = rows
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         count = len(self._adapters)
         with self._gate.using(dict(zip(self._adapters, args[:count], strict=True)), self._rows):
-            return self._block(*args[count:])
+            return self._block(*args[count:], **kwargs)

@@ -30,3 +30,8 @@ def text_encoders(target: Any) -> dict[str, Any]:
 def tokenizer_name(encoder: str) -> str:
     """Name of the tokenizer that belongs to a text encoder."""
     return encoder.replace("text_encoder", "tokenizer")
+
+
+def tokenizer_of(part: Any) -> Any:
+    """A tokenizer as it is; of a processor of pictures and texts, its tokenizer."""
+    return part if hasattr(part, "model_max_length") else part.tokenizer

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fera.data.buckets import Size
 from fera.data.cache.store import Memory
+from fera.models.conditions import together
 from fera.models.latents import LatentUnits
 
 
@@ -103,7 +104,7 @@ class EncodedSet:
         return Batch(
             latents=self.units.of(torch.stack([latent["mean"] for latent in latents])),
             conditions={
-                **{name: torch.stack([text[name] for text in texts]) for name in texts[0]},
+                **together(texts),
                 **self._placed(rows, flipped),
             },
             names=[self.names[row] for row in rows],

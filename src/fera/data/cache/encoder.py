@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from fera.data.images import load_image
 from fera.data.masks import load_mask
 from fera.data.tensors import to_tensor, to_weights
 from fera.errors import FeraError
-from fera.models.families import Family, encode_pictures
+from fera.models.families import Family, latent_scale
 from fera.models.placement import place
 from fera.models.prompts import prompt_settings
 
@@ -90,7 +91,7 @@ class Encoder:
             latents=self._encode_pictures(examples, sizes),
             captions=variants,
             texts=texts,
-            units=self.family.units(self.pipe.vae),
+            units=self.family.units_of(self.pipe.vae),
             masks=self._encode_masks(examples, sizes) if is_masked else [],
             mask_min_value=self.mask_min_value,
             weights=[example.weight for example in examples] if any(e.weight != 1 for e in examples) else [],
@@ -113,7 +114,7 @@ class Encoder:
         parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
         encoder = digest({name: fingerprint(part) for name, part in parts.items()})
         family = type(self.pipe).__name__
-        settings = {**prompt_settings(self.pipe), "zeros": self.pipe.config.get("force_zeros_for_empty_prompt")}
+        settings = {**prompt_settings(self.pipe), **_settings(self.pipe)}
         paths = {
             caption: self.folder / f"text-{digest([_TEXT_VERSION, family, encoder, settings, caption])}.safetensors"
             for caption in dict.fromkeys([*captions, ""])
@@ -121,8 +122,9 @@ class Encoder:
         missing = [caption for caption, path in paths.items() if not path.exists()]
         if missing:
             _move(parts.values(), self.device)
-        for start in range(0, len(missing), _BATCH):
-            chunk = missing[start : start + _BATCH]
+        size = 1 if self.family.encodes_alone else _BATCH
+        for start in range(0, len(missing), size):
+            chunk = missing[start : start + size]
             conditions = self.family.encode(self.pipe, chunk, self.device)
             for row, caption in enumerate(chunk):
                 write(paths[caption], {name: tensor[row] for name, tensor in conditions.items()})
@@ -133,6 +135,9 @@ class Encoder:
     def _encode_pictures(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
         vae = self.pipe.vae
         encoder = fingerprint(vae)
+        own = self.family.latents
+        # The autoencoder's own latents serve all families that scale them; the others' are their own.
+        made_by = [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
         paths: list[list[Path]] = []
         missing: dict[Path, _Missing] = {}
         for example, size in zip(examples, sizes, strict=True):
@@ -144,7 +149,7 @@ class Encoder:
                 depends_on = [example.digest, side, None if is_whole else offset, mirrored]
                 # Only of these were there files with other colours, of before profiles were heeded.
                 depends_on += ["sRGB"] if example.colours else []
-                path = self.folder / f"latent-{digest([_CACHE_VERSION, encoder, *depends_on])}.safetensors"
+                path = self.folder / f"latent-{digest([_CACHE_VERSION, encoder, *depends_on, *made_by])}.safetensors"
                 paths[-1].append(path)
                 if not path.exists():
                     missing[path] = _Missing(example, size, offset, mirrored, path)
@@ -153,9 +158,9 @@ class Encoder:
         done = 0
         for chunk in _chunks(list(missing.values())):
             pixels = torch.stack([_pixels(picture) for picture in chunk])
-            means = encode_pictures(vae, pixels.to(self.device, vae.dtype))
+            means = self.family.encode_pictures(vae, pixels.to(self.device, vae.dtype))
             for mean, picture in zip(means, chunk, strict=True):
-                write(picture.path, {"mean": mean.float()})
+                write(picture.path, {"mean": mean})
             done += len(chunk)
             self.progress("pictures", done, len(missing))
         vae.to("cpu")
@@ -163,7 +168,7 @@ class Encoder:
 
     def _encode_masks(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
         """As `_encode_pictures`, for masks at the size of the latents."""
-        factor = self.pipe.vae_scale_factor
+        factor = latent_scale(self.pipe)
         paths: list[list[Path]] = []
         for example, size in zip(examples, sizes, strict=True):
             offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
@@ -196,6 +201,12 @@ class _Missing:
     offset: float
     mirrored: bool
     path: Path
+
+
+def _settings(pipe: Any) -> dict[str, str]:
+    """What a pipeline makes of a caption besides its parts: the code of diffusers, and its settings."""
+    settings = {name: repr(value) for name, value in pipe.config.items() if name not in pipe.components}
+    return {name: value for name, value in settings.items() if name[0] != "_"} | {"diffusers": diffusers.__version__}
 
 
 def _chunks(missing: Sequence[_Missing]) -> Iterator[list[_Missing]]:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fera.adapters.text.encoders import tokenizer_of
 from fera.errors import FeraError
 from fera.support.files import replace_file
 
@@ -59,7 +60,10 @@ class Memory:
 
 
 def fingerprint(part: Any) -> str:
-    """Hash of a model's weights and of how adapters in it are set, or of a tokenizer's vocabulary and limits."""
+    """Hash of a model's weights and of how adapters in it are set, or of a tokenizer's vocabulary and limits.
+
+    Of a processor, that of its tokenizer.
+    """
     if part is None:
         return "none"
     hashed = hashlib.blake2b(digest_size=16)
@@ -77,7 +81,10 @@ def fingerprint(part: Any) -> str:
         settings = {key: value for key, value in config.items() if not key.startswith("_")}
         hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
     else:
+        part = tokenizer_of(part)
         described = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
+        if template := getattr(part, "chat_template", None):
+            described.append(template)
         hashed.update(json.dumps(described).encode())
     return hashed.hexdigest()
 

@@ -19,6 +19,7 @@ from fera.method.routing import Routing
 from fera.models.families import Conditions, Family
 from fera.models.noise import NoiseProcess
 from fera.support.progress import Listener
+from fera.training.start.checkpointing import checkpoint_gradients
 from fera.training.start.encoders import free_encoders
 from fera.training.start.kappa import calibrate, with_kappa
 from fera.training.start.opening import Sources, encode, open_sources
@@ -174,7 +175,7 @@ def _add_adapter(sources: Sources, config: TrainConfig, listener: Listener) -> A
     torch.manual_seed(config.seed)  # the experts' and the router's first weights
     adapter.add(denoiser)
     if config.train.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+        checkpoint_gradients(denoiser, sources.family)
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     total = denoiser.num_parameters()  # type: ignore[operator]  # of a 4-bit layer, numel() counts bytes
     listener.say(

@@ -1,0 +1,349 @@
+"""Every family, against its own pipeline: the same latent, noise level and caption give what the scheduler gets."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import CogVideoXDDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from peft import inject_adapter_in_model
+from torch.nn import functional
+from trained_cases import CASES
+from training_cases import log_of, power_cut, run_config
+from tuner_cases import fill
+
+import fera
+from fera import FeraConfig
+from fera.cli.main import main
+from fera.errors import FeraError
+from fera.generation import generate
+from fera.models import CallReader, find
+from fera.models.components import denoisers
+from fera.models.families import FAMILIES, family_of, latent_scale, native_resolution, size_multiple
+from fera.models.noise import noise_process
+from fera.training import to_toml, train
+from fera.training.start.checkpointing import checkpoint_gradients
+from models import chroma, ernie_image, hunyuan, wan
+
+CAPTION = "a red rocket"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def pipe(case):
+    pipe = case.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Recorder:
+    """What a pipeline's scheduler gets and its denoiser is told, step by step; latents as (B, C, H, W).
+
+    `replace` changes what a step returns: a function of the latents that it was given, as the scheduler has them.
+    """
+
+    def __init__(self, pipe, replace=None):
+        self.pipe, self.replace = pipe, replace
+        self.denoiser = next(iter(denoisers(pipe).values()))
+        self.calls, self.latents, self.levels, self.outputs, self.decoded = [], [], [], [], []
+
+    def __enter__(self):
+        self.reader = CallReader(self.denoiser)
+        self.hook = self.denoiser.register_forward_pre_hook(self._called, with_kwargs=True)
+        self.step, self.decode = self.pipe.scheduler.step, self.pipe.vae.decode
+        self.pipe.scheduler.step, self.pipe.vae.decode = self._step, self._decode
+        return self
+
+    def __exit__(self, *_):
+        del self.pipe.scheduler.step, self.pipe.vae.decode
+        self.hook.remove()
+
+    def _called(self, module, args, kwargs):
+        self.calls.append((args, kwargs))
+        self.latents.append(self.reader.latent(module, args, kwargs).clone())
+
+    def _step(self, model_output, timestep, sample, *args, **kwargs):
+        self.outputs.append(self.unpacked(model_output))
+        result = self.step(model_output, timestep, sample, *args, **kwargs)
+        scheduler = self.pipe.scheduler
+        level = timestep
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            # Timesteps need not be those of the noise levels; the scheduler works by the latter.
+            level = scheduler.sigmas[len(self.outputs) - 1] * scheduler.config.num_train_timesteps
+        self.levels.append(torch.as_tensor(level).reshape(1))
+        if self.replace is None:
+            return result
+        changed = self.replace(sample)
+        return (changed,) if isinstance(result, tuple) else SimpleNamespace(prev_sample=changed)
+
+    def _decode(self, latents, *args, **kwargs):
+        self.decoded.append(latents.clone())
+        return self.decode(latents, *args, **kwargs)
+
+    def arguments(self):
+        """Those of the last forward, by name."""
+        args, kwargs = self.calls[-1]
+        return {**dict(zip(self.reader._names, args, strict=False)), **kwargs}
+
+    def unpacked(self, tensor):
+        """A tensor that is laid out as the scheduler's latents, as (B, C, H, W)."""
+        if tensor.shape == self.latents[-1].shape:
+            return tensor.clone()
+        arguments, entry = self.arguments(), find(self.denoiser)
+        if tensor.ndim == 3:  # tokens of a text may come before those of the picture
+            tensor = functional.pad(tensor, (0, 0, arguments[entry.latent].shape[1] - tensor.shape[1], 0))
+        return entry.view(self.denoiser, tensor, arguments).clone()
+
+
+def draw(pipe, case, **changes):
+    settings = {"num_inference_steps": 2, "output_type": "latent", "height": case.height, "width": case.width}
+    call = {**settings, **family_of(pipe).call, **case.call, **changes}
+    return pipe(prompt=CAPTION, generator=torch.Generator().manual_seed(0), return_dict=False, **call)[0]
+
+
+def pictures(case, count=1):
+    generator = torch.Generator().manual_seed(5)
+    return torch.rand(count, 3, case.height, case.width, generator=generator) * 2 - 1
+
+
+@torch.no_grad()
+def test_a_prediction_is_what_the_scheduler_gets(pipe, case):
+    with Recorder(pipe) as seen:
+        draw(pipe, case)
+    assert len(seen.outputs) == len(seen.calls) == 2
+    family = family_of(pipe)
+    conditions = family.encode(pipe, [CAPTION], CPU)
+    for latent, level, output in zip(seen.latents, seen.levels, seen.outputs, strict=True):
+        prediction = family.predict(seen.denoiser, latent, level, conditions)
+        assert prediction.shape == latent.shape and output.std() > 1e-3
+        torch.testing.assert_close(prediction, output, rtol=1e-4, atol=1e-5)
+
+
+def test_training_mode_changes_nothing(pipe, case):
+    """With gradients, the denoiser in training mode, its activations computed again."""
+    family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
+    conditions = family.encode(pipe, [CAPTION], CPU)
+    noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
+    with torch.no_grad():
+        expected = family.predict(denoiser, noisy, torch.tensor([500]), conditions)
+    denoiser.train()
+    if not family.no_checkpointing:
+        checkpoint_gradients(denoiser, family)
+    prediction = family.predict(denoiser, noisy, torch.tensor([500]), conditions)
+    torch.testing.assert_close(prediction.detach(), expected, rtol=1e-4, atol=1e-5)
+    prediction.square().mean().backward()
+    assert any(weight.grad is not None and weight.grad.any() for weight in denoiser.parameters())
+
+
+def test_checkpointing_that_diffusers_does_wrongly_is_refused():
+    pipe = chroma.make_pipeline()
+    with pytest.raises(FeraError, match="gradient_checkpointing is set, but diffusers 0.42 forgets the mask"):
+        checkpoint_gradients(pipe.transformer, family_of(pipe))
+
+
+@pytest.mark.parametrize("name", ["kandinsky5", "qwen-image-2.1", "hunyuan-image"])
+def test_recomputed_activations_see_the_gates_of_their_forward(name):
+    """Captions of two lengths may be two forwards before one backward; some blocks are called with keywords."""
+    pipe = next(case for case in CASES if case.name == name).pipeline()
+    family, denoiser = family_of(pipe), pipe.transformer
+    fill(inject_adapter_in_model(FeraConfig(r=2), denoiser))
+    denoiser.train()
+    conditions = family.encode(pipe, [CAPTION, "the sun and moon and a green tree"], CPU)
+    noisy = torch.randn(2, 4, 8, 12)
+
+    def gradients():
+        denoiser.zero_grad()
+        family.predict(denoiser, noisy, torch.tensor([300.0, 700.0]), conditions).square().mean().backward()
+        return {key: weight.grad.clone() for key, weight in denoiser.named_parameters() if weight.grad is not None}
+
+    kept = gradients()
+    checkpoint_gradients(denoiser, family)
+    recomputed = gradients()
+    assert kept.keys() == recomputed.keys() and len(kept) > 5
+    for key, gradient in kept.items():
+        torch.testing.assert_close(recomputed[key], gradient, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_half_precision_predicts_nearly_the_same(pipe, case, tmp_path):
+    """As training casts: weights, latents and conditions, masks among them."""
+    family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
+    conditions = family.encode(pipe, [CAPTION], CPU)
+    noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
+    expected = family.predict(denoiser, noisy, torch.tensor([500.0]), conditions)
+    denoiser.save_pretrained(tmp_path)  # some keep a few of their weights as they are when they are loaded
+    half = type(denoiser).from_pretrained(tmp_path, dtype=torch.bfloat16)
+    cast = {name: value.bfloat16() for name, value in conditions.items()}
+    prediction = family.predict(half, noisy.bfloat16(), torch.tensor([500.0]), cast)
+    assert prediction.isfinite().all()
+    assert (prediction.float() - expected).norm() < 0.1 * expected.norm()
+
+
+@torch.no_grad()
+def test_the_length_of_a_caption_is_exact_in_half_precision():
+    """A sum of ones in bfloat16 is not, from 257 on."""
+    pipe = ernie_image.make_pipeline()
+    transformer = pipe.transformer.bfloat16()
+    conditions = {"text_bth": torch.randn(1, 301, 8).bfloat16(), "mask": torch.ones(1, 301).bfloat16()}
+    with Recorder(pipe) as seen:
+        noisy = torch.randn(1, 4, 8, 8).bfloat16()
+        family_of(pipe).predict(transformer, noisy, torch.tensor([500.0]), conditions)
+    assert seen.arguments()["text_lens"].tolist() == [301]
+
+
+@torch.no_grad()
+def test_training_calls_the_denoiser_with_its_latent(pipe, case):
+    """The gate sees the noisy latent as training has it."""
+    family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
+    conditions = family.encode(pipe, [CAPTION], CPU)
+    noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
+    with Recorder(pipe) as seen:
+        for timestep in (1, 500, 999):
+            family.predict(denoiser, noisy, torch.tensor([timestep]), conditions)
+    assert all(torch.equal(latent, noisy) for latent in seen.latents)
+    levels = [float(seen.reader.noise_level(args, kwargs, noisy)) for args, kwargs in seen.calls]
+    assert levels[0] == pytest.approx(0, abs=0.01) and levels[2] == pytest.approx(1, abs=0.01)
+    assert levels == sorted(levels)
+
+
+@torch.no_grad()
+def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case):
+    pixels = pictures(case)
+    family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
+    latent = family.clean_latents(pipe.vae, pixels)
+    with Recorder(pipe) as seen:
+        family.predict(denoiser, latent, torch.tensor([500]), family.encode(pipe, [CAPTION], CPU))
+    # As the scheduler has it: as training passes it to the denoiser, there maybe behind the tokens of a text.
+    given = seen.arguments()[find(denoiser).latent]
+    given = given if torch.is_tensor(given) else torch.stack(given)
+
+    def final(sample):
+        return (given[:, -sample.shape[1] :] if sample.ndim == 3 else given).reshape(sample.shape)
+
+    with Recorder(pipe, replace=final) as seen:
+        drawn = draw(pipe, case, output_type="pt")
+    if pipe.vae.config.get("in_channels") == 4 and pipe.vae.config.get("out_channels") == 4:  # opaque
+        pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+    output = pipe.vae.encode(pixels if seen.decoded[0].ndim == 4 else pixels[:, :, None])
+    mean = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latent
+    torch.testing.assert_close(seen.decoded[0], mean, rtol=1e-4, atol=1e-5)
+    decoded = pipe.vae.decode(mean, return_dict=False)[0].reshape(drawn.shape)
+    torch.testing.assert_close(torch.as_tensor(drawn), (decoded / 2 + 0.5).clamp(0, 1), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_noise_process_is_the_schedulers(pipe, case):
+    """Flow matching: steps of the scheduler that get the target for a prediction lead to the picture."""
+    process, scheduler = noise_process(pipe.scheduler), pipe.scheduler
+    latent = family_of(pipe).clean_latents(pipe.vae, pictures(case))
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+    with Recorder(pipe) as seen:
+        draw(pipe, case)
+    level = seen.levels[0]
+    if not process.is_flow:
+        level = level.long()
+        if not isinstance(scheduler, CogVideoXDDIMScheduler):  # which changes what its settings say
+            scheduler = DDPMScheduler.from_config(scheduler.config)  # others scale what they noise
+        expected = scheduler.add_noise(latent, noise, level)
+        torch.testing.assert_close(process.add_noise(latent, noise, level), expected, rtol=1e-5, atol=1e-5)
+        velocity = process.prediction_type == "v_prediction"
+        expected = scheduler.get_velocity(latent, noise, level) if velocity else noise
+        torch.testing.assert_close(process.target(latent, noise, level), expected, rtol=1e-5, atol=1e-5)
+        return
+    level = scheduler.sigmas[:1] * scheduler.config.num_train_timesteps  # the timestep may be rounded
+    sample = process.add_noise(latent, noise, level)
+    target = process.target(latent, noise, level)
+    scheduler.set_begin_index(0)
+    scheduler._step_index = None
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(target, timestep, sample, return_dict=False)[0]
+    torch.testing.assert_close(sample, latent, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_captions_of_a_batch_do_not_mix(pipe, case):
+    family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
+    captions = [CAPTION, "the sun and moon and a green tree"]
+    noisy = torch.randn(2, *family.clean_latents(pipe.vae, pictures(case)).shape[1:])
+    timesteps = torch.tensor([300, 700])
+    both = family.predict(denoiser, noisy, timesteps, family.encode(pipe, captions, CPU))
+    for row, caption in enumerate(captions):
+        conditions = family.encode(pipe, [caption], CPU)
+        alone = family.predict(denoiser, noisy[row : row + 1], timesteps[row : row + 1], conditions)
+        torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+def test_reading_a_caption_leaves_adapters_and_random_numbers_alone():
+    pipe = chroma.make_pipeline()
+    inject_adapter_in_model(FeraConfig(r=2), pipe.transformer)
+    state = torch.get_rng_state()
+    with fera.trace(pipe) as steps:
+        family_of(pipe).encode(pipe, [CAPTION], CPU)
+    assert steps == [] and torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
+    """From a saved pipeline to a picture, by the command line; the denoiser is cut off after its first step."""
+    pipe.save_pretrained(tmp_path / "base")
+    case.repair(tmp_path / "base")
+    config = run_config(
+        tmp_path / "base",
+        image_folder,
+        tmp_path / "run",
+        data={"resolution": max(case.height, case.width)},
+        train={"steps": 2, "checkpointing_steps": 1, "consistency_weight": 0.1},
+        adapter={"r": 2},
+    )
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    with power_cut(1):
+        train(config)
+    assert main(["train", str(tmp_path / "run.toml"), "--resume"]) == 0
+    assert len(log_of(config, "loss")) == 2
+    plain = draw(pipe, case)
+    fera.load_adapter(pipe, tmp_path / "run")
+    assert not torch.equal(draw(pipe, case), plain)
+    with fera.trace(pipe) as steps:
+        picture = generate(pipe, [CAPTION], num_inference_steps=2, height=case.height, width=case.width)[0]
+    assert picture.size == (case.width, case.height)
+    assert all(0 <= float(gate) <= 1 for step in steps for gate in step.gates.flatten())
+
+
+def test_sizes(pipe, case):
+    latent = family_of(pipe).clean_latents(pipe.vae, pictures(case))
+    side = latent_scale(pipe)
+    assert latent.dtype == torch.float32
+    assert latent.shape[2:] == (case.height // side, case.width // side)
+    assert native_resolution(pipe) % size_multiple(pipe) == 0
+    assert case.height % size_multiple(pipe) == case.width % size_multiple(pipe) == 0
+
+
+def test_every_family_has_a_case():
+    assert {case.covers or type(case.pipeline()).__name__ for case in CASES} == set(FAMILIES)
+
+
+def test_other_pipelines_are_refused_by_name():
+    with pytest.raises(FeraError, match="cannot train a int yet; it can train: AuraFlowPipeline, .*StableDiffusionXL"):
+        family_of(3)
+
+
+def test_two_transformers_are_refused():
+    with pytest.raises(FeraError, match="this Wan has two transformers"):
+        family_of(wan.make_two_denoisers())
+
+
+def test_a_distilled_transformer_is_refused():
+    pipe = hunyuan.make_image_pipeline()
+    pipe.transformer.register_to_config(guidance_embeds=True)
+    with pytest.raises(FeraError, match="HunyuanImage is distilled"):
+        family_of(pipe)
+
+
+def test_the_page_names_every_pipeline():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert [name for name in FAMILIES if f"`{name}`" not in page] == []

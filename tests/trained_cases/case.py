@@ -1,0 +1,31 @@
+"""What a case says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pipeline that fera trains, tiny, with its text encoders.
+
+    Args:
+        name: of the case, for the test's id.
+        pipeline: makes it, with random weights; its denoiser's output must depend on all inputs.
+        call: arguments of a call of the pipeline beside the prompt, the sizes and those of its family.
+        height: of pictures in pixels.
+        width: as `height`, unlike it.
+        covers: class of the pipeline, where it cannot be made without a package that may be absent.
+        repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
+    """
+
+    name: str
+    pipeline: Callable[[], DiffusionPipeline]
+    call: dict[str, Any] = field(default_factory=dict)
+    height: int = 16
+    width: int = 24
+    covers: str = ""
+    repair: Callable[[Path], None] = lambda folder: None

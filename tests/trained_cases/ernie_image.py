@@ -1,0 +1,7 @@
+"""ERNIE-Image."""
+
+from models import ernie_image
+
+from trained_cases.case import Case
+
+CASES = [Case("ernie-image", ernie_image.make_pipeline)]

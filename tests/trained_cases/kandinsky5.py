@@ -1,0 +1,7 @@
+"""Kandinsky 5."""
+
+from models import kandinsky5
+
+from trained_cases.case import Case
+
+CASES = [Case("kandinsky5", kandinsky5.make_pipeline, height=64, width=96)]
