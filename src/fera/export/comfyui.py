@@ -4,7 +4,7 @@ import re
 
 # What to replace in diffusers' path of a layer, in this order, for each class; most kept the original's names.
 _RENAMED: dict[str, dict[str, str]] = {
-    "LTXVideoTransformer3DModel": {},
+    "LTXVideoTransformer3DModel": {r"^proj_in$": "patchify_proj", r"^time_embed\.": "adaln_single."},
     "HiDreamImageTransformer2DModel": {},
     "QwenImageTransformer2DModel": {},
     "ZImageTransformer2DModel": {},
