@@ -8,6 +8,7 @@ from adapter_cases import add_adapter
 from diffusers import StableDiffusionPipeline
 
 import fera
+from fera.generation import generate
 from fera.training import load_config
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -38,8 +39,17 @@ def test_train_loop(tmp_path, tiny_sd_dir):
 
 @pytest.mark.usefixtures("adapters")
 def test_mix_adapters(tmp_path):
-    grid = load("mix_adapters").main(steps=2, first="ink", second="neon")
+    example, rows = load("mix_adapters"), []
+    example.generate = lambda *args, **kwargs: rows.append(generate(*args, **kwargs)) or rows[-1]
+    grid = example.main(steps=2, first="ink", second="neon")
     assert grid.height > 5 * 128 and (tmp_path / "mixtures.png").is_file()
+    # At its ends the mixture is one of the adapters alone.
+    for row, name in ((rows[0], "ink"), (rows[-1], "neon")):
+        pipe = StableDiffusionPipeline.from_pretrained(fera.demo.base_path())
+        fera.load_adapter(pipe, name)
+        alone = generate(pipe, example.PROMPTS, num_inference_steps=2)
+        assert [image.tobytes() for image in row] == [image.tobytes() for image in alone]
+    assert rows[0][0].tobytes() != rows[-1][0].tobytes()
 
 
 @pytest.mark.usefixtures("adapters")

@@ -5,8 +5,9 @@ import threading
 import pytest
 import torch
 from adapter_cases import COMPONENTS, PROMPTS, add_adapter, bits, denoiser_of, draw, make_pipeline, same
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
+from tuner_cases import fill
 
 import fera
 from fera import FeraConfig, FeraError
@@ -96,8 +97,11 @@ def test_load_into_a_denoiser(pipe, ink):
 
 def test_save_from_a_peft_model(pipe, ink, tmp_path):
     model = get_peft_model(denoiser_of(pipe), FeraConfig(r=2, lora_alpha=4, target_modules=["to_q"]))
+    fill(model)
     fera.save_adapter(model, tmp_path / "out")
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    expected = get_peft_model_state_dict(model)
+    assert saved.keys() == expected.keys() and all(torch.equal(saved[key], expected[key]) for key in expected)
 
 
 def test_the_denoiser_is_named_where_a_pipeline_has_it(pipe, kind, ink):

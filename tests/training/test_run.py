@@ -217,11 +217,13 @@ def test_interrupt_saves_and_resume_completes(configure, monkeypatch, capsys):
 
 
 def test_trains_outside_the_main_thread(configure):
-    config = configure()
-    thread = threading.Thread(target=train, args=(config,))
+    """Where signals cannot be listened to; the adapter is the main thread's."""
+    beside, straight = configure("beside"), configure("straight")
+    thread = threading.Thread(target=train, args=(beside,))
     thread.start()
     thread.join()
-    assert (config.output_dir / WEIGHTS).exists()
+    train(straight)
+    assert_same_adapter(beside, straight)
 
 
 def test_gradient_checkpointing_changes_nothing(configure):

@@ -115,7 +115,16 @@ def test_other_variants_of_lora_are_refused(name):
 
 @pytest.mark.parametrize("value", [True, False, "gaussian"])
 def test_usual_initializations_are_taken(value, tiny_unet):
-    get_peft_model(tiny_unet(), config(init_lora_weights=value))
+    """As PEFT's own LoRA of the whole rank, from the same random numbers."""
+    torch.manual_seed(0)
+    routed = get_peft_model(tiny_unet(), config(init_lora_weights=value)).state_dict()
+    settings = {"r": 6, "lora_alpha": 6, "target_modules": config().target_modules, "init_lora_weights": value}
+    torch.manual_seed(0)
+    plain = get_peft_model(tiny_unet(), LoraConfig(**settings)).state_dict()
+    names = [name for name in plain if ".lora_A." in name]
+    deviations = [torch.stack([state[name].std() for name in names]).mean() for state in (routed, plain)]
+    assert names and torch.isclose(*deviations, rtol=0.1)
+    assert all(bool(routed[name].any()) == bool(plain[name].any()) for name in plain if ".lora_B." in name)
 
 
 def test_a_newer_format_is_refused():

@@ -18,12 +18,13 @@ from peft import (
     inject_adapter_in_model,
 )
 from tiny import make_unet
-from tuner_cases import ATTENTION, SD3, UNET, adapter_gradients, fill, find_gate, predict, sample_of, step
+from tuner_cases import ATTENTION, SD3, UNET, adapter_gradients, fill, predict, sample_of, step
 
 import fera
 from fera import FeraConfig, FeraError
 from fera.tuner import schemes
 from fera.tuner.mixture import ExpertMixture
+from fera.tuner.model import remove_adapters
 
 SCHEMES = {
     "dora": lambda: LoraConfig(use_dora=True, r=2),
@@ -254,9 +255,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(scheme):
 
 def test_a_transformer_takes_them_too():
     for scheme in (LoHaConfig(r=2), OFTConfig(oft_block_size=4)):
-        model = routed(scheme, model=SD3.model())
-        assert predict(model, SD3.inputs(2)).isfinite().all()
-        assert find_gate(model) is not None
+        model, inputs = routed(scheme, model=SD3.model()), SD3.inputs(2)
+        adapted = predict(model, inputs)
+        assert adapted.isfinite().all() and not torch.allclose(adapted, predict(SD3.model(), inputs))
+        remove_adapters(model, ["default"])
+        torch.testing.assert_close(predict(model, inputs), predict(SD3.model(), inputs))
 
 
 def test_a_copy_is_independent_and_equal():
