@@ -44,7 +44,7 @@ def test_fresh_folder_is_free(tmp_path):
 def test_run_is_kept_unless_told(tmp_path):
     run = RunFolder(tmp_path)
     run.log.write_text("{}\n")
-    with pytest.raises(FeraError, match=r"already holds a run \(log\.jsonl\).*--resume.*--overwrite"):
+    with pytest.raises(FeraError, match=r"already holds a run \(log\.jsonl\).*`resume`.*`overwrite`"):
         run.check(resume=False, overwrite=False)
     assert run.check(resume=False, overwrite=True) is None
     assert run.log.exists(), "checking removes nothing"
@@ -118,7 +118,7 @@ def test_nothing_whole_to_resume(tmp_path):
     run.begin(to_toml(config(tmp_path)), resume=True)
     flip_a_bit(run.checkpoints / "step-000002" / "state.pt")
     with pytest.raises(
-        FeraError, match=r"no checkpoint in .* is whole.*step-000002 is damaged: state\.pt.*--overwrite"
+        FeraError, match=r"no checkpoint in .* is whole.*step-000002 is damaged: state\.pt.*`overwrite`"
     ):
         run.check(resume=True, overwrite=False)
 

@@ -107,7 +107,7 @@ def test_too_many_in_a_row_end_the_run(configure, monkeypatch):
     message = str(error.value)
     assert "the loss is not finite at step 6 on " in message and message.count(".png") == 2
     assert "as in the 1 steps before, which were skipped" in message
-    assert "step-000004; go on from it" in message and "--resume.allow train.learning_rate" in message
+    assert "step-000004; go on from it" in message and "`allow` train.learning_rate" in message
     with pytest.raises(FeraError, match="the loss is not finite at step 3 on"):
         train(configure("strict", max_skipped_steps=0, steps=8))
 

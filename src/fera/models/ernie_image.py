@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fera.models import rows
 from fera.models.conditions import Arguments, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
@@ -24,7 +25,16 @@ def _blocks(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, Any]) -
     return unpack(latent.flatten(2).transpose(1, 2), *latent.shape[2:])
 
 
-add("ErnieImageTransformer2DModel", Denoiser("hidden_states", _blocks, pipelines=("ErnieImagePipeline",)))
+add(
+    "ErnieImageTransformer2DModel",
+    Denoiser(
+        "hidden_states",
+        _blocks,
+        pipelines=("ErnieImagePipeline",),
+        # These see (L, B, C): a row a place in the sequence, of all samples.
+        rows={"mlp": rows.unknown, "final_linear": rows.unknown},
+    ),
+)
 
 
 def ernie_image(pipe: Any) -> Family:
@@ -56,15 +66,15 @@ def _latents(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-    rows, columns = (side // _PACKING for side in noisy.shape[2:])
+    height, width = (side // _PACKING for side in noisy.shape[2:])
     prediction: Tensor = denoiser(
-        hidden_states=pack(noisy).transpose(1, 2).unflatten(2, (rows, columns)),
+        hidden_states=pack(noisy).transpose(1, 2).unflatten(2, (height, width)),
         timestep=timesteps.to(noisy.dtype),
         text_bth=conditions["text_bth"],
         text_lens=conditions["mask"].bool().sum(dim=1),
         return_dict=False,
     )[0]
-    return unpack(prediction.flatten(2).transpose(1, 2), rows, columns)
+    return unpack(prediction.flatten(2).transpose(1, 2), height, width)
 
 
 add_family("ErnieImagePipeline", ernie_image)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fera.models import rows
 from fera.models.conditions import Arguments, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
@@ -30,7 +31,14 @@ def _last_picture(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, A
 
 add(
     "QwenImage21Transformer2DModel",
-    Denoiser("hidden_states", _last_picture, timestep_range=FRACTION, pipelines=("QwenImage21Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        _last_picture,
+        timestep_range=FRACTION,
+        pipelines=("QwenImage21Pipeline",),
+        # These see a timestep a sample, and one of zero that all samples share.
+        rows=dict.fromkeys(("time_text_embed", "modulation", "norm_out"), rows.unknown),
+    ),
 )
 
 
