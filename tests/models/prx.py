@@ -1,10 +1,7 @@
 """PRX."""
 
-from types import SimpleNamespace
-
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PRXPipeline, PRXTransformer2DModel
-from diffusers.pipelines.prx import pipeline_prx
 from tiny import make_t5, make_vae
 from transformers import T5GemmaModuleConfig
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
@@ -21,9 +18,6 @@ CALL = {
     "use_resolution_binning": False,
     "output_type": "latent",
 }
-# It repairs the encoding of prompts with a package that may not be here; ours need no repair.
-if not hasattr(pipeline_prx, "ftfy"):
-    pipeline_prx.ftfy = SimpleNamespace(fix_text=str)
 
 
 def make_pipeline() -> PRXPipeline:

@@ -18,7 +18,6 @@ class Case:
         call: arguments of a call of the pipeline beside the prompt, the sizes and those of its family.
         height: of pictures in pixels.
         width: as `height`, unlike it.
-        covers: class of the pipeline, where it cannot be made without a package that may be absent.
         repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
     """
 
@@ -27,5 +26,4 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
     height: int = 16
     width: int = 24
-    covers: str = ""
     repair: Callable[[Path], None] = lambda folder: None
