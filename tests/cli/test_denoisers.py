@@ -1,5 +1,6 @@
 """`fera denoisers`, and the page that it writes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import fera
 from fera import models as denoisers
 from fera.cli.main import main
 from fera.models import registry, table
+from fera.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +23,12 @@ def test_the_page_is_current():
 def test_markdown_prints_the_page(capsys):
     assert main(["denoisers", "--markdown"]) == 0
     assert capsys.readouterr().out == table.to_markdown()
+
+
+def test_the_page_lists_the_pipelines_that_train():
+    page = table.to_markdown()
+    section = page[page.index("## Pipelines that train") : page.index("## What works with a limit")]
+    assert set(re.findall(r"`(\w+Pipeline)`", section)) == set(FAMILIES)
 
 
 def test_every_class_is_shown(capsys, monkeypatch):

@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import dataclass
 
+from fera.models.families import FAMILIES
 from fera.models.registry import Denoiser, known
 
 # Pipelines of known classes that are not routed, or not as they should be, with the reason.
@@ -52,7 +53,9 @@ def rows() -> list[Row]:
 def to_markdown() -> str:
     """The reference page docs/denoisers.md."""
     limited, refused = _reasons("what", LIMITED), _reasons("why", NOT_SUPPORTED)
-    return f"{_HEAD}\n\n{_table()}\n\n{_TAIL}\n\n{limited}\n\n{_REFUSED}\n\n{refused}\n"
+    trained = ", ".join(f"`{name}`" for name in sorted(FAMILIES))
+    parts = (_HEAD, _table(), _TAIL, _TRAINS, f"{trained}.", _LIMITED, limited, _REFUSED, refused)
+    return "\n\n".join(parts) + "\n"
 
 
 def _row(name: str, entry: Denoiser) -> Row:
@@ -151,9 +154,17 @@ _TAIL = """\
 Frames of a video count as channels: the indicator is the share of spatial energy over all frames, the same as for one
 picture at this noise level, whatever moves and however long the video is. Averaging the frames would cancel motion and
 noise, and the shares would depend on how many frames there are. Sound has one dimension: its bands lie along time. In
-LTX-2 the video routes both.
+LTX-2 the video routes both."""
 
-## What works with a limit"""
+
+_TRAINS = """\
+## Pipelines that train
+
+`fera train` trains these ([training.md](training.md#bases) says what to know of each). Any other denoiser of the table
+trains in a loop of your own:"""
+
+
+_LIMITED = "## What works with a limit"
 
 
 _REFUSED = """\
