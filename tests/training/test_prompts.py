@@ -1,6 +1,7 @@
 """Captions reach the text encoders as prompts do: cleaned, cut and, where they are empty, as guidance has them."""
 
 import re
+from bisect import bisect_left
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from diffusers.pipelines.pixart_alpha import pipeline_pixart_alpha, pipeline_pix
 from diffusers.utils import import_utils
 from family_cases import FAMILY_CASES
 from listeners import train
+from trained_cases import CASES
 from training_cases import run_config
 
 from fera import FeraError
@@ -33,7 +35,27 @@ LIMITS = {
     "PixArtAlphaPipeline": {"text_encoder": 120},
     "PixArtSigmaPipeline": {"text_encoder": 300},
     "SanaPipeline": {"text_encoder": 300},
+    "AuraFlowPipeline": {"text_encoder": 256},
+    "BriaPipeline": {"text_encoder": 128},
+    "BriaFiboPipeline": {"text_encoder": 3000},
+    "ChromaPipeline": {"text_encoder": 512},
+    "CogView3PlusPipeline": {"text_encoder": 224},
+    "CogView4Pipeline": {"text_encoder": 1024},
+    "HiDreamImagePipeline": dict.fromkeys(("text_encoder", *(f"text_encoder_{i}" for i in (2, 3, 4))), 128),
+    "HunyuanDiTPipeline": {"text_encoder": 77, "text_encoder_2": 256},
+    "KolorsPipeline": {"text_encoder": 256},
+    "LTXPipeline": {"text_encoder": 128},
+    "WanPipeline": {"text_encoder": 512},
 }
+
+# One pipeline of each class that trains.
+MAKE = [
+    pytest.param(make, id=name)
+    for name, make in {
+        **{name: make for name, (make, _) in FAMILY_CASES.items()},
+        **{case.name: case.pipeline for case in CASES},
+    }.items()
+]
 
 
 @pytest.fixture(params=FAMILY_CASES)
@@ -95,12 +117,15 @@ def test_sdxl_without_zeros_for_the_empty_prompt():
         close(value[0], expected[name][0])
 
 
-def test_what_is_cut_is_said_for_each_text_encoder(case):
+@pytest.mark.parametrize("make", MAKE)
+def test_what_is_cut_is_said_for_each_text_encoder(make):
     """A caption that is changed behind what an encoder reads is encoded alike, one that is changed before is not."""
-    pipe, _ = case
+    pipe = make()
     family = family_of(pipe)
     limits = {limit.encoder: limit.tokens for limit in text_limits(pipe, family, [])}
-    assert limits == LIMITS[type(pipe).__name__]
+    assert limits == LIMITS.get(type(pipe).__name__, {})
+    if not limits:
+        return  # its pipeline puts words of its own around captions, or counts them its own way
     longest = max(limits.values())
     words = ["a"] * 3 * longest
 
@@ -108,12 +133,12 @@ def test_what_is_cut_is_said_for_each_text_encoder(case):
         example = Example(Path("a.png"), " ".join(words[:count]))
         return {limit.encoder: limit.cut.get("a.png", "") for limit in text_limits(pipe, family, [example])}
 
-    count = next(count for count in range(1, len(words)) if all(cut(count).values()))
+    count = bisect_left(range(len(words)), True, key=lambda count: all(cut(count).values()))
     longer, last = " ".join(words[:count]), " ".join(words[: count - 1])
     for name, value in encoded(pipe, [longer, f"{longer} rocket"]).items():
         assert torch.equal(value[0], value[1]), f"{name}: all text encoders cut by now"
     changed = encoded(pipe, [last, f"{last[:-1]}rocket"])
-    assert not torch.equal(*changed["encoder_hidden_states"]), "the longest one still reads the last word"
+    assert any(not torch.equal(*value) for value in changed.values()), "the longest one still reads the last word"
 
 
 def test_lines_about_what_is_cut():

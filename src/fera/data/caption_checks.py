@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fera.adapters.text.encoders import ENCODER, tokenizer_name
+from fera.adapters.text.encoders import tokenizer_name
 from fera.data.example import Example, some_of
 from fera.errors import FeraError
 from fera.models.families import Family
@@ -102,19 +102,16 @@ def check_cleaning(pipe: Any, examples: Sequence[Example], trigger_word: str | N
 
 def _tokenizers(pipe: Any, family: Family) -> Iterator[tuple[str, Any, int]]:
     """Each text encoder's name, its tokenizer, and how many tokens of a caption the pipeline gives it."""
-    if family.call:  # read off the pipeline, which puts words of its own around captions and counts them its own way
-        return
     for encoder in family.text_components:
-        if not ENCODER.fullmatch(encoder) or getattr(pipe, encoder) is None:
+        known = encoder in family.clip or encoder in family.reads
+        if not known or getattr(pipe, encoder) is None:
             continue
         tokenizer = getattr(pipe, tokenizer_name(encoder))
         if encoder in family.clip:
             # Some pipelines read the limit off the first tokenizer, for all that are CLIP's.
             yield encoder, tokenizer, getattr(pipe, "tokenizer_max_length", tokenizer.model_max_length)
         else:
-            limit = prompt_settings(pipe).get("max_sequence_length")
-            if limit is not None:  # else nobody says how much it reads
-                yield encoder, tokenizer, limit
+            yield encoder, tokenizer, family.reads[encoder] or prompt_settings(pipe)["max_sequence_length"]
 
 
 def _cut_parts(tokenizer: Any, captions: Sequence[str], limit: int, before: str) -> list[str]:

@@ -28,6 +28,7 @@ def aura_flow(pipe: Any) -> Family:
         ("tokenizer", "text_encoder"),
         reader(named("encoder_hidden_states"), **call),
         _predict,
+        reads={"text_encoder": None},
         call=call,
         units=shifted,
     )

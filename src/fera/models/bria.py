@@ -30,6 +30,7 @@ def bria(pipe: Any) -> Family:
         _predict,
         packing=_PACKING,
         scale=int(pipe.vae_scale_factor) // _PACKING,
+        reads={"text_encoder": None},
         call=call,
         units=shifted,
     )

@@ -35,6 +35,7 @@ def bria_fibo(pipe: Any) -> Family:
         _predict,
         latents=standardized,
         encodes_alone=True,
+        reads={"text_encoder": None},
         call=call,
     )
 

@@ -31,6 +31,7 @@ def chroma(pipe: Any) -> Family:
         reader(_take, **call),
         _predict,
         packing=2,
+        reads={"text_encoder": None},
         call=call,
         no_checkpointing="diffusers 0.42 forgets the mask of captions in checkpointed blocks of Chroma",
         units=shifted,

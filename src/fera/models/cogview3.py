@@ -38,7 +38,12 @@ def cogview3(pipe: Any) -> Family:
         return prediction
 
     return Family(
-        ("tokenizer", "text_encoder"), reader(named("encoder_hidden_states"), **call), predict, call=call, units=shifted
+        ("tokenizer", "text_encoder"),
+        reader(named("encoder_hidden_states"), **call),
+        predict,
+        reads={"text_encoder": None},
+        call=call,
+        units=shifted,
     )
 
 

@@ -54,6 +54,7 @@ def cogview4(pipe: Any) -> Family:
         reader(_take, **call),
         each_length(predict),
         encodes_alone=True,
+        reads={"text_encoder": None},
         call=call,
         units=shifted,
     )

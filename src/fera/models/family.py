@@ -26,6 +26,9 @@ class Family:
             (B, C, H, W).
         packing: latent pixels a side that the pipeline packs into one token, beside the denoiser's own patches.
         clip: names of the text encoders that are CLIP, which can be trained.
+        reads: text encoders beside those of `clip` that get captions as they are, to how many tokens of one they read;
+            None: as many as `max_sequence_length` of the pipeline says. Empty where a pipeline puts words of its own
+            around captions, or counts them its own way, for one of its encoders: what is said of some would mislead.
         encode_clip: (pipeline, captions, device, conditions) to conditions in which what the CLIP encoders make is
             computed anew; None where they make all of it.
         scale: pixels a latent pixel, where `vae_scale_factor` of the pipeline does not say so.
@@ -51,6 +54,7 @@ class Family:
     scale: int | None = None
     resolution: int | None = None
     clip: tuple[str, ...] = ()
+    reads: Mapping[str, int | None] = field(default_factory=dict)
     encode_clip: Callable[[Any, list[str], torch.device, Conditions], dict[str, Tensor]] | None = None
     placed: Callable[[Placement], dict[str, tuple[float, ...]]] | None = None
     units: Callable[[Any], LatentUnits] = scaled

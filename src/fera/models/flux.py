@@ -31,7 +31,16 @@ _GUIDANCE = 1.0
 def flux(pipe: Any) -> Family:
     """FLUX.1, dev and schnell: latents are packed two by two into tokens."""
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-    return Family(parts, _encode, _predict, packing=2, clip=("text_encoder",), encode_clip=_encode_clip, units=shifted)
+    return Family(
+        parts,
+        _encode,
+        _predict,
+        packing=2,
+        clip=("text_encoder",),
+        reads={"text_encoder_2": None},
+        encode_clip=_encode_clip,
+        units=shifted,
+    )
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:

@@ -32,7 +32,8 @@ def hidream(pipe: Any) -> Family:
     Its pipeline stretches every picture to as many pixels as it was made for.
     """
     call = {"guidance_scale": 1.0}
-    return Family(_PARTS, reader(_take, **call), _predict, call=call, units=shifted)
+    reads = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4"))
+    return Family(_PARTS, reader(_take, **call), _predict, reads=reads, call=call, units=shifted)
 
 
 def _take(arguments: Arguments) -> dict[str, Tensor]:

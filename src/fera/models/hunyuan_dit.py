@@ -38,6 +38,7 @@ def hunyuan_dit(pipe: Any) -> Family:
         parts,
         reader(named(*_TEXT), **call),
         _predict,
+        reads={"text_encoder": 77, "text_encoder_2": 256},
         call=call,
         no_checkpointing="diffusers has no gradient checkpointing for Hunyuan-DiT",
         units=shifted,

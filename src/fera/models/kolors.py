@@ -29,7 +29,14 @@ def kolors(pipe: Any) -> Family:
         )[0]
         return prediction
 
-    return Family(("tokenizer", "text_encoder"), reader(_take, **call), predict, call=call, units=shifted)
+    return Family(
+        ("tokenizer", "text_encoder"),
+        reader(_take, **call),
+        predict,
+        reads={"text_encoder": None},
+        call=call,
+        units=shifted,
+    )
 
 
 def _take(arguments: Arguments) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ def ltx(pipe: Any) -> Family:
         scale=side,
         resolution=_RESOLUTION,
         latents=_latents,
+        reads={"text_encoder": None},
         call=call,
     )
 

@@ -37,7 +37,7 @@ def pixart(pipe: Any) -> Family:
         # It may predict a variance too, in as many channels.
         return prediction[:, : noisy.shape[1]]
 
-    return Family(("tokenizer", "text_encoder"), _encode, predict)
+    return Family(("tokenizer", "text_encoder"), _encode, predict, reads={"text_encoder": None})
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:

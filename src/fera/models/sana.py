@@ -19,7 +19,7 @@ add(
 
 def sana(pipe: Any) -> Family:
     """Sana. Captions get the instruction that its pipeline gives to prompts; the empty one gets none, as there."""
-    return Family(("tokenizer", "text_encoder"), _encode, _predict)
+    return Family(("tokenizer", "text_encoder"), _encode, _predict, reads={"text_encoder": None})
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:

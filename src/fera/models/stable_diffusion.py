@@ -45,7 +45,15 @@ def sd(pipe: Any) -> Family:
 def sd3(pipe: Any) -> Family:
     """Stable Diffusion 3 and 3.5."""
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3")
-    return Family(parts, _encode_sd3, _predict, clip=_BOTH, encode_clip=_encode_sd3_clip, units=shifted)
+    return Family(
+        parts,
+        _encode_sd3,
+        _predict,
+        clip=_BOTH,
+        reads={"text_encoder_3": None},
+        encode_clip=_encode_sd3_clip,
+        units=shifted,
+    )
 
 
 def sdxl(pipe: Any) -> Family:

@@ -49,6 +49,7 @@ def wan(pipe: Any) -> Family:
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
         latents=standardized,
+        reads={"text_encoder": None},
         call=call,
         refusal=_TWO if pipe.transformer is None or pipe.transformer_2 is not None else "",
     )
