@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from trained_cases import flux2, z_image
 
 from fera import FeraError
 from fera.config import DataConfig
@@ -11,17 +13,23 @@ from fera.data.checking import check_images, find_examples
 from fera.data.images import load_image
 from fera.data.tensors import to_tensor
 from fera.models.families import family_of
-from fera.models.latents import LatentUnits
+from fera.models.latents import AS_THEY_ARE, LatentUnits
 from fera.pipelines.base import load_base
 from fera.training.start.encoders import free_encoders
 
 
 def encode(pipe, folder: Path, cache: Path, **changes: object) -> tuple[EncodedSet, dict[str, int]]:
     counts: dict[str, int] = {}
-    settings = {"buckets": [(16, 16)], "center_crop": True, "random_flip": False, "seed": 0} | changes
+    settings = {
+        "family": family_of(pipe),
+        "buckets": [(16, 16)],
+        "center_crop": True,
+        "random_flip": False,
+        "seed": 0,
+        **changes,
+    }
     encoder = Encoder(
         pipe=pipe,
-        family=family_of(pipe),
         folder=cache,
         device=torch.device("cpu"),
         progress=lambda what, done, total: counts.update({what: total}),
@@ -80,6 +88,8 @@ def test_whatever_changes_the_content_is_computed_anew(pipe, image_folder, tmp_p
     with torch.no_grad():
         next(pipe.vae.parameters()).add_(0.1)
     assert encode(pipe, image_folder, cache)[1] == {"pictures": 4}
+    pipe.register_to_config(requires_safety_checker=True)  # any setting of the pipeline, for some shape its prompts
+    assert encode(pipe, image_folder, cache)[1] == {"captions": 5}
 
 
 def test_flips_are_a_second_latent(pipe, image_folder, tmp_path):
@@ -107,6 +117,41 @@ def test_sd3(tiny_sd3_dir, image_folder, tmp_path):
     torch.testing.assert_close(batch.conditions["encoder_hidden_states"][:1], embeds, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.conditions["pooled_projections"][:1], pooled, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.latents[:1], (posterior.mean - 0.1) * 0.8, rtol=1e-4, atol=1e-5)
+
+
+def test_a_family_of_latents_of_its_own(image_folder, tmp_path):
+    """FLUX.2 standardizes blocks of pixels; another family keeps the same autoencoder's latents as they are."""
+    pipe = flux2.CASES[0].pipeline()
+    family = family_of(pipe)
+    encoded, _ = encode(pipe, image_folder, tmp_path / "cache")
+    pixels = to_tensor(load_image(image_folder / "0.png"), (16, 16))[None]
+    with torch.no_grad():
+        mean = pipe.vae.encode(pixels).latent_dist.mean
+        expected = family.clean_latents(pipe.vae, pixels)
+    torch.testing.assert_close(encoded.batch([0]).latents, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, mean, atol=1e-2)
+    plain = replace(family, latents=None, units=lambda vae: AS_THEY_ARE)
+    others, counts = encode(pipe, image_folder, tmp_path / "cache", family=plain)
+    assert counts == {"pictures": 4}
+    torch.testing.assert_close(others.batch([0]).latents, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_captions_of_unequal_length(image_folder, tmp_path):
+    """Z-Image's are as long as they are: a batch pads the shorter one, and its mask says so."""
+    pipe = z_image.CASES[0].pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    (image_folder / "1.txt").write_text("the sun and moon and a green tree")
+    encoded, _ = encode(pipe, image_folder, tmp_path / "cache")
+    batch = encoded.batch([0, 1])
+    with torch.no_grad():
+        alone = [family_of(pipe).encode(pipe, [caption], torch.device("cpu")) for caption in batch.captions]
+    for row, conditions in enumerate(alone):
+        for name, value in conditions.items():
+            length = value.shape[1]
+            torch.testing.assert_close(batch.conditions[name][row, :length], value[0], rtol=1e-4, atol=1e-5)
+            assert not batch.conditions[name][row, length:].any()
+    lengths = batch.conditions["mask"].sum(dim=1).tolist()
+    assert lengths[0] < lengths[1] == batch.conditions["mask"].shape[1]
 
 
 def test_damaged_cache_is_a_clear_error(pipe, image_folder, tmp_path):
