@@ -101,8 +101,8 @@ FreeU, perturbed-attention guidance, FasterCache and callbacks need nothing from
 and routes itself. Control nets are not routed.
 
 Each sample of a call has its own gate. A layer whose rows are not samples, such as one that sees the tokens of all
-captions in one axis, gets the gate of each row's sample; where that cannot be told (HiDream's experts) it works as long
-as all samples of a call have one gate, as with one latent a call, and is an error otherwise.
+captions in one axis, gets the gate of each row's sample; where that cannot be told (HiDream's experts, ERNIE-Image's
+`mlp`) it works as long as all samples of a call have one gate, as with one latent a call, and is an error otherwise.
 
 A router that reads the timestep (`router_input`) refuses schedulers that give log(sigma) / 4 in its place: EDM's, and
 Euler's with `timestep_type="continuous"`. Pure noise would look clean to it. Routers that read the latent alone work
