@@ -167,13 +167,13 @@ SPOILED = (
     + """
 import sys
 from fera.cli import main
-from fera.training import objective
+from fera.training.step.losses import Losses
 from fera.training.trainer import Trainer
 real = Trainer._losses
 def spoiled(self, *arguments):
     losses = real(self, *arguments)
     faulty = self._accelerator.process_index == 1 and self.step == 1
-    return objective.Losses(losses.denoising * (float("nan") if faulty else 1.0), losses.consistency)
+    return Losses(losses.denoising * (float("nan") if faulty else 1.0), losses.consistency)
 Trainer._losses = spoiled
 sys.exit(main(["train", sys.argv[1]]))
 """
