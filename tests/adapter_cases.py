@@ -46,11 +46,14 @@ def write_adapter(kind: str, folder: Path, seed: int = 0, **settings: Any) -> Pa
 def draw(pipe: Any, prompts: Sequence[str] = PROMPTS, guidance: float = 1.0, steps: int = 2, seed: int = 0) -> Tensor:
     """Latents that a pipeline draws, each from its own seed, shape (N, 4, 8, 8)."""
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+    # Of one precision whatever the pipeline's is: up to PyTorch 2.10 a seed draws other noise in half precision.
+    noise = torch.cat([torch.randn(1, 4, 8, 8, generator=generator) for generator in generators])
     return pipe(
         list(prompts),
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=generators,
+        latents=noise.to(pipe.dtype),
         output_type="latent",
     ).images
 
