@@ -61,7 +61,7 @@ def test_config_prints_the_reference(capsys):
 def test_version_names_what_a_report_of_a_bug_needs(capsys):
     assert main(["--version"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"fera {fera.__version__} (torch {version("torch")}, diffusers ")
+    assert text.startswith(f"fera {fera.__version__} (torch {version('torch')}, diffusers ")
     assert text.endswith(")\n") and text.count("\n") == 1
 
 
