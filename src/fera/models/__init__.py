@@ -5,7 +5,8 @@
 nothing here imports diffusers or PEFT.
 """
 
-from fera.models import (
+# Importing a family's file puts it into the tables.
+from fera.models import (  # noqa: F401
     aura_flow,
     bria,
     bria_fibo,
@@ -44,42 +45,4 @@ from fera.models import (
 from fera.models.reading import CallReader
 from fera.models.registry import Denoiser, find, is_known, known, register_denoiser
 
-# Importing a family's file puts it into the tables.
-FAMILY_FILES = (
-    aura_flow,
-    bria,
-    bria_fibo,
-    bria_fibo2,
-    chroma,
-    cogvideox,
-    cogview3,
-    cogview4,
-    ernie_image,
-    flux,
-    flux2,
-    hidream,
-    hunyuan_dit,
-    hunyuan_image,
-    hunyuan_video,
-    ideogram4,
-    kandinsky5,
-    kolors,
-    krea2,
-    longcat_image,
-    ltx,
-    lumina2,
-    nucleus_image,
-    ovis_image,
-    pixart,
-    prx,
-    qwen_image,
-    qwen_image21,
-    sana,
-    stable_audio,
-    stable_cascade,
-    stable_diffusion,
-    wan,
-    z_image,
-)
-
-__all__ = ["FAMILY_FILES", "CallReader", "Denoiser", "find", "is_known", "known", "register_denoiser"]
+__all__ = ["CallReader", "Denoiser", "find", "is_known", "known", "register_denoiser"]
