@@ -69,6 +69,23 @@ def test_fusing_is_refused_while_the_routed_one_sleeps(pipe, ink, lora):
     assert torch.equal(draw(pipe), inked)
 
 
+@pytest.mark.parametrize("kind", ["sd"], indirect=True)
+def test_a_refused_fusing_leaves_the_text_encoder_alone(pipe, ink, lora):
+    """Diffusers goes through the components in the order given."""
+    pipe = both(pipe, ink, lora)
+    plain = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    pipe.text_encoder.add_adapter(plain, adapter_name="plain")
+    before, drawn = bits(pipe.text_encoder), draw(pipe)
+    for components in (["text_encoder", "unet"], ["unet", "text_encoder"]):
+        with pytest.raises(FeraError, match="no adapter can be fused while 'ink' is loaded"):
+            pipe.fuse_lora(components=components, adapter_names=["plain"])
+    assert same(before, bits(pipe.text_encoder)) and torch.equal(draw(pipe), drawn)
+    assert pipe.num_fused_loras == 0
+    fera.unload(pipe)
+    pipe.fuse_lora(components=["text_encoder", "unet"], adapter_names=["plain"])
+    assert not same(before, bits(pipe.text_encoder)) and pipe.num_fused_loras == 1
+
+
 def test_plain_adapters_fuse_once_the_routed_one_is_gone(pipe, ink, lora):
     pipe = both(pipe, ink, lora)
     fera.set_adapters(pipe, "plain")

@@ -34,7 +34,9 @@ def guard(denoiser: nn.Module, routed: Callable[[nn.Module], Sequence[str]], sto
         if hasattr(type(denoiser), name):
             # With the denoiser as an argument, and not in a closure: a copy of it gets a guard of its own.
             setattr(denoiser, name, partial(guarded, denoiser, routed, stop))
-    _guard_files()
+    if mixin := getattr(sys.modules.get("diffusers.loaders.lora_base"), "LoraBaseMixin", None):
+        _guard_files(mixin)
+        _guard_components(mixin)
 
 
 def unguard(denoiser: nn.Module) -> None:
@@ -65,6 +67,12 @@ def check_unfused(denoiser: nn.Module) -> None:
 
 
 def _fuse_lora(denoiser: nn.Module, routed: Any, stop: Any, *args: Any, **kwargs: Any) -> Any:
+    _check_unrouted(denoiser, routed)
+    stop(denoiser)  # an empty gate, of which PEFT would want a merge
+    return type(denoiser).fuse_lora(denoiser, *args, **kwargs)  # type: ignore[attr-defined]
+
+
+def _check_unrouted(denoiser: nn.Module, routed: Any) -> None:
     if names := routed(denoiser):
         raise FeraError(
             f"no adapter can be fused while {_listing(names)} is loaded: a routed adapter has no single merged weight, "
@@ -72,8 +80,6 @@ def _fuse_lora(denoiser: nn.Module, routed: Any, stop: Any, *args: Any, **kwargs
             "merge the routed one for good, fera.merge(pipe, gate=...), or take it out, fera.unload(pipe), "
             "and fuse the others then"
         )
-    stop(denoiser)  # an empty gate, of which PEFT would want a merge
-    return type(denoiser).fuse_lora(denoiser, *args, **kwargs)  # type: ignore[attr-defined]
 
 
 def _fuse_qkv_projections(denoiser: nn.Module, routed: Any, stop: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,13 +110,33 @@ def _save_lora_adapter(
     return type(denoiser).save_lora_adapter(denoiser, save_directory, adapter_name, *args, **kw)  # type: ignore[attr-defined]
 
 
-def _guard_files() -> None:
+def _guard_components(mixin: Any) -> None:
+    """Let a pipeline's `fuse_lora` ask a routed denoiser before it fuses any of its components.
+
+    It goes through them one by one: a text encoder that comes first would stay fused where the denoiser refuses.
+    """
+    if hasattr(mixin.fuse_lora, "_guarded"):
+        return
+    fuse = mixin.fuse_lora
+
+    @wraps(fuse)
+    def checked(pipe: Any, components: Sequence[str] | None = None, *args: Any, **kwargs: Any) -> Any:
+        for name in components or ():
+            method = getattr(getattr(pipe, name, None), "fuse_lora", None)
+            if isinstance(method, partial) and method.func is _fuse_lora:
+                _check_unrouted(*method.args[:2])
+        return fuse(pipe, components, *args, **kwargs)
+
+    checked._guarded = True  # type: ignore[attr-defined]
+    mixin.fuse_lora = checked
+
+
+def _guard_files(mixin: Any) -> None:
     """Let no pipeline write a routed adapter as a LoRA file, as diffusers' own training scripts do.
 
     `save_lora_weights` is a class method that is given tensors: no denoiser and no pipeline is asked.
     """
-    mixin = getattr(sys.modules.get("diffusers.loaders.lora_base"), "LoraBaseMixin", None)
-    if mixin is None or hasattr(mixin.write_lora_layers, "_guarded"):
+    if hasattr(mixin.write_lora_layers, "_guarded"):
         return
     write = mixin.write_lora_layers
 
