@@ -30,7 +30,7 @@ bench: .venv/dev.done  ## measures side by side: see docs/performance.md
 
 docs: .venv/dev.done  ## write the generated pages
 	$(BIN)/fera config --markdown > docs/configuration.md
-	$(BIN)/fera denoisers --markdown > docs/denoisers.md
+	$(BIN)/fera models --markdown > docs/models.md
 
 clean:
 	rm -rf .venv .venv-oldest .venv-newest runs

@@ -159,6 +159,13 @@ def test_target_modules_that_match_nothing(run):
     assert code == 2 and "q_proj" in message and "to_out.0" in message and "to_k" in message
 
 
+def test_layers_that_do_not_exist(run):
+    code, message = run("--adapter.blocks", "transformer_blocks.40-50")
+    assert code == 2 and "40-50" in message and "down_blocks.0-1" in message
+    code, message = run("--adapter.exclude_modules", "to_(q|k)")
+    assert code == 2 and "adapter.exclude_modules: 'to_(q|k)' is no name or pattern" in message
+
+
 def test_resolution_that_does_not_fit(run):
     code, message = run(data__resolution=17)
     assert code == 2 and "data.resolution is 17" in message and "multiple of 2" in message

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fera.method.calibration import calibrate_kappa
     from fera.method.consistency import frequency_energy_consistency
     from fera.method.router import SoftFrequencyRouter
+    from fera.models.layers import choose_layers
     from fera.models.registry import register_denoiser
     from fera.pipelines.adapters import load_adapter, save_adapter, set_adapters, trace, unload
     from fera.tuner.config import FeraConfig
@@ -31,6 +32,7 @@ __all__ = [
     "FrequencyBands",
     "SoftFrequencyRouter",
     "calibrate_kappa",
+    "choose_layers",
     "demo",
     "frequency_energy_consistency",
     "load_adapter",
@@ -55,6 +57,7 @@ __getattr__ = lazy_names(
         "FrequencyBands": "fera.method.bands",
         "SoftFrequencyRouter": "fera.method.router",
         "calibrate_kappa": "fera.method.calibration",
+        "choose_layers": "fera.models.layers",
         "demo": "fera.demo",
         "frequency_energy_consistency": "fera.method.consistency",
         "load_adapter": "fera.pipelines.adapters",

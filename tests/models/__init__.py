@@ -1,7 +1,7 @@
 """Tiny pipelines of the real classes, one case for each way in which a denoiser gets its latent.
 
 A module here is a family; `CASES` gathers their cases. `tests/models/test_routed.py` proves the same things of
-each, and the table in docs/denoisers.md lists the pipelines that are proven here.
+each, and the table in docs/models.md lists the pipelines that are proven here.
 """
 
 from models import (

@@ -1,4 +1,4 @@
-"""What a step takes over from an earlier one has the earlier gate; docs/denoisers.md says where that is so."""
+"""What a step takes over from an earlier one has the earlier gate; docs/models.md says where that is so."""
 
 import torch
 from peft import inject_adapter_in_model

@@ -19,7 +19,11 @@ LORA = {"plain": {"peft_type": "LORA", "r": 2, "lora_alpha": 2}}
 SCHEMES = [
     LORA,
     {"plain": {"peft_type": "LORA", "use_dora": True, "r": 2, "rank_pattern": {"to_q": 1}}},
-    {"plain": {"peft_type": "LOHA", "r": 2, "alpha": 2}},
+    {
+        "plain": {"peft_type": "LOHA", "r": 2, "alpha": 2},
+        "blocks": ["up_blocks", "mid_block"],
+        "target_modules": ["to_*"],
+    },
     {"plain": {"peft_type": "LOKR", "r": 2, "alpha": 2}},
     {"plain": {"peft_type": "OFT", "r": 0, "oft_block_size": 8}},
     {"plain": {"peft_type": "IA3"}},

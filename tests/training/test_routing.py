@@ -85,3 +85,26 @@ def test_ranks_by_kind_of_layer_train_and_are_kept(tiny_sd_dir, image_folder, tm
     fera.load_adapter(pipe, tmp_path / "run")
     scales = {layer.scaling["default"] for layer in pipe.unet.modules() if isinstance(layer, LoraLayer)}
     assert scales == {3.0}  # alpha is unset: all layers have the scale of one expert
+
+
+def test_layers_by_patterns_train_resume_and_are_kept(tiny_sd_dir, image_folder, tmp_path):
+    """Patterns overlap, and an adapter's file has them in another order: it names the layers."""
+    layers = {
+        "target_modules": ["to_*", "conv_out"],
+        "exclude_modules": ["attn2.*"],
+        "blocks": ["down_blocks.1-3", "up_blocks"],
+        "rank_pattern": {"up_blocks.*": 3, "to_q": 1},
+        "alpha_pattern": {"*.to_v": 12.0},
+    }
+    with pytest.raises(FeraError, match="`target_modules` that match nothing: conv_x"):
+        run(tiny_sd_dir, image_folder, tmp_path / "none", **layers | {"target_modules": ["conv_x"]})
+    run(tiny_sd_dir, image_folder, tmp_path / "run", **layers)
+    pipe = load_base(str(tiny_sd_dir))
+    fera.load_adapter(pipe, tmp_path / "run")
+    held = {name: layer for name, layer in pipe.unet.named_modules() if isinstance(layer, LoraLayer)}
+    assert {name.split(".")[0] for name in held} == {"down_blocks", "up_blocks"}
+    assert {name.split(".")[-2] for name in held} == {"attn1", "to_out"} and not any("attn2" in name for name in held)
+    for name, layer in held.items():
+        rank = 3 if name.startswith("up_") else 1 if name.endswith("to_q") else 2
+        assert layer.r["default"] == 3 * rank, name
+        assert layer.scaling["default"] == (12 / rank if name.endswith("to_v") else 3.0), name

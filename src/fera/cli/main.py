@@ -37,9 +37,12 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure adapters on real pictures: held-out loss, style, concepts, distances",
     "compare": "train methods side by side on styles and seeds, and say what their differences are worth",
     "demo": "fine-tune the bundled emoji base to another style, with pictures before and after",
-    "denoisers": "list the denoisers that can be adapted",
+    "models": "list the models that can be adapted, or the layers of one",
     "config": "describe the keys of a training configuration",
 }
+
+# Commands by the names that they once had.
+RENAMED = {"denoisers": "models"}
 
 
 class Command(Protocol):
@@ -78,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    argv[:1] = [RENAMED.get(name, name) for name in argv[:1]]
     try:
         return _run(argv)
     except FeraError as error:

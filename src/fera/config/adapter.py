@@ -1,11 +1,13 @@
 """Section `adapter`: routed experts, or a baseline."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fera.config.section import Section
 from fera.method.settings import KAPPA, NUM_BANDS, NUM_EXPERTS, RANK, ROUTER_FEATURES, TEMPERATURE
+from fera.support.patterns import PatternError, ending
 
 PlainValue = str | int | float | bool | list[str] | dict[str, int | float]
 
@@ -21,7 +23,8 @@ class AdapterConfig(Section):
     )
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=16384)]] = Field(
         default={},
-        description="Layers whose experts have another rank than r, by the end of their names: { conv1 = 2 }.",
+        description="Layers whose experts have another rank than r, by patterns as in target_modules, the first that "
+        'matches: { conv1 = 2, "transformer_blocks.0-7.*" = 8 }.',
     )
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={},
@@ -73,12 +76,19 @@ class AdapterConfig(Section):
     target_modules: list[str] | None = Field(
         default=None,
         min_length=1,
-        description="Layers to adapt, by the end of their names; the attention's when unset.",
+        description="Layers to adapt, by the end of their names, where * stands for anything and a part 8-23 for "
+        "numbers; * alone for all layers, all-linear for the linear ones; the attention's when unset.",
+    )
+    exclude_modules: list[str] = Field(default=[], description="Layers to leave out of these, likewise.")
+    blocks: list[str] = Field(
+        default=[],
+        description='Blocks that the layers must lie in: "8-23" for every list of blocks, or '
+        '"transformer_blocks.8-23"; all when empty.',
     )
     plain: dict[str, PlainValue] | None = Field(
         default=None,
         description='Baseline: a stock PEFT adapter without routing, by its settings: { peft_type = "LORA", r = 12 }; '
-        "of the other keys here only target_modules then applies.",
+        "of the other keys here only target_modules, exclude_modules and blocks then apply.",
     )
     full: bool = Field(
         default=False,
@@ -95,12 +105,27 @@ class AdapterConfig(Section):
         """Whether there is a router to start from training latents."""
         return self.is_routed and self.router == "soft" and self.router_init == "partition" and self.num_experts > 1
 
+    @field_validator("target_modules", "exclude_modules", "blocks", mode="before")
+    @classmethod
+    def _take_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("target_modules", "exclude_modules", "blocks", "rank_pattern", "alpha_pattern")
+    @classmethod
+    def _check_patterns(cls, value: Iterable[str] | None, info: ValidationInfo) -> Any:
+        for pattern in value or ():
+            try:
+                ending(pattern)
+            except PatternError as error:
+                raise ValueError(f"adapter.{info.field_name}: {error}") from None
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> "AdapterConfig":
         if self.is_routed:
             return self
         baseline = "adapter.full" if self.full else "adapter.plain"
-        applies = {"full"} if self.full else {"plain", "target_modules"}
+        applies = {"full"} if self.full else {"plain", "target_modules", "exclude_modules", "blocks"}
         for name, field in type(self).model_fields.items():
             if name not in applies and getattr(self, name) != field.default:
                 raise ValueError(f"{baseline} is a baseline without routed experts: leave adapter.{name} out")

@@ -1,4 +1,4 @@
-"""Words of diffusers' training scripts and of kohya's for what fera calls otherwise, to name fera's in an error."""
+"""Words of other trainers, diffusers' scripts and kohya's among them, for what fera calls otherwise: for errors."""
 
 from fera.support.hints import did_you_mean
 
@@ -39,7 +39,18 @@ _WORDS = {
     "num_new_tokens_per_abstraction": "tokens.num_vectors",
     "train_text_encoder_ti": "tokens.placeholder_token turns the training of a word on",
     "train_text_encoder_ti_frac": "tokens.train_frac",
+    # ai-toolkit
+    "only_if_contains": "adapter.target_modules",
+    "ignore_if_contains": "adapter.exclude_modules",
     # kohya
+    "include_patterns": "adapter.target_modules",
+    "exclude_patterns": "adapter.exclude_modules",
+    "train_blocks": "adapter.blocks",
+    "train_double_block_indices": "adapter.blocks",
+    "train_single_block_indices": "adapter.blocks",
+    "block_dims": "adapter.rank_pattern",
+    "block_alphas": "adapter.alpha_pattern",
+    "network_reg_dims": "adapter.rank_pattern",
     "pretrained_model_name": "base",
     "network_dim": "adapter.r",
     "network_alpha": "adapter.lora_alpha",
@@ -89,7 +100,7 @@ def word_for(name: str, *, as_flag: bool = False) -> str | None:
         as_flag: name fera's key as a flag.
 
     Returns:
-        "did you mean 'train.steps'?" or a sentence; None for words that neither diffusers' scripts nor kohya's have.
+        "did you mean 'train.steps'?" or a sentence; None for words that none of them has.
     """
     found = _WORDS.get(name.rpartition(".")[2].replace("-", "_"))
     if found is None or " " in found:

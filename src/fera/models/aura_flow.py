@@ -44,4 +44,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction
 
 
-add_family("AuraFlowPipeline", aura_flow)
+add_family("AuraFlowPipeline", aura_flow, "AuraFlow")

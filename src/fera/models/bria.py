@@ -50,4 +50,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("BriaPipeline", bria)
+add_family("BriaPipeline", bria, "Bria 3.2")

@@ -69,4 +69,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction.transpose(1, 2).unflatten(2, (height, width))
 
 
-add_family("BriaFiboPipeline", bria_fibo)
+add_family("BriaFiboPipeline", bria_fibo, "FIBO")

@@ -58,4 +58,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction
 
 
-add_family("BriaFibo2Pipeline", bria_fibo2)
+add_family("BriaFibo2Pipeline", bria_fibo2, "FIBO 2")

@@ -59,4 +59,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("ChromaPipeline", chroma)
+add_family("ChromaPipeline", chroma, "Chroma")

@@ -47,4 +47,4 @@ def cogview3(pipe: Any) -> Family:
     )
 
 
-add_family("CogView3PlusPipeline", cogview3)
+add_family("CogView3PlusPipeline", cogview3, "CogView 3 Plus")

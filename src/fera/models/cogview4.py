@@ -74,4 +74,4 @@ def _shift(schedule: Any, tokens: int) -> float:
     return float(math.exp(mu) if schedule.get("time_shift_type", "exponential") == "exponential" else mu)
 
 
-add_family("CogView4Pipeline", cogview4)
+add_family("CogView4Pipeline", cogview4, "CogView 4")

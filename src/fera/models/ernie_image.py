@@ -77,4 +77,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction.flatten(2).transpose(1, 2), height, width)
 
 
-add_family("ErnieImagePipeline", ernie_image)
+add_family("ErnieImagePipeline", ernie_image, "ERNIE-Image")

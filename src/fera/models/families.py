@@ -9,6 +9,7 @@ from fera.models.family import Conditions, Family
 
 __all__ = [
     "FAMILIES",
+    "MODELS",
     "Conditions",
     "Family",
     "add_family",
@@ -24,11 +25,20 @@ _RESOLUTION = 1024
 
 # Class of a pipeline to what makes its family: some need to know the pipeline's sizes.
 FAMILIES: dict[str, Callable[[Any], Family]] = {}
+# Class of a pipeline to what people call its models.
+MODELS: dict[str, str] = {}
 
 
-def add_family(pipeline: str, make: Callable[[Any], Family]) -> None:
-    """Let training know the pipelines of a class, by its name."""
+def add_family(pipeline: str, make: Callable[[Any], Family], model: str) -> None:
+    """Let training know the pipelines of a class.
+
+    Args:
+        pipeline: name of the class.
+        make: a pipeline to its family.
+        model: what people call the models that it is the pipeline of.
+    """
     FAMILIES[pipeline] = make
+    MODELS[pipeline] = model
 
 
 def family_of(pipe: Any) -> Family:

@@ -75,4 +75,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction.view(batch, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
 
 
-add_family("FluxPipeline", flux)
+add_family("FluxPipeline", flux, "FLUX.1")

@@ -69,5 +69,5 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("Flux2KleinPipeline", flux2)
-add_family("Flux2Pipeline", flux2)
+add_family("Flux2KleinPipeline", flux2, "FLUX.2 Klein")
+add_family("Flux2Pipeline", flux2, "FLUX.2")

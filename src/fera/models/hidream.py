@@ -70,4 +70,4 @@ def _whole(patches: Tensor, like: Tensor, denoiser: nn.Module) -> Tensor:
     return own.permute(0, 1, 2, 4, 3, 5).reshape(like.shape)
 
 
-add_family("HiDreamImagePipeline", hidream)
+add_family("HiDreamImagePipeline", hidream, "HiDream-I1")

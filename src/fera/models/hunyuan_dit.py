@@ -74,4 +74,4 @@ def _rotary(rows: int, columns: int, config: Any, device: torch.device) -> Any:
     return get_2d_rotary_pos_embed(config.attention_head_dim, region, (rows, columns), device=device, output_type="pt")
 
 
-add_family("HunyuanDiTPipeline", hunyuan_dit)
+add_family("HunyuanDiTPipeline", hunyuan_dit, "Hunyuan-DiT")

@@ -54,4 +54,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction
 
 
-add_family("HunyuanImagePipeline", hunyuan_image)
+add_family("HunyuanImagePipeline", hunyuan_image, "HunyuanImage 2.1")

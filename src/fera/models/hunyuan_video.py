@@ -56,4 +56,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction[:, :, 0]
 
 
-add_family("HunyuanVideoPipeline", hunyuan_video)
+add_family("HunyuanVideoPipeline", hunyuan_video, "HunyuanVideo")

@@ -97,4 +97,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return -unpack(_by_channel(prediction[:, length:]), rows, columns)
 
 
-add_family("Ideogram4Pipeline", ideogram4)
+add_family("Ideogram4Pipeline", ideogram4, "Ideogram 4")

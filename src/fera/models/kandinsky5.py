@@ -79,4 +79,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction[:, 0].permute(0, 3, 1, 2)
 
 
-add_family("Kandinsky5T2IPipeline", kandinsky5)
+add_family("Kandinsky5T2IPipeline", kandinsky5, "Kandinsky 5")

@@ -46,4 +46,4 @@ def _take(arguments: Arguments) -> dict[str, Tensor]:
     }
 
 
-add_family("KolorsPipeline", kolors)
+add_family("KolorsPipeline", kolors, "Kolors")

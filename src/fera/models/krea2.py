@@ -57,4 +57,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("Krea2Pipeline", krea2)
+add_family("Krea2Pipeline", krea2, "Krea 2")

@@ -63,4 +63,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("LongCatImagePipeline", longcat_image)
+add_family("LongCatImagePipeline", longcat_image, "LongCat-Image")

@@ -74,4 +74,4 @@ def _latents(vae: Any, pixels: Tensor) -> Tensor:
     return (latents - mean) * float(vae.config.scaling_factor) / deviation
 
 
-add_family("LTXPipeline", ltx)
+add_family("LTXPipeline", ltx, "LTX-Video")

@@ -37,4 +37,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return -prediction
 
 
-add_family("Lumina2Pipeline", lumina2)
+add_family("Lumina2Pipeline", lumina2, "Lumina-Image 2")

@@ -62,4 +62,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return -unpack(prediction, rows, columns)
 
 
-add_family("NucleusMoEImagePipeline", nucleus_image)
+add_family("NucleusMoEImagePipeline", nucleus_image, "Nucleus-Image")

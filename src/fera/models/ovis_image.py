@@ -56,4 +56,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("OvisImagePipeline", ovis_image)
+add_family("OvisImagePipeline", ovis_image, "Ovis-Image")

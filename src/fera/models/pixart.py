@@ -13,7 +13,7 @@ from fera.models.registry import Denoiser, add
 
 add(
     "PixArtTransformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, pipelines=("PixArtAlphaPipeline",)),
+    Denoiser("hidden_states", layouts.own_channels, pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline")),
 )
 
 
@@ -47,5 +47,5 @@ def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, T
     return {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
 
 
-add_family("PixArtAlphaPipeline", pixart)
-add_family("PixArtSigmaPipeline", pixart)
+add_family("PixArtAlphaPipeline", pixart, "PixArt-α")
+add_family("PixArtSigmaPipeline", pixart, "PixArt-Σ")

@@ -49,4 +49,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction
 
 
-add_family("PRXPipeline", prx)
+add_family("PRXPipeline", prx, "PRX")

@@ -69,4 +69,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction, rows, columns)
 
 
-add_family("QwenImagePipeline", qwen_image)
+add_family("QwenImagePipeline", qwen_image, "Qwen-Image")

@@ -87,4 +87,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return unpack(prediction[:, -height * width :], height, width, side=1)
 
 
-add_family("QwenImage21Pipeline", qwen_image21)
+add_family("QwenImage21Pipeline", qwen_image21, "Qwen-Image 2.1")

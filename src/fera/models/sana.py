@@ -39,4 +39,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction[:, : noisy.shape[1]]
 
 
-add_family("SanaPipeline", sana)
+add_family("SanaPipeline", sana, "Sana")

@@ -24,6 +24,7 @@ add(
             "StableDiffusionInpaintPipeline",
             "StableDiffusionInstructPix2PixPipeline",
             "StableDiffusionXLPipeline",
+            "KolorsPipeline",
             "KandinskyV22InpaintPipeline",
         ),
     ),
@@ -128,6 +129,6 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction
 
 
-add_family("StableDiffusionPipeline", sd)
-add_family("StableDiffusionXLPipeline", sdxl)
-add_family("StableDiffusion3Pipeline", sd3)
+add_family("StableDiffusionPipeline", sd, "Stable Diffusion 1, 2")
+add_family("StableDiffusionXLPipeline", sdxl, "SDXL")
+add_family("StableDiffusion3Pipeline", sd3, "Stable Diffusion 3, 3.5")

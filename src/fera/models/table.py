@@ -1,9 +1,9 @@
-"""The table of denoisers as a person reads it: docs/denoisers.md, and `fera denoisers`."""
+"""The tables of models as a person reads them: docs/models.md, and `fera models`."""
 
 import inspect
 from dataclasses import dataclass
 
-from fera.models.families import FAMILIES
+from fera.models.families import FAMILIES, MODELS
 from fera.models.registry import Denoiser, known
 
 # Pipelines of known classes that are not routed, or not as they should be, with the reason.
@@ -35,6 +35,7 @@ class Row:
         left_out: more on what does not steer the gate; empty where the layout says it all.
         target_modules: layers that are adapted when a config names none.
         pipelines: that a test draws with.
+        trained: those of them that `fera train` trains.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row:
     left_out: str
     target_modules: tuple[str, ...]
     pipelines: tuple[str, ...]
+    trained: tuple[str, ...]
 
 
 def rows() -> list[Row]:
@@ -51,10 +53,10 @@ def rows() -> list[Row]:
 
 
 def to_markdown() -> str:
-    """The reference page docs/denoisers.md."""
+    """The reference page docs/models.md."""
     limited, refused = _reasons("what", LIMITED), _reasons("why", NOT_SUPPORTED)
-    trained = ", ".join(f"`{name}`" for name in sorted(FAMILIES))
-    parts = (_HEAD, _table(), _TAIL, _TRAINS, f"{trained}.", _LIMITED, limited, _REFUSED, refused)
+    trained = _TRAINS.format(count=len(FAMILIES), all=sum(len(row.pipelines) for row in rows()))
+    parts = (_HEAD, trained, _pipelines(), _CLASSES, _table(), _TAIL, _LIMITED, limited, _REFUSED, refused)
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,7 +66,8 @@ def _row(name: str, entry: Denoiser) -> Row:
     layout, *rest = (inspect.getdoc(view) or "").split("\n\n")
     left_out = rest[0] if rest and not rest[0].startswith(("Args:", "Raises:")) else ""
     latent = f"`{entry.latent}`" if entry.latent else "by a function"
-    return Row(name, latent, _line(layout), _line(left_out), entry.target_modules, entry.pipelines)
+    trained = tuple(pipeline for pipeline in entry.pipelines if pipeline in FAMILIES)
+    return Row(name, latent, _line(layout), _line(left_out), entry.target_modules, entry.pipelines, trained)
 
 
 def _reasons(title: str, reasons: dict[str, str]) -> str:
@@ -76,25 +79,39 @@ def _line(text: str) -> str:
     return " ".join(text.split()).removesuffix(".")
 
 
+def _pipelines() -> str:
+    """The pipelines that are proven: those that train first, by what people call their models."""
+    found = [(pipeline, row.name, pipeline in row.trained) for row in rows() for pipeline in row.pipelines]
+    found.sort(key=lambda each: (not each[2], MODELS.get(each[0], "").lower(), each[0]))
+    lines = [
+        f"| {MODELS.get(pipeline, '')} | `{pipeline}` | `{denoiser}` | {'yes' if trained else ''} | yes |"
+        for pipeline, denoiser, trained in found
+    ]
+    head = ["| model | pipeline | denoiser | trained | drawn |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *lines])
+
+
 def _table() -> str:
     lines = [
-        "| class | latent | its layout, and what is left out of it | default `target_modules` | pipelines |",
-        "|---|---|---|---|---|",
+        "| class | latent | its layout, and what is left out of it | default `target_modules` |",
+        "|---|---|---|---|",
     ]
     for row in rows():
-        targets, pipelines = (", ".join(f"`{name}`" for name in names) for names in (row.target_modules, row.pipelines))
+        targets = ", ".join(f"`{name}`" for name in row.target_modules)
         layout = ". ".join(part for part in (row.layout, row.left_out) if part)
-        lines.append(f"| `{row.name}` | {row.latent} | {layout} | {targets} | {pipelines} |")
+        lines.append(f"| `{row.name}` | {row.latent} | {layout} | {targets} |")
     return "\n".join(lines)
 
 
 _HEAD = """\
-# Denoisers
+# Models
+
+This page is generated: `fera models --markdown > docs/models.md`. `fera models` lists the same, and `fera models NAME`
+the layers of one denoiser: of a class, or of a base as its configuration describes it.
 
 fera finds the latent in each call of a pipeline's denoiser: by position or by keyword, and without the conditions that
-a pipeline appends to it, such as a mask or a reference picture. For each class of the table, a test draws with the
-pipelines named in it (tiny models with random weights) and compares every step's indicator with that of the
-scheduler's latent. `FeraConfig()` without `target_modules` adapts the layers in the table.
+a pipeline appends to it, such as a mask or a reference picture. For each class, a test draws with the pipelines named
+here (tiny models with random weights) and compares every step's indicator with that of the scheduler's latent.
 
 ControlNet and T2I-Adapter, image to image, inpainting, LCM and one-step schedulers, CPU offloading, attention slicing,
 FreeU, perturbed-attention guidance, FasterCache and callbacks need nothing from you: the denoiser is called as ever,
@@ -143,11 +160,7 @@ assert steps[0].gates.shape == (2, 3)
   `timestep_range` says what a clean latent and pure noise have there.
 - Rows of a layer's input must be samples. Frames and other axes folded into the batch follow their sample; a layer that
   sees (rows, features) with other rows than samples is an error where the samples' gates differ.
-- Subclasses follow their class. Register before loading an adapter, in every process.
-
-## Classes that work
-
-This page is generated: `fera denoisers --markdown > docs/denoisers.md`."""
+- Subclasses follow their class. Register before loading an adapter, in every process."""
 
 
 _TAIL = """\
@@ -158,10 +171,17 @@ LTX-2 the video routes both."""
 
 
 _TRAINS = """\
-## Pipelines that train
+## Pipelines
 
-`fera train` trains these ([training.md](training.md#bases) says what to know of each). Any other denoiser of the table
-trains in a loop of your own:"""
+Of {all} pipelines that are drawn with, `fera train` trains {count} ([training.md](training.md#bases) says what to know
+of each, and how each is proven). Every other denoiser trains in a loop of your own."""
+
+
+_CLASSES = """\
+## Classes
+
+`FeraConfig()` without `target_modules` adapts the layers in the last column, the attention's; [layers.md](layers.md)
+says how to choose others."""
 
 
 _LIMITED = "## What works with a limit"

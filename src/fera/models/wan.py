@@ -55,4 +55,4 @@ def wan(pipe: Any) -> Family:
     )
 
 
-add_family("WanPipeline", wan)
+add_family("WanPipeline", wan, "Wan 2.1, 2.2 (5B)")

@@ -61,4 +61,4 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return -torch.stack(list(predictions)).squeeze(2)
 
 
-add_family("ZImagePipeline", z_image)
+add_family("ZImagePipeline", z_image, "Z-Image")

@@ -43,17 +43,13 @@ def load_base(
         # What an adapter remembers of its base: the name means the same on every machine, the path does not.
         pipe.register_to_config(_name_or_path=EMOJI)
         return pipe
-    folder = Path(base)
-    if folder.exists():
-        _check_folder(folder)
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith((".", "/")):
-        raise FeraError(f"base {base!r} does not exist (looked from {Path.cwd()}) and is no Hub id (owner/name)")
-    with _loading(base):
+    check_base(base)
+    with loading(base):
         index = DiffusionPipeline.load_config(base, revision=revision)
     if not isinstance(index, dict):
         raise FeraError(f"cannot load base {base!r}: its model_index.json is no JSON object")
     absent = _absent_parts(index)
-    with _loading(base):
+    with loading(base):
         pipe = DiffusionPipeline.from_pretrained(
             base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **absent
         )
@@ -103,8 +99,21 @@ def to_device(pipe: Any, name: str | None) -> str:
     return device
 
 
+def check_base(base: str) -> None:
+    """Refuse what can be no base, before anything is read.
+
+    Raises:
+        FeraError: it is neither a pipeline's folder nor a Hub id.
+    """
+    folder = Path(base)
+    if folder.exists():
+        _check_folder(folder)
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith((".", "/")):
+        raise FeraError(f"base {base!r} does not exist (looked from {Path.cwd()}) and is no Hub id (owner/name)")
+
+
 @contextmanager
-def _loading(base: str) -> Iterator[None]:
+def loading(base: str) -> Iterator[None]:
     """For calls of diffusers alone: it answers odd files with errors of all kinds, those of programs among them."""
     try:
         yield

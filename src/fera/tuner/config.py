@@ -111,7 +111,9 @@ class FeraConfig(LoraConfig):
         elif self.lora_alpha is None:
             self.lora_alpha = self.r * self.num_experts
             same_scale = {key: rank * self.num_experts for key, rank in (self.rank_pattern or {}).items()}
-            self.alpha_pattern = same_scale | (self.alpha_pattern or {})
+            given = self.alpha_pattern or {}
+            # The first pattern that matches a layer counts: those that were given come first.
+            self.alpha_pattern = given | same_scale | given
         super().__post_init__()
         self._check_routable()
         self.peft_type = PeftType("FERA")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fera.errors import FeraError
 from fera.format import EXPERTS, GATE, PEFT_PREFIX
+from fera.models.layers import adaptable, listed
 from fera.models.registry import find
 from fera.tuner.config import FeraConfig
 from fera.tuner.fast.linear import RoutedLinear
@@ -320,19 +321,8 @@ def _check_targets(model: nn.Module, config: FeraConfig) -> None:
     if missing:
         raise FeraError(
             f"target_modules that match nothing in {type(model).__name__}: {', '.join(missing)}. "
-            f"Layers it has: {', '.join(_layer_names(model))}"
+            f"Layers it has: {listed(adaptable(model))}"
         )
-
-
-def _layer_names(model: nn.Module) -> list[str]:
-    """Names of the layers that could be adapted, as one would list them: without the path to their block."""
-    names = set()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and "lora_" not in name and not name.startswith(f"{GATE}."):
-            parts = name.replace(".base_layer", "").split(".")
-            # A bare index says nothing: keep what it is an index of.
-            names.add(".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1])
-    return sorted(names)
 
 
 def _check_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:

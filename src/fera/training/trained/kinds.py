@@ -3,6 +3,7 @@
 The loop is the same for all. They differ in what is put into the denoiser and in how it is kept.
 """
 
+import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from fera.config import AdapterConfig
 from fera.errors import FeraError
 from fera.method.routing import Routing
 from fera.models.components import denoisers
+from fera.models.layers import Layers, by_name
 from fera.pipelines.adapters import load_adapter, save_adapter, trace
 from fera.support.files import os_errors, sync
 from fera.training.processes.fsdp import sharded_like
@@ -56,10 +58,11 @@ def adapter_of(config: AdapterConfig) -> Adapter:
     """What a configuration trains."""
     if config.full:
         return FullFineTuning()
+    layers = Layers(config.target_modules, config.exclude_modules, config.blocks)
     if config.plain is not None:
-        return PlainAdapter(config.plain, config.target_modules)
-    apart = {"plain", "full", "router_init", "router_entropy"}
-    return RoutedAdapter(FeraConfig(**config.model_dump(exclude=apart)))
+        return PlainAdapter(config.plain, layers)
+    apart = {"plain", "full", "router_init", "router_entropy", "target_modules", "exclude_modules", "blocks"}
+    return RoutedAdapter(FeraConfig(**config.model_dump(exclude=apart)), layers)
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,18 @@ class RoutedAdapter:
     """Experts and their router.
 
     Args:
-        config: the config of the adapter, its kappa a number.
+        config: the config of the adapter, its kappa a number, its patterns as in a configuration.
+        layers: the layers that it goes into.
     """
 
     config: FeraConfig
+    layers: Layers = Layers()
     loading = "load it with fera.load_adapter(pipe, ...)"
 
     def add(self, denoiser: nn.Module) -> None:
         """Make it."""
         denoiser.requires_grad_(False)
-        inject_adapter_in_model(self.config, denoiser, ADAPTER_NAME)
+        inject_adapter_in_model(self._config_for(denoiser), denoiser, ADAPTER_NAME)
         cast_training_params(denoiser, torch.float32)  # fresh layers follow the base's precision
 
     def save(self, pipe: Any, folder: Path) -> None:
@@ -95,6 +100,20 @@ class RoutedAdapter:
         """Record the gates, on the denoiser's device: a training step does not wait for them."""
         return trace(denoiser, to_cpu=False)
 
+    def _config_for(self, denoiser: nn.Module) -> FeraConfig:
+        """The config with the names of this denoiser's layers in the place of patterns."""
+        config = copy.copy(self.config)
+        if self.layers.is_plain and not config.rank_pattern and not config.alpha_pattern:
+            targets: Any = None if self.layers.target_modules is None else set(self.layers.target_modules)
+            config.target_modules = targets
+            return config
+        for name, value in self.layers.settings(denoiser).items():
+            setattr(config, name, set(value))
+        names = self.layers.names(denoiser)
+        for setting in ("rank_pattern", "alpha_pattern"):
+            setattr(config, setting, by_name(getattr(config, setting) or {}, names, setting))
+        return config
+
 
 @dataclass(frozen=True)
 class PlainAdapter:
@@ -102,17 +121,17 @@ class PlainAdapter:
 
     Args:
         settings: `peft_type` and fields of that scheme's config.
-        target_modules: layers to adapt, by the end of their names; the attention's when None.
+        layers: the layers that it goes into.
     """
 
     settings: dict[str, Any]
-    target_modules: list[str] | None = None
+    layers: Layers = Layers()
     loading = "load it with peft.PeftModel.from_pretrained(denoiser, ...)"
 
     def add(self, denoiser: nn.Module) -> None:
         """Make it."""
         denoiser.requires_grad_(False)
-        add_plain(denoiser, plain_config(self.settings, self.target_modules), ADAPTER_NAME)
+        add_plain(denoiser, plain_config(self.settings, self._placed(denoiser)), ADAPTER_NAME)
         cast_training_params(denoiser, torch.float32)
 
     def save(self, pipe: Any, folder: Path) -> None:
@@ -127,13 +146,19 @@ class PlainAdapter:
         """Put it into a pipeline."""
         _, denoiser = _denoiser_of(pipe)
         was_training = denoiser.training
-        add_plain(denoiser, plain_config(self.settings, self.target_modules), ADAPTER_NAME)
+        add_plain(denoiser, plain_config(self.settings, self._placed(denoiser)), ADAPTER_NAME)
         read_plain(denoiser, folder, ADAPTER_NAME)
         denoiser.train(was_training)  # fresh layers are in training mode
 
     def routings(self, denoiser: nn.Module) -> Any:
         """Nothing is routed."""
         return _nothing_routed()
+
+    def _placed(self, denoiser: nn.Module) -> dict[str, list[str]]:
+        """The settings of a PEFT config that say where it goes."""
+        if not self.layers.is_plain:
+            return self.layers.settings(denoiser)
+        return {} if self.layers.target_modules is None else {"target_modules": list(self.layers.target_modules)}
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from fera.tuner.model import adapter_configs
 SCHEMES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 
 
-def plain_config(settings: Mapping[str, Any], target_modules: list[str] | None = None) -> PeftConfig:
+def plain_config(settings: Mapping[str, Any], placed: Mapping[str, list[str]] | None = None) -> PeftConfig:
     """The PEFT config that a configuration's `adapter.plain` describes.
 
     Args:
         settings: `peft_type` and fields of that scheme's config.
-        target_modules: layers to adapt, by the end of their names.
+        placed: `target_modules` and `exclude_modules`, where not the defaults of the denoiser's class.
 
     Raises:
         FeraError: the scheme is none of `SCHEMES`, or a setting is unknown or not valid.
@@ -43,8 +43,9 @@ def plain_config(settings: Mapping[str, Any], target_modules: list[str] | None =
         raise FeraError(
             f"adapter.plain needs peft_type, one of {', '.join(SCHEMES)}; got {settings.get('peft_type')!r}"
         )
-    if "target_modules" in settings:
-        raise FeraError("adapter.plain sets target_modules; set adapter.target_modules, which places every adapter")
+    for name in ("target_modules", "exclude_modules"):
+        if name in settings:
+            raise FeraError(f"adapter.plain sets {name}; set adapter.{name}, which places every adapter")
     cls: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
     known = [field.name for field in fields(cls) if field.init]
     for name in settings:
@@ -54,7 +55,7 @@ def plain_config(settings: Mapping[str, Any], target_modules: list[str] | None =
     if kind == "IA3":
         values.setdefault("feedforward_modules", [])  # (IA)3 has to be told that it scales no layer's input
     try:
-        return cls(target_modules=target_modules, **values)
+        return cls(**(placed or {}), **values)
     except (TypeError, ValueError) as error:
         raise FeraError(f"adapter.plain: {error}") from error
 
