@@ -10,6 +10,7 @@ from benchmarks import (
     indicator,
     layer,
     memory,
+    pictures,
     processes,
     run,
     scaling,
@@ -37,9 +38,10 @@ BENCHMARKS: dict[str, Builder] = {
     "full": full.races,
     "share": share.races,
     "startup": startup.races,
+    "pictures": pictures.races,
 }
 
 # Many minutes on two cores: run when asked for by name.
-APART = ("compiled", "full", "share")
+APART = ("compiled", "full", "share", "pictures")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

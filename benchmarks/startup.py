@@ -42,10 +42,10 @@ def races(setting: Setting) -> Iterator[Race]:
             "fera data check": (["-m", "fera.cli", "data", "check", str(pictures)], None),
         }
         for name, (arguments, goal) in commands.items():
-            contestants = {"now": _process(arguments, _SOURCE), "import peft": _process(["-c", "import peft"], _SOURCE)}
+            contestants = {"now": process(arguments), "import peft": process(["-c", "import peft"])}
             comparisons = [Comparison("now", "import peft")]
             if before := os.environ.get("FERA_BEFORE"):
-                contestants["before"] = _process(arguments, Path(before).resolve())
+                contestants["before"] = process(arguments, Path(before).resolve())
                 comparisons.insert(0, Comparison("now", "before", at_most=goal))
             rounds = 1 if setting.small else 7
             yield Race(
@@ -53,14 +53,21 @@ def races(setting: Setting) -> Iterator[Race]:
             )
 
 
-def _process(arguments: list[str], source: Path) -> Callable[[Clock], float]:
-    """Runs Python with the fera of a source folder, and returns the CPU seconds that it took."""
-    environment = os.environ | {"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
+def process(arguments: list[str], source: Path = _SOURCE, cache: Path | None = None) -> Callable[[Clock], float]:
+    """Runs Python with the fera of a source folder, and returns the CPU seconds that it took.
+
+    Args:
+        arguments: of Python.
+        source: a checkout's `src`.
+        cache: what is known of pictures from earlier processes; nothing when left out.
+    """
 
     def run(clock: Clock) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with tempfile.TemporaryDirectory() as empty:
+            kept = {"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "FERA_CACHE": str(cache or empty)}
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *arguments], env=os.environ | kept, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     return run

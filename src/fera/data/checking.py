@@ -3,14 +3,16 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from fera.data.colours import NOTE
 from fera.data.example import Example, repeat, some_of
 from fera.data.images import load_image
-from fera.data.masks import check_mask
+from fera.data.index import Known, PictureIndex, stamp_of
+from fera.data.masks import load_mask
 from fera.data.sources import find_examples
 from fera.errors import FeraError
 from fera.support.files import file_digest
@@ -18,12 +20,15 @@ from fera.support.files import file_digest
 __all__ = ["Example", "check_images", "crop_offset", "find_examples", "hold_out", "repeat", "some_of"]
 
 
-def check_images(examples: Sequence[Example], *, skip_bad: bool) -> tuple[list[Example], list[str]]:
+def check_images(
+    examples: Sequence[Example], *, skip_bad: bool, index: PictureIndex | None = None
+) -> tuple[list[Example], list[str]]:
     """Decode every picture and mask once, so that a damaged one is named before anything else happens.
 
     Args:
         examples: what `find_examples` found.
         skip_bad: leave pictures that cannot be used out instead of stopping.
+        index: what is known of files that were read before; they are not read again.
 
     Returns:
         The usable examples with digests and `size` filled in, and a line about each one left out.
@@ -31,7 +36,7 @@ def check_images(examples: Sequence[Example], *, skip_bad: bool) -> tuple[list[E
     Raises:
         FeraError: a picture cannot be used and `skip_bad` is off, or none can be used.
     """
-    good, bad = sift_images(examples)
+    good, bad = sift_images(examples, index)
     if bad and not skip_bad:
         raise FeraError(
             f"{len(bad)} of {len(examples)} pictures cannot be used: {some_of(bad)}. "
@@ -42,14 +47,25 @@ def check_images(examples: Sequence[Example], *, skip_bad: bool) -> tuple[list[E
     return good, bad
 
 
-def sift_images(examples: Sequence[Example]) -> tuple[list[Example], list[str]]:
+def sift_images(examples: Sequence[Example], index: PictureIndex | None = None) -> tuple[list[Example], list[str]]:
     """As `check_images` with `skip_bad`, but all may be bad."""
+    known = _look_up(examples, index) if index else _Known()
     # Pillow decodes outside the interpreter's lock. What it warns of is odd EXIF data; what matters it raises.
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
-        checked = list(pool.map(_check, examples))
-    good = [result for result in checked if isinstance(result, Example)]
-    return good, [result for result in checked if isinstance(result, str)]
+        checked = list(pool.map(lambda example: _check(example, known), examples))
+    good = [result for result in checked if isinstance(result, _Checked)]
+    if index:
+        index.note(
+            {one.example.image: one.picture for one in good if one.example.image not in known.pictures},
+            {
+                one.example.mask: one.mask
+                for one in good
+                if one.example.mask and one.mask and one.example.mask not in known.masks
+            },
+            {(one.picture.digest, one.mask.digest) for one in good if one.mask} - known.fits,
+        )
+    return [one.example for one in good], [result for result in checked if isinstance(result, str)]
 
 
 def hold_out(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
@@ -87,12 +103,59 @@ def crop_offset(example: Example, *, center_crop: bool, seed: int) -> float:
     return round(int.from_bytes(draw[:4], "big") / (2**32 - 1), 4)
 
 
-def _check(example: Example) -> Example | str:
+@dataclass(frozen=True)
+class _Known:
+    """What an index holds: of pictures, of masks, and which digests of both fit."""
+
+    pictures: Mapping[Path, Known] = field(default_factory=dict)
+    masks: Mapping[Path, Known] = field(default_factory=dict)
+    fits: Set[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """An example that can be used, and what was read of its files."""
+
+    example: Example
+    picture: Known
+    mask: Known | None
+
+
+def _look_up(examples: Sequence[Example], index: PictureIndex) -> _Known:
+    pictures = index.known({example.image for example in examples})
+    masks = index.known({example.mask for example in examples if example.mask is not None}, "mask")
+    pairs = [
+        (pictures[example.image].digest, masks[example.mask].digest)
+        for example in examples
+        if example.mask in masks and example.image in pictures
+    ]
+    return _Known(pictures, masks, index.fitting(pairs))
+
+
+def _check(example: Example, known: _Known) -> _Checked | str:
     try:
-        image = load_image(example.image)
-        read = {"digest": file_digest(example.image), "size": image.size, "colours": image.info.get(NOTE, "")}
-        return check_mask(replace(example, **read))
+        picture = known.pictures.get(example.image) or _read_picture(example.image)
+        checked = replace(example, digest=picture.digest, size=picture.size, colours=picture.colours)
+        if checked.mask is None:
+            return _Checked(checked, picture, None)
+        mask = known.masks.get(checked.mask)
+        if mask is None or (picture.digest, mask.digest) not in known.fits:
+            mask = _read_mask(checked)
+        return _Checked(replace(checked, mask_digest=mask.digest), picture, mask)
     except FileNotFoundError as error:  # the picture, or its mask
         return f"{error.filename or example.origin} does not exist"
     except (ValueError, OSError) as error:
         return f"{example.origin} {error}"
+
+
+def _read_picture(path: Path) -> Known:
+    stamp = stamp_of(path)  # first: a file that changes while it is read is read anew the next time
+    image = load_image(path)
+    return Known(stamp, file_digest(path), image.size, image.info.get(NOTE, ""))
+
+
+def _read_mask(example: Example) -> Known:
+    assert example.mask is not None
+    stamp = stamp_of(example.mask)
+    load_mask(example)
+    return Known(stamp, example.digest if example.mask == example.image else file_digest(example.mask))

@@ -15,7 +15,6 @@ from fera.data.images import load_alpha, load_gray
 from fera.data.picture_formats import IMAGE_SUFFIXES
 from fera.data.sources.files import check_inside
 from fera.errors import FeraError
-from fera.support.files import file_digest
 
 # A mask scaled with rounded sides is still the mask of its picture.
 _ASPECT_TOLERANCE = 0.02
@@ -88,18 +87,6 @@ def load_mask(example: Example) -> Image.Image | None:
         sizes = f"{mask.width} x {mask.height}, the picture {example.size[0]} x {example.size[1]}"
         raise ValueError(f"has a mask, {example.mask}, of another shape ({sizes})")
     return mask
-
-
-def check_mask(example: Example) -> Example:
-    """Read an example's mask once, and note what its file holds.
-
-    Raises:
-        ValueError: as `load_mask`.
-    """
-    load_mask(example)
-    if example.mask is None or example.mask == example.image:
-        return replace(example, mask_digest=example.digest if example.mask else "")
-    return replace(example, mask_digest=file_digest(example.mask))
 
 
 def _mask_of(example: Example, folder: Path, config: DataConfig) -> Path | None:

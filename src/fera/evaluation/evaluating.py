@@ -10,6 +10,7 @@ from torch import nn
 
 from fera.config import DataConfig
 from fera.data.checking import Example, check_images, find_examples
+from fera.data.index import user_index
 from fera.errors import FeraError
 from fera.evaluation.concepts import gallery_of, mean_reciprocal, other_styles_gallery, share_within
 from fera.evaluation.denoising import Progress, denoising_samples, encode_folder, mean_losses
@@ -77,7 +78,9 @@ def evaluate(
     if judge == "auto":
         judge = load_judge() if settings.images_per_prompt else None
     source = _feature_source(settings)
-    examples, _ = check_images(find_examples(folder, DataConfig(train_data_dir=folder)), skip_bad=False)
+    examples, _ = check_images(
+        find_examples(folder, DataConfig(train_data_dir=folder)), skip_bad=False, index=user_index()
+    )
     size = _size(pipe, settings)
     with ExitStack() as stack:
         if cache is None:

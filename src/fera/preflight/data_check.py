@@ -19,6 +19,7 @@ from fera.data.class_pictures import class_settings, count_class_images
 from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
 from fera.data.images import crop_box
+from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
 from fera.data.sources import check_captions, find, scan_training
 from fera.preflight.report import DataReport, PictureReport, noting
@@ -32,7 +33,7 @@ def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
         with_base: load the base, for its sizes, its text encoder's limit, and estimates.
 
     Returns:
-        The report; nothing was written.
+        The report; nothing was written but the index of pictures.
     """
     report = DataReport(str(config.data.source))
     training, held_out = _look_at_pictures(report, config)
@@ -108,7 +109,7 @@ def _found(report: DataReport, folder: Path, data: DataConfig) -> list[Example]:
 
 
 def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, *, skip_bad: bool) -> list[Example]:
-    good, bad = sift_images(examples)
+    good, bad = sift_images(examples, user_index())
     report.bad += bad
     report.colours += describe_colours(good)
     if bad and not (skip_bad and good):

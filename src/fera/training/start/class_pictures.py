@@ -17,6 +17,7 @@ from fera.data.checking import check_images
 from fera.data.class_pictures import class_settings, count_class_images
 from fera.data.colours import describe_colours
 from fera.data.example import Example
+from fera.data.index import user_index
 from fera.data.sources import find
 from fera.errors import FeraError
 from fera.support.files import replace_file
@@ -58,7 +59,7 @@ def prepare_class_images(
             raise FeraError(f"cannot write to data.class_data_dir {folder}: {error.strerror or error}") from error
     settings = class_settings(config.data)
     found = find(folder, settings)
-    examples, skipped = check_images(found.examples, skip_bad=settings.skip_bad)
+    examples, skipped = check_images(found.examples, skip_bad=settings.skip_bad, index=user_index())
     for note in [*found.notes, *describe_colours(examples)]:
         listener.say(f"{folder}: {note}")
     listener.say(f"{len(examples)} class pictures from {folder}, loss weight {config.data.prior_loss_weight:g}")

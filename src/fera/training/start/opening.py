@@ -15,6 +15,7 @@ from fera.data.captions import caption_variants
 from fera.data.checking import check_images, hold_out
 from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
+from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
 from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
@@ -153,10 +154,11 @@ def encode(
 def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], list[Example], list[str]]:
     data = config.data
     found = check_captions(scan_training(data), data.source, data)
-    examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad)
+    index = user_index()
+    examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad, index=index)
     if data.validation_data_dir is not None:
         others = find(data.validation_data_dir, data)
-        held_out, also_skipped = check_images(others.examples, skip_bad=data.skip_bad)
+        held_out, also_skipped = check_images(others.examples, skip_bad=data.skip_bad, index=index)
         skipped += also_skipped
         found.notes.extend(f"{data.validation_data_dir}: {note}" for note in others.notes)
     else:
