@@ -11,6 +11,7 @@ from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.pipelines.base import load_base
 from fera.training.trained.kinds import adapter_of
+from fera.training.trained.start_from import open_start
 
 TOLERANCE = 0.02
 
@@ -36,7 +37,8 @@ def sizes(study: Study, output: Path, styles: dict[str, Path]) -> dict[str, Size
         output: its folder.
         styles: folders of its styles.
     """
-    base = next(iter(denoisers(load_base(study.base)).values()))
+    pipe = load_base(study.base)
+    base = next(iter(denoisers(pipe).values()))
     found = {}
     for method in study.methods:
         run = Run(method, study.style_names[0], study.seeds[0])
@@ -45,7 +47,7 @@ def sizes(study: Study, output: Path, styles: dict[str, Path]) -> dict[str, Size
         if adapter.kappa == "auto":  # its value changes no shape
             adapter = adapter.model_copy(update={"kappa": 1 / 128})
         denoiser = copy.deepcopy(base)
-        adapter_of(adapter).add(denoiser)
+        adapter_of(adapter, open_start(adapter, pipe)).add(denoiser)
         trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
         router = router_parameters(denoiser)
         found[method] = Size(trained - router, router)

@@ -85,6 +85,12 @@ class AdapterConfig(Section):
         description='Blocks that the layers must lie in: "8-23" for every list of blocks, or '
         '"transformer_blocks.8-23"; all when empty.',
     )
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What the experts start from: a fera adapter, which goes on as it is; or a plain LoRA, a file or a "
+        "folder in the naming of diffusers, PEFT, kohya or ComfyUI, which each expert becomes; fresh when unset.",
+    )
     plain: dict[str, PlainValue] | None = Field(
         default=None,
         description='Baseline: a stock PEFT adapter without routing, by its settings: { peft_type = "LORA", r = 12 }; '

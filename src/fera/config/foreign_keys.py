@@ -43,6 +43,8 @@ _WORDS = {
     "only_if_contains": "adapter.target_modules",
     "ignore_if_contains": "adapter.exclude_modules",
     # kohya
+    "network_weights": "adapter.start_from",
+    "init_lora": "adapter.start_from",
     "include_patterns": "adapter.target_modules",
     "exclude_patterns": "adapter.exclude_modules",
     "train_blocks": "adapter.blocks",

@@ -15,7 +15,7 @@ from fera.errors import FeraError
 from fera.support.hints import did_you_mean, hint, nearest
 
 _CONFIG_BYTES = 2**20
-_PATHS_OR_IDS = ("base", "data.dataset_name")
+_PATHS_OR_IDS = ("base", "data.dataset_name", "adapter.start_from")
 
 
 def load_config(path: Path | str | None = None, flags: Mapping[str, str | Sequence[str]] | None = None) -> TrainConfig:

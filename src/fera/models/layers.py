@@ -61,16 +61,8 @@ class Layers:
         return left
 
     def settings(self, denoiser: nn.Module) -> dict[str, list[str]]:
-        """The choice as settings of a PEFT config: `target_modules` and `exclude_modules` with whole names.
-
-        PEFT takes each for the end of a name. So where a chosen layer's name is the end of another's, that one is
-        excluded.
-        """
-        chosen = self.names(denoiser)
-        held = set(chosen)
-        endings = tuple(f".{name}" for name in chosen)
-        others = [name for name, _ in denoiser.named_modules() if name not in held and name.endswith(endings)]
-        return {"target_modules": chosen, **({"exclude_modules": others} if others else {})}
+        """The choice as settings of a PEFT config, as `settings_for` gives them."""
+        return settings_for(denoiser, self.names(denoiser))
 
     def _targets(self, denoiser: nn.Module, names: Sequence[str]) -> set[str]:
         where = type(denoiser).__name__
@@ -112,6 +104,20 @@ def choose_layers(
         FeraError: a pattern is none or matches nothing, or no layer is left.
     """
     return Layers(target_modules, exclude_modules, blocks).settings(denoiser)
+
+
+def settings_for(denoiser: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
+    """Layers as settings of a PEFT config: `target_modules` and `exclude_modules` with whole names.
+
+    PEFT takes each for the end of a name. So where a layer's name is the end of another's, that one is excluded.
+
+    Args:
+        denoiser: the model that is to get the adapter.
+        names: names of the layers.
+    """
+    held, endings = set(names), tuple(f".{name}" for name in names)
+    others = [name for name, _ in denoiser.named_modules() if name not in held and name.endswith(endings)]
+    return {"target_modules": list(names), **({"exclude_modules": others} if others else {})}
 
 
 def adaptable(denoiser: nn.Module) -> dict[str, nn.Module]:

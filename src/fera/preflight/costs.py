@@ -17,6 +17,7 @@ from fera.models.components import denoisers
 from fera.models.families import family_of
 from fera.training.start.kappa import with_kappa
 from fera.training.trained.kinds import adapter_of
+from fera.training.trained.start_from import open_start
 from fera.training.trained.text import TextTraining
 
 # A backward pass costs about two forwards.
@@ -111,7 +112,8 @@ def estimate(
     caption_bytes = sum(value[0].nbytes for value in conditions.values()) + _HEADER_BYTES
 
     with torch.enable_grad():
-        adapter_of(with_kappa(config, 1 / 128).adapter).add(denoiser)  # where it is still "auto", it counts the same
+        settled = with_kappa(config, 1 / 128).adapter  # where it is still "auto", it counts the same
+        adapter_of(settled, open_start(config.adapter, pipe)).add(denoiser)
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     if config.trains_text:
         trained += sum(parameter.numel() for parameter in TextTraining(pipe, family, config, device).parameters)

@@ -27,6 +27,7 @@ from fera.training.start.router_start import start_from_latents
 from fera.training.step.losses import check_loss_weights
 from fera.training.step.optimizers import check_optimizer
 from fera.training.trained.kinds import Adapter, RoutedAdapter, adapter_of
+from fera.training.trained.start_from import Start, open_start
 from fera.training.trained.text import TextTraining
 from fera.tuner.gate import FrequencyGate
 from fera.tuner.model import gate_of
@@ -125,16 +126,17 @@ def prepare(
     check_optimizer(config.train)
     sources = open_sources(config, listener, device, former_buckets=former_buckets)
     check_loss_weights(sources.process, config.train)
+    start = open_start(config.adapter, sources.pipe)
     kappa_is_open = config.adapter.kappa == "auto"
     if not kappa_is_open:
-        adapter = _add_adapter(sources, config, listener)
+        adapter = _add_adapter(sources, config, start, listener)
     training, held_out = encode(sources, config, device, listener)
     calibration = None
     if kappa_is_open:
         calibration = calibrate(training, sources.process, config, device, listener)
         config = with_kappa(config, calibration.kappa)
-        adapter = _add_adapter(sources, config, listener)
-    if config.adapter.starts_as_partition:
+        adapter = _add_adapter(sources, config, start, listener)
+    if config.adapter.starts_as_partition and not (start is not None and start.has_router):
         start_from_latents(sources.denoiser, training, sources.process, config, listener)
     text = _train_text(sources, config, device, listener)
     if not config.validation.prompts:
@@ -168,14 +170,16 @@ def _bands(adapter: Adapter) -> FrequencyBands | None:
     return FrequencyBands(adapter.config.num_bands, adapter.config.chosen_kappa)
 
 
-def _add_adapter(sources: Sources, config: TrainConfig, listener: Listener) -> Adapter:
-    """Put a fresh adapter into the denoiser."""
-    adapter = adapter_of(config.adapter)
+def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None, listener: Listener) -> Adapter:
+    """Put an adapter into the denoiser, fresh or as what it starts from."""
+    adapter = adapter_of(config.adapter, start)
     denoiser = sources.denoiser
     torch.manual_seed(config.seed)  # the experts' and the router's first weights
     adapter.add(denoiser)
     if config.train.gradient_checkpointing:
         checkpoint_gradients(denoiser, sources.family)
+    if start is not None:
+        listener.say(f"the adapter starts from {config.adapter.start_from}: {start}")
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     total = denoiser.num_parameters()  # type: ignore[operator]  # of a 4-bit layer, numel() counts bytes
     listener.say(

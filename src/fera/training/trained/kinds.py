@@ -7,7 +7,7 @@ import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from fera.pipelines.adapters import load_adapter, save_adapter, trace
 from fera.support.files import os_errors, sync
 from fera.training.processes.fsdp import sharded_like
 from fera.training.trained.plain import add_plain, plain_config, read_plain, write_plain
+from fera.training.trained.start_from import Start
 from fera.tuner import FeraConfig
 
 ADAPTER_NAME = "default"
@@ -54,15 +55,24 @@ class Adapter(Protocol):
         """Context that records what the denoiser's forwards are routed by; an empty list where nothing is."""
 
 
-def adapter_of(config: AdapterConfig) -> Adapter:
-    """What a configuration trains."""
+def adapter_of(config: AdapterConfig, start: Start | None = None) -> Adapter:
+    """What a configuration trains.
+
+    Args:
+        config: the section of the configuration.
+        start: what it starts from, where that is no fresh adapter; to load a trained one it is not needed.
+    """
     if config.full:
         return FullFineTuning()
     layers = Layers(config.target_modules, config.exclude_modules, config.blocks)
     if config.plain is not None:
         return PlainAdapter(config.plain, layers)
-    apart = {"plain", "full", "router_init", "router_entropy", "target_modules", "exclude_modules", "blocks"}
-    return RoutedAdapter(FeraConfig(**config.model_dump(exclude=apart)), layers)
+    if start is not None:
+        own = start.config if start.has_router else replace(start.config, kappa=config.kappa)
+        return RoutedAdapter(own, start=start)
+    placed, apart = {"target_modules", "exclude_modules", "blocks"}, {"start_from", "plain", "full"}
+    apart |= {"router_init", "router_entropy"}
+    return RoutedAdapter(FeraConfig(**config.model_dump(exclude=placed | apart)), layers)
 
 
 @dataclass(frozen=True)
@@ -72,16 +82,20 @@ class RoutedAdapter:
     Args:
         config: the config of the adapter, its kappa a number, its patterns as in a configuration.
         layers: the layers that it goes into.
+        start: what it starts from; None where it starts fresh.
     """
 
     config: FeraConfig
     layers: Layers = Layers()
+    start: Start | None = None
     loading = "load it with fera.load_adapter(pipe, ...)"
 
     def add(self, denoiser: nn.Module) -> None:
         """Make it."""
         denoiser.requires_grad_(False)
         inject_adapter_in_model(self._config_for(denoiser), denoiser, ADAPTER_NAME)
+        if self.start is not None:
+            self.start.apply(denoiser, ADAPTER_NAME)
         cast_training_params(denoiser, torch.float32)  # fresh layers follow the base's precision
 
     def save(self, pipe: Any, folder: Path) -> None:
@@ -103,6 +117,8 @@ class RoutedAdapter:
     def _config_for(self, denoiser: nn.Module) -> FeraConfig:
         """The config with the names of this denoiser's layers in the place of patterns."""
         config = copy.copy(self.config)
+        if self.start is not None:
+            return config
         if self.layers.is_plain and not config.rank_pattern and not config.alpha_pattern:
             targets: Any = None if self.layers.target_modules is None else set(self.layers.target_modules)
             config.target_modules = targets
