@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.released import StackedExperts, convolution_indicator
 from benchmarks.setting import Setting, autocast_of
-from fera import SoftFrequencyRouter
+from fera import SoftFrequencyRouter, route_updates
 from fera.config import AdapterConfig, OptimizationConfig
 from fera.demo import base_path
 from fera.pipelines.base import lay_out
@@ -183,12 +183,21 @@ def copied(base: nn.Module) -> nn.Module:
     return copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
 
 
-def training_step(denoiser: nn.Module, batch: Batch) -> Callable[[], None]:
+def with_gradient_routing(base: nn.Module) -> nn.Module:
+    """A copy of a base with experts that all act, for steps that are routed."""
+    denoiser = copied(base)
+    adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS, router="gradient")).add(denoiser)
+    return denoiser
+
+
+def training_step(denoiser: nn.Module, batch: Batch, *, routes_updates: bool = False) -> Callable[[], None]:
     """Forward, backward, clipping and AdamW of what is trainable, with the settings that `fera train` begins with."""
     denoiser.train()
     cast_training_params(denoiser, torch.float32)
     settings = OptimizationConfig()
     optimizer = build_optimizer(settings, denoiser)
+    if routes_updates:
+        route_updates(denoiser, optimizer)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def step() -> None:

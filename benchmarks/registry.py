@@ -10,6 +10,7 @@ from benchmarks import (
     indicator,
     layer,
     memory,
+    neighbours,
     pictures,
     processes,
     run,
@@ -39,9 +40,10 @@ BENCHMARKS: dict[str, Builder] = {
     "share": share.races,
     "startup": startup.races,
     "pictures": pictures.races,
+    "neighbours": neighbours.races,
 }
 
 # Many minutes on two cores: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures")
+APART = ("compiled", "full", "share", "pictures", "neighbours")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fera.tuner.config import FeraConfig
     from fera.tuner.model import FeraModel
     from fera.tuner.start import start_router
+    from fera.tuner.updates import route_updates
 
 __all__ = [
     "FeraConfig",
@@ -38,6 +39,7 @@ __all__ = [
     "load_adapter",
     "merge",
     "register_denoiser",
+    "route_updates",
     "save_adapter",
     "set_adapters",
     "start_router",
@@ -63,6 +65,7 @@ __getattr__ = lazy_names(
         "load_adapter": "fera.pipelines.adapters",
         "merge": "fera.export.merging",
         "register_denoiser": "fera.models.registry",
+        "route_updates": "fera.tuner.updates",
         "save_adapter": "fera.pipelines.adapters",
         "set_adapters": "fera.pipelines.adapters",
         "start_router": "fera.tuner.start",

@@ -213,7 +213,7 @@ def test_adapter_section_mirrors_the_adapter_config():
     What the router reads differs on purpose: training can start a router from its latents, a config alone cannot.
     """
     theirs = FeraConfig()
-    apart = {"plain", "full", "router_init", "router_entropy", "exclude_modules", "blocks", "start_from"}
+    apart = {"plain", "full", "router_init", "router_entropy", "exclude_modules", "blocks", "start_from", "top_k"}
     for name, value in AdapterConfig():
         if name not in {"lora_alpha", "target_modules", "router_input", *apart}:
             assert getattr(theirs, name) == value, name

@@ -193,6 +193,8 @@ def _check_ranks(settings: dict[str, Any], shapes: dict[str, tuple[int, ...]], w
         return
     ranks = {shape[0] for key, shape in shapes.items() if ".lora_A." in key and shape}
     wanted = {rank * given["num_experts"] for rank in (given["r"], *(given["rank_pattern"] or {}).values())}
+    if given["ranks"] is not None:
+        wanted = {sum(given["ranks"])}
     if not ranks or max(wanted) > max(ranks):
         raise FeraError(
             f"{weights} does not fit its config: {given['num_experts']} experts of rank {given['r']} need tensors of "

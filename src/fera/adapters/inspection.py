@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout")
 _SETTINGS = (
     *_LORA_SETTINGS,
-    *("num_experts", "num_bands", "kappa", "router", "router_input", "temperature", "router_features"),
+    *("num_experts", "ranks", "num_bands", "kappa", "router", "router_input", "temperature", "router_features"),
 )
 
 
@@ -79,17 +79,30 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 
         scheme = changed_settings(settings["expert"])
         return scheme | {name: value for name, value in shown.items() if name not in _LORA_SETTINGS}
-    alpha = shown["lora_alpha"] or 0.0
-    scale = alpha / (math.sqrt(shown["r"]) if settings.get("use_rslora") else shown["r"])
+    if shown["ranks"] is None:
+        del shown["ranks"]
+    else:
+        del shown["r"]
+    # Without a gate all ranks are one LoRA.
+    rank = sum(_ranks(settings)) if shown["router"] == "gradient" else shown["r"]
+    scale = (shown["lora_alpha"] or 0.0) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     return {"scheme": "LORA"} | shown | {"scale": scale}
 
 
-def _parameters(header: AdapterHeader) -> dict[str, int]:
+def _ranks(settings: dict[str, Any]) -> list[int]:
+    """Rank of each expert."""
+    given = DEFAULTS | settings
+    return given["ranks"] or [given["r"]] * given["num_experts"]
+
+
+def _parameters(header: AdapterHeader) -> dict[str, Any]:
     total = sum(math.prod(shape) for shape in header.shapes.values())
     experts = total - sum(math.prod(shape) for key, shape in header.shapes.items() if ROUTER_KEY in key)
+    ranks = _ranks(header.settings)
+    each = [experts * rank // sum(ranks) for rank in ranks]
     return {
         "experts": experts,
-        "per_expert": experts // header.settings.get("num_experts", DEFAULTS["num_experts"]),
+        "per_expert": each[0] if len(set(each)) == 1 else each,
         "router": total - experts,
         "total": total,
     }

@@ -30,7 +30,7 @@ def fixed_gate(target: Target, gate: str | Sequence[float], *, adapter_name: str
     routers = {}
     for name, denoiser in denoisers(target).items():
         config = adapter_configs(denoiser).get(adapter_name)
-        if isinstance(config, FeraConfig):
+        if isinstance(config, FeraConfig) and config.has_gate:
             chosen = choose_gate(gate, config.num_experts, adapter_name)
             routers[name] = (_router(denoiser, adapter_name), chosen)
     if not routers:

@@ -110,12 +110,13 @@ def analyze(request: Analysis, listener: Listener = SILENT) -> Findings:
         listener.say(f"encoding {len(sources.training)} pictures of {request.data}")
         pictures = Pictures(sources, device)
         findings.reconstruction = _reconstruct(pictures, pipe, request, bands, listener)
+    has_gate = config is not None and config.has_gate
     if request.sampling is not None:
-        walks = [_walk(pipe, request, bands, model, listener) for model in _models(request)]
+        walks = [_walk(pipe, request, bands, model, listener, has_gate) for model in _models(request)]
         findings.prompts = list(request.sampling.prompts)
         findings.energies = [one.energies for one in walks]
         findings.gates = walks[-1].gates
-        if config is not None and request.experts:
+        if config is not None and has_gate and request.experts:
             findings.expert_images = _draw_experts(pipe, request, config.num_experts, walks, listener)
     if config is not None:
         findings.updates = expert_updates(pipe, adapter_name=ADAPTED)
@@ -161,11 +162,11 @@ def _active(pipe: Any, request: Analysis, model: str) -> Iterator[None]:
         set_adapters(pipe, ADAPTED, request.adapter[1])
 
 
-def _walk(pipe: Any, request: Analysis, bands: FrequencyBands, model: str, listener: Listener) -> Walk:
+def _walk(pipe: Any, request: Analysis, bands: FrequencyBands, model: str, listener: Listener, has_gate: bool) -> Walk:
     assert request.sampling is not None
     advance = _bar(listener, f"drawing, {model}", len(request.sampling.prompts) * request.sampling.steps)
     with _active(pipe, request, model):
-        return walk(pipe, request.sampling, bands, model=model, traced=model == ADAPTED, progress=advance)
+        return walk(pipe, request.sampling, bands, model=model, traced=model == ADAPTED and has_gate, progress=advance)
 
 
 def _reconstruct(

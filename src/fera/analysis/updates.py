@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fera.errors import FeraError
 from fera.models.components import Target, denoisers
@@ -53,7 +53,7 @@ def expert_updates(target: Target, *, adapter_name: str = "default") -> ExpertUp
         found = config
         for path, module in denoiser.named_modules():
             if config.expert is None and isinstance(module, LoraLayer) and adapter_name in module.lora_A:
-                grams.setdefault(_kind(path), []).append(_gram(module, adapter_name, config.num_experts))
+                grams.setdefault(_kind(path), []).append(_gram(module, adapter_name, config))
     if found is None:
         raise FeraError(f"no FeRA adapter {adapter_name!r} whose experts could be compared")
     if not grams:
@@ -68,7 +68,7 @@ def expert_updates(target: Target, *, adapter_name: str = "default") -> ExpertUp
 
 
 @torch.no_grad()
-def _gram(layer: Any, adapter: str, experts: int) -> Tensor:
+def _gram(layer: Any, adapter: str, config: FeraConfig) -> Tensor:
     r"""Inner products between the experts' updates, shape (E, E), float64.
 
     :math:`\langle B_e A_e, B_f A_f \rangle` is the sum of :math:`(B_e^T B_f) \odot (A_e A_f^T)`: no update is formed.
@@ -76,8 +76,10 @@ def _gram(layer: Any, adapter: str, experts: int) -> Tensor:
     down = layer.lora_A[adapter].weight.double().flatten(1).cpu()
     up = layer.lora_B[adapter].weight.double().flatten(1).cpu()
     products = (up.T @ up) * (down @ down.T) * float(layer.scaling[adapter]) ** 2
-    rank = len(down) // experts
-    return products.reshape(experts, rank, experts, rank).sum(dim=(1, 3))
+    # A layer may have ranks of its own, which are alike for all experts.
+    ranks = torch.tensor(config.ranks or [len(down) // config.num_experts] * config.num_experts)
+    belongs = nn.functional.one_hot(torch.arange(len(ranks)).repeat_interleave(ranks)).to(products)
+    return belongs.T @ products @ belongs
 
 
 def _cosines(gram: Tensor) -> Tensor:

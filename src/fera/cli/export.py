@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gate",
         metavar="GATE",
         help='mixture of the experts: "uniform", "mean" over the steps of --trace, or weights such as 0.2,0.3,0.5; '
-        "mean where there is a trace",
+        "mean where there is a trace; none for an adapter whose router is gradient",
     )
     parser.add_argument("--trace", type=Path, metavar="FILE", help="gates.csv of fera generate --trace")
     parser.add_argument(
@@ -49,10 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.cli.quiet import quiet_libraries
 
     quiet_libraries()
+    from fera.adapters.header import read_header
     from fera.export.writing import export_lora
     from fera.pipelines.base import load_base
 
-    gate = _gate(arguments.gate, arguments.trace, arguments.schedule)
+    has_gate = read_header(arguments.adapter).settings.get("router") != "gradient"
+    gate = _gate(arguments.gate, arguments.trace, arguments.schedule) if has_gate or arguments.gate else None
     if (arguments.base is None) != (not arguments.prompts):
         raise FeraError("measuring needs both --base and --prompts; leave out both to export without measuring")
     exported = export_lora(
@@ -66,9 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     console = Console(stderr=True, highlight=False)
-    for weights in exported.gates:
+    for weights in exported.gates if not exported.is_exact else ():
         console.print(f"gate: {', '.join(f'{weight:.3f}' for weight in weights)}")
-    if exported.gap is None:
+    if exported.is_exact:
+        console.print("exact: the adapter's experts act all alike, so it is this plain LoRA")
+    elif exported.gap is None:
         console.print("a plain LoRA only approximates a routed adapter; how far it is was not measured (give --base)")
     else:
         console.print(

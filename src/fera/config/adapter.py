@@ -42,9 +42,22 @@ class AdapterConfig(Section):
     indicator: Literal["bands", "released"] = Field(
         default="bands", description="How the bands are cut: bands, or released as the authors' released code does."
     )
-    router: Literal["soft", "uniform", "rank_mask"] = Field(
+    ranks: list[Annotated[int, Field(ge=1, le=16384)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Rank of each expert, with router = gradient, in the place of r and num_experts: [16, 4, 2].",
+    )
+    router: Literal["soft", "uniform", "rank_mask", "gradient"] = Field(
         default="soft",
-        description="The router: soft, as in the paper; uniform, or rank_mask as T-LoRA, to compare it with.",
+        description="The router: soft, as in the paper; uniform, or rank_mask as T-LoRA, to compare it with; gradient, "
+        "which lets all experts act and routes the optimizer's steps ([schemes.md](schemes.md#routing-by-gradients)).",
+    )
+    top_k: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Experts of each layer that a step updates, with router = gradient; moments of all are updated.",
     )
     router_input: Literal[
         "shares", "log_shares", "log_energies", "timestep", "shares+timestep", "log_energies+timestep"
@@ -107,6 +120,11 @@ class AdapterConfig(Section):
         return self.plain is None and not self.full
 
     @property
+    def routes_updates(self) -> bool:
+        """Whether it is the optimizer's steps that are routed, and no forward."""
+        return self.is_routed and self.router == "gradient"
+
+    @property
     def starts_as_partition(self) -> bool:
         """Whether there is a router to start from training latents."""
         return self.is_routed and self.router == "soft" and self.router_init == "partition" and self.num_experts > 1
@@ -129,6 +147,7 @@ class AdapterConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "AdapterConfig":
         if self.is_routed:
+            _check_gradient(self)
             return self
         baseline = "adapter.full" if self.full else "adapter.plain"
         applies = {"full"} if self.full else {"plain", "target_modules", "exclude_modules", "blocks"}
@@ -136,3 +155,31 @@ class AdapterConfig(Section):
             if name not in applies and getattr(self, name) != field.default:
                 raise ValueError(f"{baseline} is a baseline without routed experts: leave adapter.{name} out")
         return self
+
+
+# Settings of a gate and what it reads; bands are the consistency loss's too.
+_OF_A_GATE = ("router_input", "router_init", "router_entropy", "temperature", "router_features")
+
+
+def _check_gradient(settings: AdapterConfig) -> None:
+    """Find settings that do not go with how updates are routed."""
+    fields = type(settings).model_fields
+
+    def is_set(name: str) -> bool:
+        return bool(getattr(settings, name) != fields[name].default)
+
+    if settings.router != "gradient":
+        for name in ("ranks", "top_k"):
+            if is_set(name):
+                raise ValueError(f'adapter.{name} is for adapter.router = "gradient": set that, or leave it out')
+        return
+    for name in (*_OF_A_GATE, "expert"):
+        if is_set(name):
+            raise ValueError(f'adapter.router = "gradient" has LoRA experts and no gate: leave adapter.{name} out')
+    if settings.ranks is not None:
+        for name in ("r", "num_experts", "rank_pattern"):
+            if is_set(name):
+                raise ValueError(f"adapter.ranks says the rank of each expert: leave adapter.{name} out")
+    experts = settings.num_experts if settings.ranks is None else len(settings.ranks)
+    if settings.top_k > experts:
+        raise ValueError(f"adapter.top_k is {settings.top_k}, but there are {experts} experts in a layer")

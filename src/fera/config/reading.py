@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -121,7 +121,7 @@ def _put(settings: dict[str, Any], name: str, value: Any, source: str) -> None:
 def _from_text(key: Key, text: str | Sequence[str]) -> Any:
     """The value that a flag's text stands for; text that stands for none is left to validation to refuse."""
     if not isinstance(text, str):
-        return list(text)
+        return [_number(word) for word in text] if _holds_integers(key) else list(text)
     if key.is_optional and text.lower() == "none":
         return None
     if key.type is bool:
@@ -132,6 +132,20 @@ def _from_text(key: Key, text: str | Sequence[str]) -> Any:
         except ValueError:
             return text
     return text
+
+
+def _holds_integers(key: Key) -> bool:
+    """Whether it is a list of integers."""
+    (inner,) = get_args(key.type)[:1] or (str,)
+    return get_origin(key.type) is list and (get_args(inner) or (inner,))[0] is int
+
+
+def _number(word: str) -> int | str:
+    """An integer; validation refuses what is none."""
+    try:
+        return int(word)
+    except ValueError:
+        return word
 
 
 def _describe(error: ValidationError, source: str, flags: Set[str]) -> str:

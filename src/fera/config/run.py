@@ -72,6 +72,14 @@ class TrainConfig(Section):
         if self.tokens.placeholder_token is not None:
             rates["tokens.learning_rate"] = self.tokens.learning_rate
         check_rates_of_text(self.train, rates)
+        if self.adapter.routes_updates:
+            if self.train.optimizer != "adamw":
+                raise ValueError(
+                    'adapter.router = "gradient" routes the steps of AdamW: leave train.optimizer out, which is '
+                    f"{self.train.optimizer!r}"
+                )
+            if self.train.router_lr_ratio is not None:
+                raise ValueError('adapter.router = "gradient" has no weights: leave train.router_lr_ratio out')
         if not self.adapter.is_routed:
             if self.train.consistency_weight > 0:
                 raise ValueError("a baseline has no consistency loss: set train.consistency_weight = 0")

@@ -12,11 +12,11 @@ from torch import nn
 
 from fera.adapters.text.parts import merge_text, text_layers
 from fera.errors import FeraError
-from fera.export.static import check_plain, rank_weights
+from fera.export.static import check_plain, gate_for, rank_weights
 from fera.models.components import denoisers
 from fera.pipelines.adapters import adapters, unload
 from fera.pipelines.offloading import weights_in_place
-from fera.traces.gates import GateChoice, choose_gate
+from fera.traces.gates import GateChoice
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs
 
@@ -27,7 +27,7 @@ class Merged:
 
     Args:
         adapter: name of the adapter that is in the weights now.
-        gate: weight of each expert, E values.
+        gate: weight of each expert, E values; a single 1 for an adapter without a gate.
         layers: paths of the layers whose weights changed, each behind its component's name; text encoders' last.
     """
 
@@ -39,14 +39,15 @@ class Merged:
 def merge(pipe: Any, gate: GateChoice | None = None, *, adapter_name: str = "default") -> Merged:
     """Merge an adapter into the weights of a pipeline's denoiser, with one mixture of its experts for good.
 
-    An approximation: a routed adapter mixes its experts anew at every step. The adapter's weight, as
+    An approximation: a routed adapter mixes its experts anew at every step. Exact, and without a gate to choose, where
+    the adapter's router is "gradient": its experts act all alike. The adapter's weight, as
     `fera.set_adapters` left it, counts. The adapter is gone afterwards; others stay and stay routed. Its LoRA in the
     text encoders is merged too, exactly, and a token that it has learned stays a word of theirs.
 
     Args:
         pipe: a diffusers pipeline or a denoiser.
         gate: "uniform", one weight an expert (they sum to 1), or what `fera.trace` recorded: then the mean over its
-            steps.
+            steps. None for an adapter without a gate.
         adapter_name: the adapter.
 
     Returns:
@@ -68,7 +69,7 @@ def merge(pipe: Any, gate: GateChoice | None = None, *, adapter_name: str = "def
         raise FeraError(f"no FeRA adapter {adapter_name!r} to merge; there are: {have}")
     config: Any = adapter_configs(next(iter(holders.values())))[adapter_name]
     check_plain(config)
-    chosen = choose_gate(gate, config.num_experts, adapter_name)
+    chosen = gate_for(config, gate, adapter_name)
     with weights_in_place(pipe):
         layers = {
             f"{component}.{path}": module
@@ -142,6 +143,6 @@ def _merge_layer(layer: Any, adapter: str, gate: torch.Tensor, *, safe: bool = F
     up: nn.Parameter = layer.lora_B[adapter].weight
     weights = rank_weights(gate, up.shape[1]).to(up)
     up.mul_(weights.view(1, -1, *[1] * (up.ndim - 2)))
-    del layer.lora_variant[adapter]
+    layer.lora_variant.pop(adapter, None)  # without a gate it is a plain LoRA already
     layer.merge(safe_merge=safe, adapter_names=[adapter])
     layer.merged_adapters.remove(adapter)  # it is to be deleted, and the others of this layer still act

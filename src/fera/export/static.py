@@ -5,12 +5,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from fera.adapters.file import AdapterFile
 from fera.errors import FeraError
 from fera.format import PEFT_PREFIX, ROUTER_KEY
+from fera.traces.gates import GateChoice, choose_gate
 from fera.tuner import FeraConfig
 
 _KEY = re.compile(r"^base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
@@ -46,7 +48,7 @@ class StaticLora:
 
     Args:
         layers: by the layer's path in the denoiser, in the order of the file.
-        gate: shape (E,).
+        gate: shape (E,); a 1 where the experts are one LoRA anyway.
         config: the config of the routed adapter.
         text: LoRA of the text encoders by encoder and by the layer's path, as files have it.
     """
@@ -107,6 +109,30 @@ def _text(file: AdapterFile) -> dict[str, dict[str, Pair]]:
     }
 
 
+def gate_for(config: FeraConfig, choice: GateChoice | None, adapter: str | None = None) -> Tensor:
+    """The gate that a choice stands for, for one adapter.
+
+    Args:
+        config: the adapter's.
+        choice: as `choose_gate` takes it; None for an adapter that has no gate, whose experts are one LoRA.
+        adapter: its name, to find it in a recorded list.
+
+    Returns:
+        Shape (E,), or a 1 where there is no gate.
+
+    Raises:
+        FeraError: as `choose_gate`, or there is no gate to choose.
+    """
+    if config.has_gate:
+        return choose_gate(choice, config.num_experts, adapter)
+    if choice is not None:
+        raise FeraError(
+            "the adapter's experts act all alike (router='gradient'): it is a plain LoRA already, and exact as one; "
+            "leave `gate` out"
+        )
+    return torch.ones(1)
+
+
 def check_plain(config: FeraConfig) -> None:
     """Refuse experts that are no LoRA.
 
@@ -121,7 +147,7 @@ def check_plain(config: FeraConfig) -> None:
 
 
 def rank_weights(gate: Tensor, width: int) -> Tensor:
-    """The gate of the expert that each of a layer's ranks belongs to, shape (E r,)."""
+    """The gate of the expert that each of a layer's ranks belongs to, shape (E r,); a 1 for all of them alike."""
     return gate.repeat_interleave(width // gate.shape[0])
 
 
@@ -134,6 +160,8 @@ def layer_scale(config: FeraConfig, layer: str) -> float:
     """
     ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
     rank = ranks.get(get_pattern_key(list(ranks), layer), config.r)
+    if not config.has_gate:  # one LoRA of all ranks
+        rank = rank * config.num_experts if config.ranks is None else sum(config.ranks)
     alpha = alphas.get(get_pattern_key(list(alphas), layer), config.lora_alpha)
     assert alpha is not None  # the config has filled it in
     return alpha / (math.sqrt(rank) if config.use_rslora else rank)

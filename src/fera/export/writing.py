@@ -15,11 +15,11 @@ from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
-from fera.export.static import static_lora
+from fera.export.static import gate_for, static_lora
 from fera.export.tokens import token_files
 from fera.method.routing import Routing
 from fera.pipelines.adapters import load_adapter, unload
-from fera.traces.gates import GateChoice, GateTrace, choose_gate, trace_of
+from fera.traces.gates import GateChoice, GateTrace, trace_of
 from fera.version import __version__
 
 SCHEDULE = "schedule.json"
@@ -36,11 +36,13 @@ class Exported:
         files: written; a schedule's description last, but for those of a learned token.
         gates: the gates of each LoRA, E weights each.
         gap: how far they are from the routed adapter; None where it was not measured.
+        is_exact: whether the LoRA is the adapter itself, whose router is "gradient".
     """
 
     files: list[Path]
     gates: list[list[float]]
     gap: Gap | None
+    is_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class _Part:
 def export_lora(
     adapter: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    gate: GateChoice,
+    gate: GateChoice | None,
     *,
     format: str = "diffusers",
     schedule: int | None = None,
@@ -72,7 +74,8 @@ def export_lora(
     Args:
         adapter: as `fera.load_adapter` takes it.
         output: a `.safetensors` file, or a folder; a folder for a schedule.
-        gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`.
+        gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`; None for an adapter
+            whose router is "gradient", which is a plain LoRA and exact as one.
         format: a key of `fera.export.formats.FORMATS`.
         schedule: number of LoRAs, each with the mean gate of its range of the trace's steps; one in all when left out.
         pipe: pipeline of the base without adapters, to measure with; it is left as it was.
@@ -89,13 +92,15 @@ def export_lora(
     parts = _parts(file, gate, schedule)
     if (pipe is None) != (not prompts):
         raise FeraError("to measure an export give both a base and prompts, or neither")
+    if pipe is not None and not file.config.has_gate:
+        raise FeraError("the export is exact, there is nothing to measure: leave base and prompts out")
     encoded = [encode(static_lora(file, part.gate), format) for part in parts]
     paths = _paths(Path(output), FORMATS[format].file_name, len(parts), schedule is not None)
     tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
     gap = None if pipe is None else _measure(adapter, pipe, prompts, [part.gate for part in parts])
-    description = _describe(gap, prompts)
+    description = _describe(gap, prompts, is_exact=not file.config.has_gate)
     writers: dict[Path, Callable[[Path], object]] = {}
     for part, (tensors, metadata), path in zip(parts, encoded, paths, strict=False):
         own = metadata | {"fera_export": json.dumps(description | _entry(part, parts), sort_keys=True)}
@@ -106,12 +111,13 @@ def export_lora(
         writers[paths[-1]] = lambda path: path.write_text(text, encoding="utf-8")
     writers |= {path: _saver(held, {"format": "pt"}) for path, held in tokens.items()}
     _write_all(writers)
-    return Exported([*paths, *tokens], [part.gate.tolist() for part in parts], gap)
+    return Exported([*paths, *tokens], [part.gate.tolist() for part in parts], gap, not file.config.has_gate)
 
 
-def _parts(file: AdapterFile, gate: GateChoice, schedule: int | None) -> list[_Part]:
-    experts = file.config.num_experts
-    chosen = choose_gate(gate, experts)
+def _parts(file: AdapterFile, gate: GateChoice | None, schedule: int | None) -> list[_Part]:
+    chosen = gate_for(file.config, gate)
+    if schedule is not None and not file.config.has_gate:
+        raise FeraError("an adapter without a gate is one plain LoRA at every step: leave `schedule` out")
     if schedule is None:
         return [_Part(1, 1, [], chosen)]
     if not isinstance(gate, GateTrace):
@@ -148,8 +154,8 @@ def _measure(adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str],
         unload(pipe, _NAME)
 
 
-def _describe(gap: Gap | None, prompts: Sequence[str]) -> dict[str, Any]:
-    approximation: Any = "not measured"
+def _describe(gap: Gap | None, prompts: Sequence[str], *, is_exact: bool) -> dict[str, Any]:
+    approximation: Any = "exact" if is_exact else "not measured"
     if gap is not None:
         approximation = asdict(gap) | {"prompts": list(prompts)}
     return {"fera": __version__, "static": True, "approximation": approximation}

@@ -47,3 +47,7 @@ class RankMaskRouter(nn.Module):
         active = torch.floor((self.num_experts - least) * (1 - noise_level.float())) + least
         experts = torch.arange(self.num_experts, device=noise_level.device)
         return (experts < active).float() / self.num_experts
+
+
+class NoRouter(nn.Module):
+    """In the place of a router where experts act all alike, and the optimizer routes their updates."""

@@ -19,7 +19,7 @@ TEMPERATURE = 0.7
 ROUTER_FEATURES = 64
 
 INDICATORS = ("bands", "released")
-ROUTERS = ("soft", "uniform", "rank_mask")
+ROUTERS = ("soft", "uniform", "rank_mask", "gradient")
 ROUTER_INPUTS = ("shares", "log_shares", "log_energies", "timestep", "shares+timestep", "log_energies+timestep")
 
 # By name; what is not here has no value of its own when left out.
@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "lora_alpha": None,
     "lora_dropout": 0.0,
     "num_experts": NUM_EXPERTS,
+    "ranks": None,
     "num_bands": NUM_BANDS,
     "kappa": KAPPA,
     "indicator": "bands",
@@ -106,6 +107,21 @@ def _check_together(given: Mapping[str, Any]) -> None:
     if given["router"] == "rank_mask" and given["router_input"] != "timestep":
         raise FeraError("router='rank_mask' masks by the timestep; set router_input='timestep' with it")
     check_router_input(given["router_input"], given["indicator"])
+    if given["ranks"] is not None:
+        _check_ranks(given)
+
+
+def _check_ranks(given: Mapping[str, Any]) -> None:
+    ranks = given["ranks"]
+    if not isinstance(ranks, list) or not all(isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in ranks):
+        raise FeraError(f"ranks must be a list of integers of at least 1, one an expert; got {ranks!r}")
+    if given["router"] != "gradient":
+        raise FeraError("ranks of their own are for router='gradient'; other routers have experts of one rank, r")
+    if len(ranks) != given["num_experts"] and given["num_experts"] != NUM_EXPERTS or not ranks:
+        raise FeraError(f"ranks has {len(ranks)} entries, but num_experts is {given['num_experts']}")
+    for name in ("r", "rank_pattern"):
+        if given[name] not in (DEFAULTS[name], {}):
+            raise FeraError(f"ranks says the rank of each expert: leave {name} out")
 
 
 def _is_number(value: Any) -> bool:

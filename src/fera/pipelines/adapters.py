@@ -181,8 +181,9 @@ def trace(target: Target, *, to_cpu: bool = True) -> Iterator[list[Routing]]:
         FeraError: nothing in it is routed.
     """
     gates = [(gate, name) for name, denoiser in denoisers(target).items() if (gate := gate_of(denoiser)) is not None]
-    if not any(gate.router for gate, _ in gates):  # one that diffusers has taken the last adapter from has none
-        raise FeraError("nothing to trace: there is no FeRA adapter here; load one with fera.load_adapter")
+    if not any(gate.routes for gate, _ in gates):  # one that diffusers has taken the last adapter from has none
+        kind = "FeRA adapter with a gate" if any(gate.router for gate, _ in gates) else "FeRA adapter"
+        raise FeraError(f"nothing to trace: there is no {kind} here; load one with fera.load_adapter")
     routings: list[Routing] = []
     for gate, name in gates:
         gate.start_trace(routings, name, to_cpu=to_cpu)

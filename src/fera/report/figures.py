@@ -56,9 +56,9 @@ def training_figures(log: Log, held_out: Sequence[tuple[float, float]]) -> list[
 
 
 def gate_figures(log: Log) -> list[Figure]:
-    """Charts of the gates over training: use of each expert, and entropy."""
+    """Charts of the gates over training: use of each expert, and entropy; or of the updates that each expert had."""
     if log.num_experts < 2:
-        return []
+        return _update_figures(log)
     use = [
         Line(f"expert {number}", points, expert_style(number))
         for number, points in enumerate(log.gate_series(), start=1)
@@ -85,6 +85,21 @@ def gate_figures(log: Log) -> list[Figure]:
         ),
     ]
     return [figure for figure in figures if figure is not None]
+
+
+def _update_figures(log: Log) -> list[Figure]:
+    experts = log.update_series()
+    if len(experts) < 2:
+        return []
+    lines = [Line(f"expert {number}", points, expert_style(number)) for number, points in enumerate(experts, start=1)]
+    figure = _figure(
+        "Updates of the experts",
+        lines,
+        "Share of the adapted layers in which a step updated each expert, over the steps since the line before.",
+        "share of the layers",
+        (0, 1),
+    )
+    return [] if figure is None else [figure]
 
 
 def routing_figures(curves: RoutingCurves) -> list[Figure]:

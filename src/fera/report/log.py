@@ -37,8 +37,15 @@ class Log:
 
     def gate_series(self) -> list[list[Point]]:
         """Steps and mean gate of each expert."""
-        count = self.num_experts
-        rows = [(record["step"], record["gates"]) for record in self.records if isinstance(record.get("gates"), list)]
+        return self._by_expert("gates")
+
+    def update_series(self) -> list[list[Point]]:
+        """Steps and the share of the updates that each expert had; none where updates were not routed."""
+        return self._by_expert("updates")
+
+    def _by_expert(self, key: str) -> list[list[Point]]:
+        rows = [(record["step"], record[key]) for record in self.records if isinstance(record.get(key), list)]
+        count = max((len(row) for _, row in rows), default=0)
         return [[(step, number(row[e]) if e < len(row) else None) for step, row in rows] for e in range(count)]
 
 

@@ -23,7 +23,7 @@ from fera.training.step.averages import average_of
 from fera.training.step.compiling import compile_denoiser, uncompiled
 from fera.training.step.draws import Draw, draw
 from fera.training.step.losses import Losses, denoising_losses, loss_weights
-from fera.training.step.optimizers import build_lr_scheduler, build_optimizer
+from fera.training.step.optimizers import build_lr_scheduler, build_optimizer, route_updates_of
 from fera.training.step.order import order_of
 from fera.training.step.parameters import adapter_off
 from fera.training.step.randomness import is_chosen, mixed_seed
@@ -59,6 +59,7 @@ class Trainer:
         self._reporter = reporter
         text_groups = setup.text_groups(config)
         optimizer = build_optimizer(config.train, setup.denoiser, text_groups)
+        self._update_router = route_updates_of(config.adapter, setup.denoiser, optimizer)
         self._lr_scheduler = build_lr_scheduler(config.train, optimizer)
         self._order = order_of(setup.training.sizes, config, setup.lengths)
         base = fingerprint(setup.denoiser)
@@ -115,6 +116,8 @@ class Trainer:
         if self._fault is None and not overflowed:
             self._lr_scheduler.step()
             self._average.update()
+            if self._update_router is not None and self._update_router.updates is not None:
+                self.progress.metrics.add_updates(self._update_router.updates)
         if self._fault is not None or not self.progress.is_sound:
             self.progress.skips.count(self._fault)
         self.progress.step += 1

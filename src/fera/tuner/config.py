@@ -43,7 +43,8 @@ class FeraConfig(LoraConfig):
     r"""Settings of a FeRA adapter: those of `peft.LoraConfig`, of experts and of the router.
 
     `r` is the rank of one expert, so a layer holds `num_experts * r` ranks, and `lora_alpha / r` the scale of one
-    (`lora_alpha / sqrt(r)` with `use_rslora`).
+    (`lora_alpha / sqrt(r)` with `use_rslora`). With `router="gradient"` nothing is routed in a forward: the experts are
+    one LoRA of all their ranks R together, at the scale `lora_alpha / R` (`lora_alpha / sqrt(R)`).
 
     Args:
         r: rank of one expert, at least 1.
@@ -51,11 +52,13 @@ class FeraConfig(LoraConfig):
             equals a plain LoRA of rank `num_experts * r` at scale 1, and learning rates carry over from it. Layers
             that `rank_pattern` gives another rank, and `alpha_pattern` no alpha, then have the same scale.
         num_experts: E, at least 1.
+        ranks: rank of each expert, for `router="gradient"`, in the place of `r` and `num_experts`.
         num_bands: K, frequency bands of the indicator, at least 2.
         kappa: deviation of the finest Gaussian as a fraction of the latent's shorter side, in (0, 1]; "auto" leaves
             it to calibration on training latents, which comes before the adapter is put into a model.
         indicator: "bands", or "released" for adapters that were trained with the authors' released code.
-        router: "soft", the router of the paper; "uniform" or "rank_mask" (T-LoRA) to compare it with.
+        router: "soft", the router of the paper; "uniform" or "rank_mask" (T-LoRA) to compare it with; "gradient" for
+            experts that all act, and whose updates the optimizer routes (`fera.route_updates`).
         router_input: what the router reads: "shares" of the bands as in the paper, "log_shares", "log_energies",
             "timestep", "shares+timestep" or "log_energies+timestep"; see `fera.method.router_input`.
         temperature: the temperature of the router's softmax, above 0.
@@ -77,6 +80,9 @@ class FeraConfig(LoraConfig):
         default=None, metadata={"help": "Numerator of an expert's scale lora_alpha / r; r * num_experts if unset."}
     )
     num_experts: int = field(default=NUM_EXPERTS, metadata={"help": "Number of experts E."})
+    ranks: list[int] | None = field(
+        default=None, metadata={"help": "Rank of each expert, for router='gradient'; r for all if unset."}
+    )
     num_bands: int = field(default=NUM_BANDS, metadata={"help": "Number of frequency bands K of the indicator."})
     kappa: float | Literal["auto"] = field(
         default=KAPPA,
@@ -85,7 +91,7 @@ class FeraConfig(LoraConfig):
     indicator: str = field(
         default="bands", metadata={"help": "How the bands are cut: 'bands', or 'released' as the released code does."}
     )
-    router: str = field(default="soft", metadata={"help": "The router: 'soft', 'uniform' or 'rank_mask'."})
+    router: str = field(default="soft", metadata={"help": "The router: 'soft', 'uniform', 'rank_mask' or 'gradient'."})
     router_input: str = field(
         default="shares", metadata={"help": f"What the router reads, one of: {', '.join(ROUTER_INPUTS)}."}
     )
@@ -105,11 +111,13 @@ class FeraConfig(LoraConfig):
     def __post_init__(self) -> None:
         check_format(self.format_version)
         check_ranges(vars(self))
+        if self.ranks is not None:
+            self.num_experts = len(self.ranks)
         if self.expert is not None:
             _check_only_expert(self)
             self.expert = as_scheme(self.expert)
         elif self.lora_alpha is None:
-            self.lora_alpha = self.r * self.num_experts
+            self.lora_alpha = sum(self.expert_ranks)
             same_scale = {key: rank * self.num_experts for key, rank in (self.rank_pattern or {}).items()}
             given = self.alpha_pattern or {}
             # The first pattern that matches a layer counts: those that were given come first.
@@ -117,6 +125,16 @@ class FeraConfig(LoraConfig):
         super().__post_init__()
         self._check_routable()
         self.peft_type = PeftType("FERA")
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether forwards are routed; if not, the experts are one LoRA."""
+        return self.router != "gradient"
+
+    @property
+    def expert_ranks(self) -> list[int]:
+        """Rank of each expert, in layers without a rank of their own."""
+        return self.ranks or [self.r] * self.num_experts
 
     @property
     def chosen_kappa(self) -> float:
@@ -154,6 +172,8 @@ class FeraConfig(LoraConfig):
 
 def _check_only_expert(config: FeraConfig) -> None:
     """Settings of LoRA would be ignored where the experts are of another scheme."""
+    if not config.has_gate:
+        raise FeraError("router='gradient' is for experts that are LoRAs: leave `expert` out")
     for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"):
         value, default = getattr(config, name), {"r": 4, "lora_dropout": 0.0, "use_rslora": False}.get(name)
         if value != default and value not in (None, {}):

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from fera.method.bands import FrequencyBands
-from fera.method.fixed_routers import RankMaskRouter, UniformRouter
+from fera.method.fixed_routers import NoRouter, RankMaskRouter, UniformRouter
 from fera.method.released_bands import ReleasedBands
 from fera.method.router import SoftFrequencyRouter
 from fera.method.router_input import RouterInput
@@ -112,6 +112,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
 
     def add_adapter(self, adapter_name: str, config: FeraConfig, device: torch.device) -> None:
         """Give an adapter its bands and a fresh router, inactive and frozen until it is activated."""
+        if not config.has_gate:
+            self.router[adapter_name] = NoRouter()
+            return
         inputs = input_of(config)
         self.inputs[adapter_name] = inputs
         router = _router_of(config, inputs.size).requires_grad_(False)
@@ -136,6 +139,11 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         for hook in self._hooks:
             hook.remove()
         self._forget_layers()
+
+    @property
+    def routes(self) -> bool:
+        """Whether any adapter in it has a gate: the experts of some act all alike."""
+        return bool(self.inputs)
 
     @property
     def gates(self) -> Gates | None:
@@ -236,6 +244,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def set_scale(self, adapter: str, scale: float) -> None:
         """An adapter's weight scales its experts, not its gate."""
 
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Nothing of its own is merged; PEFT asks all layers when it merges adapters without a gate."""
+
     def unmerge(self) -> None:
         """Nothing is merged ever; diffusers asks all layers when it unfuses some."""
 
@@ -255,7 +266,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             self._thread.shared = {}
 
     def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.router]
+        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.inputs]
         if not names:
             self._set_gates(None)
             return

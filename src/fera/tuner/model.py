@@ -103,6 +103,12 @@ class FeraModel(LoraModel):
         remove_gate(model)
         return model
 
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """The base model with the active adapters merged, where nothing routes their forwards; as in PEFT."""
+        model = super().merge_and_unload(*args, **kwargs)
+        remove_gate(model)
+        return model
+
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Refused: experts of different routers do not add up to one routed adapter."""
         raise FeraError(
@@ -138,6 +144,8 @@ class FeraModel(LoraModel):
             current_key,
             parameter_name=parameter_name,
         )
+        if not lora_config.has_gate:
+            return  # PEFT's own LoRA
         layer = getattr(parent, target_name)
         route_layer(layer, current_key, adapter_name, self._injecting_gate[0], lora_config.num_experts)
 
@@ -163,7 +171,9 @@ class FeraModel(LoraModel):
         setattr(parent, name, mixture)
 
     def _check_merge_allowed(self) -> None:
-        raise no_merge(", ".join(self.active_adapters))
+        configs = adapter_configs(self)
+        if routed := [name for name in self.active_adapters if getattr(configs.get(name), "has_gate", True)]:
+            raise no_merge(", ".join(routed))
 
     @classmethod
     def _get_adapter_state_dict(
@@ -272,11 +282,11 @@ def remove_gate(model: nn.Module) -> None:
 def _stacked(config: FeraConfig) -> FeraConfig:
     """The config of the one LoRA that holds all experts, at the scale of a single one."""
     experts = config.num_experts
-    # PEFT divides alpha by the rank, or by its root: multiplying both keeps an expert's scale.
-    growth = math.sqrt(experts) if config.use_rslora else experts
+    # PEFT divides alpha by the rank, or by its root: multiplying both keeps an expert's scale, which a gate weighs.
+    growth = (math.sqrt(experts) if config.use_rslora else experts) if config.has_gate else 1
     assert config.lora_alpha is not None  # the config has filled it in
     stacked = copy.copy(config)
-    stacked.r = config.r * experts
+    stacked.r = sum(config.expert_ranks)
     stacked.lora_alpha = config.lora_alpha * growth
     stacked.rank_pattern = {key: rank * experts for key, rank in (config.rank_pattern or {}).items()}
     stacked.alpha_pattern = {key: alpha * growth for key, alpha in (config.alpha_pattern or {}).items()}

@@ -40,7 +40,7 @@ def start_router(
         FeraError: there is no such adapter, its router is not one that learns, or it cannot be partitioned.
     """
     gate = gate_of(model)
-    if gate is None or adapter_name not in gate.router:
+    if gate is None or adapter_name not in gate.inputs:
         raise FeraError(f"the model has no routed adapter {adapter_name!r} whose router could be started")
     router, reader = gate.router[adapter_name], gate.inputs[adapter_name]
     if not isinstance(router, SoftFrequencyRouter):

@@ -39,7 +39,13 @@ FREE = (
 )
 # These say what the weights and the optimizer's state in a checkpoint are. The optimizer's arguments are meant, too.
 NEVER = ("adapter.", "text_encoder.", "tokens.", "train.optimizer", "train.use_ema", "train.ema_decay")
-NEVER_BUT = ("adapter.lora_dropout", "text_encoder.learning_rate", "tokens.learning_rate", "tokens.train_frac")
+NEVER_BUT = (
+    "adapter.lora_dropout",
+    "adapter.top_k",
+    "text_encoder.learning_rate",
+    "tokens.learning_rate",
+    "tokens.train_frac",
+)
 
 
 class CannotResume(FeraError):

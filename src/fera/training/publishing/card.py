@@ -97,7 +97,7 @@ def adapter_card(file: AdapterFile) -> str:
     sections = [
         _metadata("routed", base, None, None, []),
         "# FeRA adapter",
-        _routed_words(config.num_experts, config.r, config.num_bands, None) + ".",
+        _routed_words(config.num_experts, config.r, config.num_bands, None, config.ranks, config.router) + ".",
         _use("routed", base, None, repr(_PROMPT), plain_lora=config.expert is None),
         _settings(settings),
         _ending(file.versions, None),
@@ -169,14 +169,22 @@ def _what(config: TrainConfig, summary: Summary, base: str | None) -> str:
         words = f"A plain {code_span(str(adapter.plain.get('peft_type')))} adapter of PEFT"
     else:
         scheme = None if adapter.expert is None else str(adapter.expert.get("peft_type"))
-        words = _routed_words(adapter.num_experts, adapter.r, adapter.num_bands, scheme)
+        words = _routed_words(adapter.num_experts, adapter.r, adapter.num_bands, scheme, adapter.ranks, adapter.router)
     where = {None: "a base that is no public one", EMOJI: "the emoji base that comes with fera"}.get(
         base, f"[{base}](https://huggingface.co/{base})"
     )
     return f"{words}; {summary.parameters:,} trained parameters, for {where}."
 
 
-def _routed_words(experts: int, rank: int, bands: int, scheme: str | None) -> str:
+def _routed_words(
+    experts: int, rank: int, bands: int, scheme: str | None, ranks: Sequence[int] | None, router: str
+) -> str:
+    if router == "gradient":
+        each = f"ranks {', '.join(map(str, ranks))}" if ranks else f"rank {rank}"
+        return (
+            f"A LoRA of {len(ranks or range(experts))} experts of {each}, which all act alike; its training routed the "
+            "optimizer's steps between them ([MoLF](https://arxiv.org/abs/2605.07111))"
+        )
     kind = f"LoRA experts of rank {rank}" if scheme is None else f"{code_span(scheme)} experts"
     return (
         f"A routed adapter: {experts} {kind}, mixed at every denoising step by how the energy of the latent is spread "

@@ -12,10 +12,12 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from fera.config import OptimizationConfig
+from fera.config import AdapterConfig, OptimizationConfig
 from fera.config.optimization import ADAM_LIKE, ADAM_SETTINGS, CONSTANT_SCHEDULES, OPTIMIZERS, class_path
 from fera.errors import FeraError
+from fera.method.gradient_routing import UpdateRouter
 from fera.training.step.parameters import parameter_groups
+from fera.tuner.updates import route_updates
 
 # AdamW in one kernel. On a CPU it took a sixth of the time of the plain one, on adapters as on whole denoisers.
 _FUSED_DEVICES = ("cpu", "cuda")
@@ -39,6 +41,13 @@ def build_optimizer(
     if settings.optimizer == "adamw" and not arguments.keys() & {"fused", "foreach"}:
         arguments["fused"] = _can_fuse(settings, groups)
     return _construct(settings, groups, arguments)
+
+
+def route_updates_of(
+    adapter: AdapterConfig, denoiser: nn.Module, optimizer: torch.optim.Optimizer
+) -> UpdateRouter | None:
+    """Let the optimizer's steps be routed, where the adapter's router is "gradient"; None elsewhere."""
+    return route_updates(denoiser, optimizer, top_k=adapter.top_k) if adapter.routes_updates else None
 
 
 def build_lr_scheduler(settings: OptimizationConfig, optimizer: torch.optim.Optimizer) -> LambdaLR:

@@ -18,12 +18,15 @@ class Metrics:
         consistencies: consistency loss of the forward that a sample was in, each of shape (B,); empty where it is off.
         gates: each of shape (B, E); empty where nothing is routed.
         shares: the shares of the noisy latents' energy by band, each of shape (B, K); empty where nothing is routed.
+        updates: of each step, the share of the layers in which it updated each expert, shape (E,); empty where updates
+            are not routed.
     """
 
     losses: list[Tensor] = field(default_factory=list)
     consistencies: list[Tensor] = field(default_factory=list)
     gates: list[Tensor] = field(default_factory=list)
     shares: list[Tensor] = field(default_factory=list)
+    updates: list[Tensor] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -46,6 +49,14 @@ class Metrics:
             _append(self.gates, gates)
             _append(self.shares, shares)
 
+    def add_updates(self, shares: Tensor) -> None:
+        """Count a step whose updates were routed.
+
+        Args:
+            shares: the share of the layers in which it updated each expert, shape (E,).
+        """
+        _append(self.updates, shares[None])
+
     def averages(self) -> dict[str, Any]:
         """Averages over the samples, as they are logged; nothing where there were none."""
         if not self.losses:  # all steps were skipped
@@ -57,6 +68,8 @@ class Metrics:
             gates = _all(self.gates)
             averages["gate_entropy"] = _mean(gate_entropy(gates))
             averages["gates"] = [_mean(expert) for expert in gates.T]
+        if self.updates:
+            averages["updates"] = [_mean(expert) for expert in _all(self.updates).T]
         return averages
 
     def distributions(self) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def adapter_of(config: AdapterConfig, start: Start | None = None) -> Adapter:
         own = start.config if start.has_router else replace(start.config, kappa=config.kappa)
         return RoutedAdapter(own, start=start)
     placed, apart = {"target_modules", "exclude_modules", "blocks"}, {"start_from", "plain", "full"}
-    apart |= {"router_init", "router_entropy"}
+    apart |= {"router_init", "router_entropy", "top_k"}
     return RoutedAdapter(FeraConfig(**config.model_dump(exclude=placed | apart)), layers)
 
 
@@ -112,7 +112,7 @@ class RoutedAdapter:
 
     def routings(self, denoiser: nn.Module) -> Any:
         """Record the gates, on the denoiser's device: a training step does not wait for them."""
-        return trace(denoiser, to_cpu=False)
+        return trace(denoiser, to_cpu=False) if self.config.has_gate else _nothing_routed()
 
     def _config_for(self, denoiser: nn.Module) -> FeraConfig:
         """The config with the names of this denoiser's layers in the place of patterns."""

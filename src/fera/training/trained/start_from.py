@@ -21,7 +21,7 @@ from fera.pipelines.plain_loras import LoraPair, read_plain_lora
 from fera.tuner import FeraConfig
 
 # Of a configuration's settings, those that an adapter that goes on may still have anew.
-_OWN = ("lora_dropout", "router_init", "router_entropy", "start_from", "plain", "full")
+_OWN = ("lora_dropout", "top_k", "router_init", "router_entropy", "start_from", "plain", "full")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Start:
         if self.tensors is not None:
             set_peft_model_state_dict(denoiser, dict(self.tensors), adapter_name)
         else:
-            _seed(denoiser, adapter_name, self.config.num_experts, self.pairs or {})
+            _seed(denoiser, adapter_name, self.config, self.pairs or {})
 
 
 def open_start(config: AdapterConfig, pipe: Any) -> Start | None:
@@ -104,11 +104,11 @@ def _from_lora(config: AdapterConfig, denoiser: nn.Module, pairs: dict[str, Lora
                 f"{config.start_from} adapts {left[0]}, which adapter.target_modules, exclude_modules and blocks leave "
                 "out; leave these keys out to adapt its layers"
             )
-    if config.rank_pattern or config.alpha_pattern:
-        raise FeraError("the ranks are those of its layers: leave adapter.rank_pattern and adapter.alpha_pattern out")
+    if config.rank_pattern or config.alpha_pattern or config.ranks:
+        raise FeraError("the ranks are those of its layers: leave adapter.rank_pattern, alpha_pattern and ranks out")
     ranks = {name: max(config.r, pairs[name].rank if name in pairs else 0) for name in layers}
     common = Counter(ranks.values()).most_common(1)[0][0]
-    named = {"target_modules", "exclude_modules", "blocks", "start_from", "plain", "full", "router_init"}
+    named = {"target_modules", "exclude_modules", "blocks", "start_from", "plain", "full", "router_init", "top_k"}
     settings = config.model_dump(exclude=named | {"router_entropy", "r", "rank_pattern", "alpha_pattern", "expert"})
     others = {name: rank for name, rank in ranks.items() if rank != common}
     placed: dict[str, Any] = {name: set(value) for name, value in settings_for(denoiser, layers).items()}
@@ -116,21 +116,23 @@ def _from_lora(config: AdapterConfig, denoiser: nn.Module, pairs: dict[str, Lora
 
 
 @torch.no_grad()
-def _seed(denoiser: nn.Module, adapter_name: str, num_experts: int, pairs: dict[str, LoraPair]) -> None:
+def _seed(denoiser: nn.Module, adapter_name: str, config: FeraConfig, pairs: dict[str, LoraPair]) -> None:
     """Make each expert the plain LoRA; further ranks of an expert stay fresh, and add nothing.
 
     A layer's experts are stacked along the rank axis: expert e has the ranks from e·r on.
     """
+    # Experts without a gate add up: each has its share of the LoRA.
+    parts = 1 if config.has_gate else config.num_experts
     for name, pair in pairs.items():
         layer: Any = denoiser.get_submodule(name)
         down, up = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
-        rank = len(down) // num_experts
+        rank = len(down) // config.num_experts
         up.zero_()
-        for expert in range(num_experts):
+        for expert in range(config.num_experts):
             ranks = slice(expert * rank, expert * rank + pair.rank)
             down[ranks] = pair.down.to(down)
             # At a uniform gate, and while experts are equal at any gate, their mean is what the LoRA adds.
-            up[:, ranks] = (pair.up * (pair.scale / layer.scaling[adapter_name])).to(up)
+            up[:, ranks] = (pair.up * (pair.scale / layer.scaling[adapter_name] / parts)).to(up)
 
 
 def _is_routed(source: str) -> bool:
