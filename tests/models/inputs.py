@@ -33,3 +33,12 @@ def awake(model: Model) -> Model:
         if parameter.ndim > 1 and not parameter.any():
             nn.init.normal_(parameter, std=0.1, generator=generator)
     return model.eval()
+
+
+def certain(vae: nn.Module) -> None:
+    """Let an autoencoder be all but certain of a picture's latent: a draw of it is its mean."""
+    layer = getattr(vae, "quant_conv", None) or vae.encoder.conv_out
+    half = layer.out_channels // 2
+    with torch.no_grad():
+        layer.weight[half:] = 0
+        layer.bias[half:] = -30

@@ -1,12 +1,15 @@
 """Every family, against its own pipeline: the same latent, noise level and caption give what the scheduler gets."""
 
+import inspect
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from peft import inject_adapter_in_model
+from PIL import Image
 from torch.nn import functional
 from trained_cases import CASES
 from training_cases import log_of, power_cut, run_config
@@ -15,8 +18,13 @@ from tuner_cases import fill
 import fera
 from fera import FeraConfig
 from fera.cli.main import main
+from fera.data.cache.encoder import Encoder
+from fera.data.checking import check_images
+from fera.data.example import Example, Source
+from fera.data.pairs import with_sources
 from fera.errors import FeraError
 from fera.generation import generate
+from fera.generation.sources import brought_to
 from fera.models import CallReader, find
 from fera.models.components import denoisers
 from fera.models.families import FAMILIES, family_of, latent_scale, native_resolution, size_multiple
@@ -24,6 +32,7 @@ from fera.models.noise import noise_process
 from fera.training import to_toml, train
 from fera.training.start.checkpointing import checkpoint_gradients
 from models import chroma, ernie_image, hunyuan, wan
+from models.inputs import picture
 
 CAPTION = "a red rocket"
 CPU = torch.device("cpu")
@@ -49,6 +58,7 @@ class Recorder:
 
     def __init__(self, pipe, replace=None):
         self.pipe, self.replace = pipe, replace
+        self.sources_follow = getattr(family_of(pipe), "pairs", None) is not None
         self.denoiser = next(iter(denoisers(pipe).values()))
         self.calls, self.latents, self.levels, self.outputs, self.decoded = [], [], [], [], []
 
@@ -95,15 +105,54 @@ class Recorder:
         if tensor.shape == self.latents[-1].shape:
             return tensor.clone()
         arguments, entry = self.arguments(), find(self.denoiser)
-        if tensor.ndim == 3:  # tokens of a text may come before those of the picture
-            tensor = functional.pad(tensor, (0, 0, arguments[entry.latent].shape[1] - tensor.shape[1], 0))
+        if tensor.ndim == 3:  # tokens of a text may come before those of the picture, those of sources behind them
+            others = arguments[entry.latent].shape[1] - tensor.shape[1]
+            tensor = functional.pad(tensor, (0, 0, 0, others) if self.sources_follow else (0, 0, others, 0))
         return entry.view(self.denoiser, tensor, arguments).clone()
 
 
 def draw(pipe, case, **changes):
     settings = {"num_inference_steps": 2, "output_type": "latent", "height": case.height, "width": case.width}
     call = {**settings, **family_of(pipe).call, **case.call, **changes}
+    if case.sources:
+        size, pairs = (case.width, case.height), family_of(pipe).pairs
+        given = [brought_to(size, one, pairs) for one in sources_of(case)]
+        call |= pairs.arguments(given, brought_to(size, mask_of(case), pairs) if case.is_filled else None, size)
+        call = {name: value for name, value in call.items() if name in inspect.signature(pipe.__call__).parameters}
     return pipe(prompt=CAPTION, generator=torch.Generator().manual_seed(0), return_dict=False, **call)[0]
+
+
+def sources_of(case):
+    """The source pictures that a prompt is given."""
+    return [picture(7 + number, height, width) for number, (width, height) in enumerate(case.sources)]
+
+
+def mask_of(case):
+    """The left half is painted."""
+    mask = Image.new("L", (case.width, case.height))
+    mask.paste(255, (0, 0, case.width // 2, case.height))
+    return mask
+
+
+def told(pipe, case, captions):
+    """What training tells the denoiser of captions, and of sources as the cache has them."""
+    if not case.sources:
+        return family_of(pipe).encode(pipe, captions, CPU)
+    with TemporaryDirectory() as folder:
+        folder = Path(folder)
+        paths = [folder / f"{number}.png" for number in range(len(case.sources))]
+        for path, image in zip(paths, sources_of(case), strict=True):
+            image.save(path)
+        mask_of(case).save(folder / "mask.png")
+        picture(5, case.height, case.width).save(folder / "picture.png")
+        mask = folder / "mask.png" if case.is_filled else None
+        sources = tuple(map(Source, paths))
+        examples = [Example(folder / "picture.png", caption, sources=sources, mask=mask) for caption in captions]
+        examples, _ = check_images(examples, skip_bad=False)
+        examples = with_sources(examples, family_of(pipe), "pipeline")
+        size = (case.width, case.height)
+        encoder = Encoder(pipe, family_of(pipe), folder, CPU, [size], True, False, 0, lambda *_: None)
+        return encoder.encode(examples).batch(range(len(captions))).conditions
 
 
 def pictures(case, count=1):
@@ -117,7 +166,7 @@ def test_a_prediction_is_what_the_scheduler_gets(pipe, case):
         draw(pipe, case)
     assert len(seen.outputs) == len(seen.calls) == 2
     family = family_of(pipe)
-    conditions = family.encode(pipe, [CAPTION], CPU)
+    conditions = told(pipe, case, [CAPTION])
     for latent, level, output in zip(seen.latents, seen.levels, seen.outputs, strict=True):
         prediction = family.predict(seen.denoiser, latent, level, conditions)
         assert prediction.shape == latent.shape and output.std() > 1e-3
@@ -127,7 +176,7 @@ def test_a_prediction_is_what_the_scheduler_gets(pipe, case):
 def test_training_mode_changes_nothing(pipe, case):
     """With gradients, the denoiser in training mode, its activations computed again."""
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
-    conditions = family.encode(pipe, [CAPTION], CPU)
+    conditions = told(pipe, case, [CAPTION])
     noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
     with torch.no_grad():
         expected = family.predict(denoiser, noisy, torch.tensor([500]), conditions)
@@ -173,7 +222,7 @@ def test_recomputed_activations_see_the_gates_of_their_forward(name):
 def test_half_precision_predicts_nearly_the_same(pipe, case, tmp_path):
     """As training casts: weights, latents and conditions, masks among them."""
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
-    conditions = family.encode(pipe, [CAPTION], CPU)
+    conditions = told(pipe, case, [CAPTION])
     noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
     expected = family.predict(denoiser, noisy, torch.tensor([500.0]), conditions)
     denoiser.save_pretrained(tmp_path)  # some keep a few of their weights as they are when they are loaded
@@ -200,7 +249,7 @@ def test_the_length_of_a_caption_is_exact_in_half_precision():
 def test_training_calls_the_denoiser_with_its_latent(pipe, case):
     """The gate sees the noisy latent as training has it."""
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
-    conditions = family.encode(pipe, [CAPTION], CPU)
+    conditions = told(pipe, case, [CAPTION])
     noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
     with Recorder(pipe) as seen:
         for timestep in (1, 500, 999):
@@ -217,12 +266,14 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
     latent = family.clean_latents(pipe.vae, pixels)
     with Recorder(pipe) as seen:
-        family.predict(denoiser, latent, torch.tensor([500]), family.encode(pipe, [CAPTION], CPU))
+        family.predict(denoiser, latent, torch.tensor([500]), told(pipe, case, [CAPTION]))
     # As the scheduler has it: as training passes it to the denoiser, there maybe behind the tokens of a text.
     given = seen.arguments()[find(denoiser).latent]
     given = given if torch.is_tensor(given) else torch.stack(given)
 
     def final(sample):
+        if case.sources:  # in further channels or tokens
+            return given[:, : sample.shape[1], ..., : sample.shape[-1]]
         return (given[:, -sample.shape[1] :] if sample.ndim == 3 else given).reshape(sample.shape)
 
     with Recorder(pipe, replace=final) as seen:
@@ -271,9 +322,9 @@ def test_captions_of_a_batch_do_not_mix(pipe, case):
     captions = [CAPTION, "the sun and moon and a green tree"]
     noisy = torch.randn(2, *family.clean_latents(pipe.vae, pictures(case)).shape[1:])
     timesteps = torch.tensor([300, 700])
-    both = family.predict(denoiser, noisy, timesteps, family.encode(pipe, captions, CPU))
+    both = family.predict(denoiser, noisy, timesteps, told(pipe, case, captions))
     for row, caption in enumerate(captions):
-        conditions = family.encode(pipe, [caption], CPU)
+        conditions = told(pipe, case, [caption])
         alone = family.predict(denoiser, noisy[row : row + 1], timesteps[row : row + 1], conditions)
         torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(both[0], both[1], atol=1e-3)
@@ -288,28 +339,55 @@ def test_reading_a_caption_leaves_adapters_and_random_numbers_alone():
     assert steps == [] and torch.equal(torch.get_rng_state(), state)
 
 
+def pair_settings(case, image_folder, tmp_path):
+    """Keys of [data] and [validation] for a case that has sources; nothing for the others."""
+    if not case.sources:
+        return {}, {}
+    folders = []
+    for number, one in enumerate(sources_of(case)):
+        folders.append(tmp_path / f"sources-{number}")
+        folders[-1].mkdir()
+        for image in image_folder.glob("*.png"):
+            same = one.size == (case.width, case.height)
+            (one.resize(Image.open(image).size) if same else one).save(folders[-1] / image.name)
+    data = {"source_path": [] if case.is_filled else list(map(str, folders))}
+    drawn = {"sources": ["|".join(str(folder / "0.png") for folder in folders)]}
+    if case.is_filled:
+        masks = tmp_path / "masks"
+        masks.mkdir()
+        for image in image_folder.glob("*.png"):
+            mask_of(case).resize(Image.open(image).size).save(masks / image.name)
+        data["mask_path"], drawn["masks"] = masks, [str(masks / "0.png")]
+    return data, drawn
+
+
 def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     """From a saved pipeline to a picture, by the command line; the denoiser is cut off after its first step."""
     pipe.save_pretrained(tmp_path / "base")
     case.repair(tmp_path / "base")
+    data, drawn = pair_settings(case, image_folder, tmp_path)
     config = run_config(
         tmp_path / "base",
         image_folder,
         tmp_path / "run",
-        data={"resolution": max(case.height, case.width)},
+        data={"resolution": max(case.height, case.width)} | data,
         train={"steps": 2, "checkpointing_steps": 1, "consistency_weight": 0.1},
         adapter={"r": 2},
+        **({"validation": {"prompts": [CAPTION], "num_inference_steps": 2, **drawn}} if drawn else {}),
     )
     (tmp_path / "run.toml").write_text(to_toml(config))
     with power_cut(1):
         train(config)
     assert main(["train", str(tmp_path / "run.toml"), "--resume"]) == 0
     assert len(log_of(config, "loss")) == 2
+    assert not drawn or len(list((tmp_path / "run" / "samples").glob("step-*.png"))) == 2
     plain = draw(pipe, case)
     fera.load_adapter(pipe, tmp_path / "run")
     assert not torch.equal(draw(pipe, case), plain)
     with fera.trace(pipe) as steps:
-        picture = generate(pipe, [CAPTION], num_inference_steps=2, height=case.height, width=case.width)[0]
+        given = {"sources": [sources_of(case)]} if case.sources else {}
+        given |= {"masks": [mask_of(case)]} if case.is_filled else {}
+        picture = generate(pipe, [CAPTION], num_inference_steps=2, height=case.height, width=case.width, **given)[0]
     assert picture.size == (case.width, case.height)
     assert all(0 <= float(gate) <= 1 for step in steps for gate in step.gates.flatten())
 

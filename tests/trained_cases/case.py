@@ -18,6 +18,8 @@ class Case:
         call: arguments of a call of the pipeline beside the prompt, the sizes and those of its family.
         height: of pictures in pixels.
         width: as `height`, unlike it.
+        sources: widths and heights of the source pictures that a prompt is given; none for text to image.
+        is_filled: whether a mask says what is painted.
         repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
     """
 
@@ -26,4 +28,6 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
     height: int = 16
     width: int = 24
+    sources: tuple[tuple[int, int], ...] = ()
+    is_filled: bool = False
     repair: Callable[[Path], None] = lambda folder: None

@@ -2,6 +2,7 @@
 
 from diffusers import FluxPipeline
 from models import flux
+from models.inputs import certain
 
 from trained_cases.case import Case
 
@@ -11,4 +12,17 @@ def make_dev() -> FluxPipeline:
     return flux.make_pipeline(guidance_embeds=True)
 
 
-CASES = [Case("flux", flux.make_pipeline), Case("flux-dev", make_dev, {"guidance_scale": 1.0})]
+def make_fill():
+    """Its pictures are encoded as a draw from what the autoencoder says; here that is certain."""
+    pipe = flux.make_fill_pipeline()
+    certain(pipe.vae)
+    return pipe
+
+
+CASES = [
+    Case("flux", flux.make_pipeline),
+    Case("flux-dev", make_dev, {"guidance_scale": 1.0}),
+    Case("flux-kontext", flux.make_kontext_pipeline, sources=((24, 16),)),
+    Case("flux-kontext-other-shape", flux.make_kontext_pipeline, sources=((48, 48),)),
+    Case("flux-fill", make_fill, sources=((24, 16),), is_filled=True),
+]

@@ -133,6 +133,8 @@ def _picture(picture: "PictureReport") -> str:
         parts.append(f", {picture.repeats} times an epoch")
     if picture.colours:
         parts.append(f", {picture.colours}")
+    if picture.sources:
+        parts.append(f", from {', '.join(picture.sources)}")
     if picture.mask:
         parts.append(f", mask {picture.mask}")
     return "".join([*parts, f": {picture.caption or '(no caption)'}"])

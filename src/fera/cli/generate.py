@@ -30,6 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the denoising steps that the base does alone before the adapters act (%(default)s)",
     )
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help='source pictures, for a base that edits or fills: one a prompt, or one for all; several as "a.png|b.png"',
+    )
+    parser.add_argument(
+        "--masks", nargs="+", default=[], metavar="PATH", help="what to paint, white, for a base that fills; likewise"
+    )
     parser.add_argument("--output", type=Path, default=Path("generated"), metavar="FOLDER", help="(%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace pictures of the same names in the folder")
     parser.add_argument("--compare-base", action="store_true", help="draw the base without adapters too")
@@ -58,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         guidance_scale=arguments.guidance_scale,
         negative_prompt=arguments.negative_prompt,
         adapter_start=arguments.adapter_start,
+        sources=arguments.sources,
+        masks=arguments.masks,
         height=arguments.height,
         width=arguments.width,
         batch_size=arguments.batch_size,

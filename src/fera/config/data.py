@@ -1,9 +1,9 @@
 """Section `data`: pictures and captions."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fera.config.section import Section
 
@@ -113,6 +113,17 @@ class DataConfig(Section):
     mask_min_value: float = Field(
         default=0.0, ge=0, lt=1, description="Weight of the loss where a mask is black; 1 where it is white."
     )
+    source_path: list[str] = Field(
+        default=[],
+        description="Folders of source pictures for bases that edit or fill, named as the pictures; a folder for each "
+        "source of a picture.",
+    )
+    source_column: str = Field(
+        default="source",
+        min_length=1,
+        description="Column of metadata.* with the paths of a picture's sources, one or a list, or of a dataset with "
+        "the pictures.",
+    )
     class_data_dir: Path | None = Field(
         default=None,
         strict=False,
@@ -138,6 +149,11 @@ class DataConfig(Section):
         assert source is not None
         return source
 
+    @field_validator("source_path", mode="before")
+    @classmethod
+    def _take_one(cls, value: Any) -> Any:
+        return [str(value)] if isinstance(value, str | Path) else value
+
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
         if self.train_data_dir is None and self.dataset_name is None:
@@ -152,6 +168,8 @@ class DataConfig(Section):
             raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
         if self.alpha_mask and self.mask_path is not None:
             raise ValueError("data.mask_path and data.alpha_mask are both set; keep one")
+        if self.source_path and self.class_data_dir is not None:
+            raise ValueError("class pictures have no sources: leave data.class_data_dir or data.source_path out")
         if self.mask_min_value and not (self.alpha_mask or self.mask_path):
             raise ValueError("data.mask_min_value is set, but there are no masks: set mask_path or alpha_mask")
         if self.keep_tokens and not self.shuffle_caption:

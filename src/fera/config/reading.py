@@ -15,6 +15,7 @@ from fera.errors import FeraError
 from fera.support.hints import did_you_mean, hint, nearest
 
 _CONFIG_BYTES = 2**20
+_PATHS = ("data.source_path", "validation.sources", "validation.masks")
 _PATHS_OR_IDS = ("base", "data.dataset_name", "adapter.start_from")
 
 
@@ -82,7 +83,8 @@ def shareable_settings(config: TrainConfig) -> dict[str, Any]:
         value: Any = config
         for part in key.name.split("."):
             value = getattr(value, part)
-        is_private = isinstance(value, Path) or key.name in _PATHS_OR_IDS and value is not None and _is_local(value)
+        is_local = key.name in _PATHS_OR_IDS and value is not None and _is_local(value)
+        is_private = is_local or isinstance(value, Path) or key.name in _PATHS
         if value is not None and not is_private:
             shared[key.name] = value
     return shared

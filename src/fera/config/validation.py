@@ -1,6 +1,6 @@
 """Section `validation`: what is measured and drawn along the way."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fera.config.section import Section
 
@@ -9,6 +9,14 @@ class ValidationConfig(Section):
     """Pictures and losses along the way, always at the same seeds, noise and timesteps."""
 
     prompts: list[str] = Field(default=[], description="Prompts to draw at the start, at the end, and in between.")
+    sources: list[str] = Field(
+        default=[],
+        description="Source pictures of the prompts, for bases that edit or fill: a path for each prompt, several "
+        'pictures of one as "a.png|b.png".',
+    )
+    masks: list[str] = Field(
+        default=[], description="Masks of what is to be painted, a path for each prompt, for bases that fill."
+    )
     negative_prompt: str = Field(default="", description="Negative prompt of all of them.")
     steps: int = Field(default=500, ge=0, description="Steps between drawings; 0: only at the start and at the end.")
     num_inference_steps: int = Field(default=24, ge=1, description="Denoising steps of a drawing.")
@@ -24,3 +32,13 @@ class ValidationConfig(Section):
     loss_samples: int = Field(
         default=64, ge=1, le=1_000_000, description="Samples of one held-out loss; pictures repeat if they are fewer."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ValidationConfig":
+        for name in ("sources", "masks"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.prompts):
+                raise ValueError(
+                    f"validation.{name} has {len(given)} entries for {len(self.prompts)} prompts: give one a prompt"
+                )
+        return self

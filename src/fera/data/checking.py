@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fera.data.colours import NOTE
-from fera.data.example import Example, repeat, some_of
+from fera.data.example import Example, Source, repeat, some_of
 from fera.data.images import load_image
 from fera.data.index import Known, PictureIndex, stamp_of
 from fera.data.masks import load_mask
@@ -57,7 +57,7 @@ def sift_images(examples: Sequence[Example], index: PictureIndex | None = None) 
     good = [result for result in checked if isinstance(result, _Checked)]
     if index:
         index.note(
-            {one.example.image: one.picture for one in good if one.example.image not in known.pictures},
+            {path: held for one in good for path, held in one.pictures.items() if path not in known.pictures},
             {
                 one.example.mask: one.mask
                 for one in good
@@ -117,12 +117,18 @@ class _Checked:
     """An example that can be used, and what was read of its files."""
 
     example: Example
-    picture: Known
+    pictures: Mapping[Path, Known]
     mask: Known | None
+
+    @property
+    def picture(self) -> Known:
+        """Of the example's own picture."""
+        return self.pictures[self.example.image]
 
 
 def _look_up(examples: Sequence[Example], index: PictureIndex) -> _Known:
-    pictures = index.known({example.image for example in examples})
+    named = {example.image for example in examples} | {s.path for example in examples for s in example.sources}
+    pictures = index.known(named)
     masks = index.known({example.mask for example in examples if example.mask is not None}, "mask")
     pairs = [
         (pictures[example.image].digest, masks[example.mask].digest)
@@ -136,16 +142,29 @@ def _check(example: Example, known: _Known) -> _Checked | str:
     try:
         picture = known.pictures.get(example.image) or _read_picture(example.image)
         checked = replace(example, digest=picture.digest, size=picture.size, colours=picture.colours)
+        pictures = {example.image: picture} | {s.path: _read_source(s, known) for s in example.sources}
+        checked = replace(checked, sources=tuple(_noted(s, pictures[s.path]) for s in example.sources))
         if checked.mask is None:
-            return _Checked(checked, picture, None)
+            return _Checked(checked, pictures, None)
         mask = known.masks.get(checked.mask)
         if mask is None or (picture.digest, mask.digest) not in known.fits:
             mask = _read_mask(checked)
-        return _Checked(replace(checked, mask_digest=mask.digest), picture, mask)
+        return _Checked(replace(checked, mask_digest=mask.digest), pictures, mask)
     except FileNotFoundError as error:  # the picture, or its mask
         return f"{error.filename or example.origin} does not exist"
     except (ValueError, OSError) as error:
         return f"{example.origin} {error}"
+
+
+def _read_source(source: Source, known: _Known) -> Known:
+    try:
+        return known.pictures.get(source.path) or _read_picture(source.path)
+    except ValueError as error:
+        raise ValueError(f"has a source, {source.path}, that {error}") from error
+
+
+def _noted(source: Source, picture: Known) -> Source:
+    return replace(source, digest=picture.digest, size=picture.size, colours=picture.colours)
 
 
 def _read_picture(path: Path) -> Known:

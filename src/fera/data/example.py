@@ -6,6 +6,23 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Source:
+    """A picture that an example's picture is made of, or that its caption refers to.
+
+    Args:
+        path: path of the picture.
+        digest: SHA-256 of the file, once it has been read.
+        size: width and height in pixels, upright, once it has been read.
+        colours: what was done about its colour profile, in words; empty where nothing was.
+    """
+
+    path: Path
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    colours: str = ""
+
+
+@dataclass(frozen=True)
 class Example:
     """A picture and its caption.
 
@@ -20,6 +37,7 @@ class Example:
         mask: where its loss counts: a greyscale picture, the picture itself for its opacity, or None for all of it.
         mask_digest: SHA-256 of the mask's file, once it has been read.
         colours: what was done about its colour profile, in words; empty where nothing was.
+        sources: the pictures that it is made of, in order; most examples have none.
         origin: where a person finds the picture, if that is not `image`: a row of a dataset.
     """
 
@@ -34,6 +52,7 @@ class Example:
     mask_digest: str = ""
     colours: str = ""
     origin: str = ""
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -23,6 +23,11 @@ def to_tensor(image: Image.Image, size: tuple[int, int], offset: float = 0.5) ->
     return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
 
 
+def to_image(pixels: Tensor) -> Image.Image:
+    """The picture of a tensor as `to_tensor` makes it, RGB."""
+    return Image.fromarray(((pixels.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy())
+
+
 def to_weights(mask: Image.Image, size: tuple[int, int], latent_size: tuple[int, int], offset: float = 0.5) -> Tensor:
     """Scale and crop a mask as `to_tensor` does its picture, down to the size of the latent.
 

@@ -18,6 +18,7 @@ from fera.errors import FeraError
 from fera.format import WEIGHTS
 from fera.generation.grids import prompt_grid
 from fera.generation.sampling import file_stem, generate, save_image
+from fera.generation.sources import read_masks, read_sources
 from fera.pipelines.adapters import load_adapter, set_adapters, trace
 from fera.pipelines.base import EMOJI, load_base, to_device
 from fera.support.files import claim_folder
@@ -47,6 +48,9 @@ class Drawing:
         guidance_scale: strength of guidance.
         negative_prompt: the negative prompt of all images.
         adapter_start: share of the denoising steps that the base does alone before the adapters act, in [0, 1).
+        sources: source pictures, for a base that edits or fills: a path for each prompt or one for all of them, several
+            pictures of a prompt as "a.png|b.png".
+        masks: what is to be painted, white, for a base that fills, likewise.
         height: in pixels; the base's own when left out.
         width: as `height`.
         batch_size: images at a time.
@@ -66,6 +70,8 @@ class Drawing:
     guidance_scale: float = 2.0
     negative_prompt: str = ""
     adapter_start: float = 0.0
+    sources: Sequence[str] = ()
+    masks: Sequence[str] = ()
     height: int | None = None
     width: int | None = None
     batch_size: int = 8
@@ -88,6 +94,7 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
         FeraError: something asked for cannot work. Nothing is written then, unless drawing had begun.
     """
     _check(drawing)
+    given = Given(read_sources(drawing.sources, len(drawing.prompts)), read_masks(drawing.masks, len(drawing.prompts)))
     files = _Files(drawing)
     opened = [open_adapter(path) for path, _ in drawing.adapters]
     base = drawing.base or next((file.config.base_model_name_or_path for file in opened), None) or EMOJI
@@ -98,6 +105,8 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
         listener.say(f"adapter {name}: {path}, weight {weight:g}")
 
     rows: dict[str, list[Image.Image]] = {}
+    if given.sources:
+        rows["source"] = [pictures[0] for pictures in given.sources]
     label = " + ".join(names) if names else "base"
     details: dict[str, object] = {
         "base": base,
@@ -105,11 +114,11 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
     }
     if drawing.compare_base:
         set_adapters(pipe, [])
-        rows["base"] = _draw_row(pipe, drawing, files.base_images, {"base": base}, listener, "base")
+        rows["base"] = _draw_row(pipe, drawing, given, files.base_images, {"base": base}, listener, "base")
         set_adapters(pipe, names, [weight for _, weight in drawing.adapters])
     with ExitStack() as stack:
         routings = stack.enter_context(trace(pipe)) if drawing.trace else []
-        rows[label] = _draw_row(pipe, drawing, files.images, details, listener, label)
+        rows[label] = _draw_row(pipe, drawing, given, files.images, details, listener, label)
     shown = {name: images[:_GRID_PROMPTS] for name, images in rows.items()}
     save_image(prompt_grid(shown, drawing.prompts[:_GRID_PROMPTS]), files.grid, _sampling(drawing) | details)
     if len(drawing.prompts) > _GRID_PROMPTS:
@@ -159,6 +168,19 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
     except UnicodeDecodeError as error:
         raise FeraError(f"prompt file {file} is not UTF-8 text: {error}") from error
     return [*prompts, *(line.strip() for line in lines if line.strip())]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the prompts of a drawing are given.
+
+    Args:
+        sources: source pictures of each prompt; empty where the base needs none.
+        masks: one a prompt; likewise.
+    """
+
+    sources: list[list[Image.Image]]
+    masks: list[Image.Image]
 
 
 class _Files:
@@ -224,7 +246,13 @@ def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
 
 
 def _draw_row(
-    pipe: Any, drawing: Drawing, paths: Sequence[Path], details: dict[str, object], listener: Listener, label: str
+    pipe: Any,
+    drawing: Drawing,
+    given: Given,
+    paths: Sequence[Path],
+    details: dict[str, object],
+    listener: Listener,
+    label: str,
 ) -> list[Image.Image]:
     """Draw all prompts once, saving each batch when it is done."""
     count = len(drawing.prompts)
@@ -242,6 +270,8 @@ def _draw_row(
             height=drawing.height,
             width=drawing.width,
             batch_size=drawing.batch_size,
+            sources=given.sources[start : start + drawing.batch_size],
+            masks=given.masks[start : start + drawing.batch_size],
             progress=lambda done, total, before=start: listener.advance(  # type: ignore[misc]
                 f"drawing {label}", before * drawing.steps + done, count * drawing.steps
             ),
@@ -276,13 +306,19 @@ def _sampling(drawing: Drawing) -> dict[str, object]:
     }
 
 
+def _given(drawing: Drawing, index: int) -> dict[str, str]:
+    """The paths that a prompt was given."""
+    entries = {"source": drawing.sources, "mask": drawing.masks}
+    return {name: given[index if len(given) > 1 else 0] for name, given in entries.items() if given}
+
+
 def _record(drawing: Drawing, base: str, names: Sequence[str], files: _Files) -> str:
     adapters = [
         {"name": name, "path": path, "weight": weight}
         for name, (path, weight) in zip(names, drawing.adapters, strict=True)
     ]
     images = [
-        {"prompt": prompt, "seed": drawing.seed + index, "file": path.name}
+        {"prompt": prompt, "seed": drawing.seed + index, "file": path.name, **_given(drawing, index)}
         for index, (prompt, path) in enumerate(zip(drawing.prompts, files.images, strict=True))
     ]
     settings = _sampling(drawing) | {

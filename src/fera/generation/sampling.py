@@ -12,7 +12,9 @@ from PIL import Image, PngImagePlugin
 
 from fera.errors import FeraError
 from fera.generation.late_start import adapters_after
+from fera.generation.sources import brought_to, check_sources
 from fera.models.families import call_of
+from fera.models.pairs import Pairs
 from fera.version import __version__
 
 
@@ -28,6 +30,8 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
+    sources: Sequence[Sequence[Image.Image]] = (),
+    masks: Sequence[Image.Image] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
     """Draw one image a prompt.
@@ -48,6 +52,8 @@ def generate(
             over a table of sizes that some pipelines (PixArt, Sana) take by default.
         width: as `height`.
         batch_size: images at a time, at least 1.
+        sources: source pictures of each prompt, for a pipeline that edits or fills; it then draws one prompt at a time.
+        masks: what is to be painted, white, for each prompt, for a pipeline that fills.
         progress: called after each denoising step with the (image, step) pairs done, and their total.
 
     Returns:
@@ -64,6 +70,9 @@ def generate(
     if isinstance(prompts, str):
         raise FeraError(f"prompts must be a list of prompts, got the string {prompts!r}")
     size = {name: value for name, value in (("height", height), ("width", width)) if value is not None}
+    pairs = check_sources(pipe, [len(pictures) for pictures in sources], len(masks))
+    if pairs is not None:
+        batch_size = 1  # most of such pipelines take one prompt at a time
     multiple = getattr(pipe, "vae_scale_factor", 1)
     for name, value in size.items():
         if value < 1 or value % multiple:  # some pipelines round in silence
@@ -81,8 +90,14 @@ def generate(
             }
             if size and "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters:
                 arguments["use_resolution_binning"] = False
+            if pairs is not None:
+                arguments |= _paired(pairs, sources[start], masks[start] if masks else None, size)
+                arguments["prompt"], arguments["generator"] = batch[0], arguments["generator"][0]
+                taken = inspect.signature(type(pipe).__call__).parameters
+                for name in size.keys() - taken.keys():
+                    del arguments[name]  # as large as the source
             if "negative_prompt" in arguments or negative_prompt:
-                arguments["negative_prompt"] = [negative_prompt] * len(batch)
+                arguments["negative_prompt"] = negative_prompt if pairs else [negative_prompt] * len(batch)
             with adapters_after(pipe, round(adapter_start * num_inference_steps)) as listener:
                 listeners = [listener] if adapter_start else []
                 if progress is not None:
@@ -117,6 +132,17 @@ def file_stem(index: int, prompt: str) -> str:
     # File systems limit names to 255 bytes.
     slug = words.encode()[:80].decode(errors="ignore").strip("-")
     return f"{index:03d}-{slug}" if slug else f"{index:03d}"
+
+
+def _paired(
+    pairs: Pairs, sources: Sequence[Image.Image], mask: Image.Image | None, size: Mapping[str, int]
+) -> dict[str, Any]:
+    """Arguments of a pipeline for one prompt's source pictures."""
+    if len(size) < 2:
+        return pairs.arguments(sources, mask, None)
+    drawn = (size["width"], size["height"])
+    pictures = [brought_to(drawn, picture, pairs) for picture in sources]
+    return pairs.arguments(pictures, brought_to(drawn, mask, pairs) if mask is not None else None, drawn)
 
 
 def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[Image.Image]:

@@ -6,6 +6,7 @@ from typing import Any
 from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.family import Conditions, Family
+from fera.models.pairs import Pairs
 
 __all__ = [
     "FAMILIES",
@@ -17,6 +18,7 @@ __all__ = [
     "family_of",
     "latent_scale",
     "native_resolution",
+    "pairs_of",
     "size_multiple",
 ]
 
@@ -74,6 +76,12 @@ def call_of(pipe: Any, guidance_scale: float) -> dict[str, Any]:
     if family.guidance == "true_cfg_scale" and guidance_scale > 1:
         call["negative_prompt"] = ""  # without one there is no guidance
     return call
+
+
+def pairs_of(pipe: Any) -> Pairs | None:
+    """How a pipeline is given source pictures; None where it takes none, or fera does not know it."""
+    family = _find(pipe)
+    return None if family is None else family.pairs
 
 
 def latent_scale(pipe: Any) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fera.models.latents import AS_THEY_ARE, LatentUnits, scaled
+from fera.models.pairs import Pairs
 from fera.models.pictures import encoded
 from fera.models.placement import Placement
 
@@ -40,6 +41,7 @@ class Family:
         latents: (autoencoder, pictures (B, 3, H, W) in [-1, 1]) to clean latents (B, C, h, w) in the denoiser's units,
             where that is no matter of a shift and a scale a channel; None: the autoencoder's latents and `units`.
         encodes_alone: whether captions are encoded one at a time: their conditions differ in length.
+        pairs: how it is given source pictures; None where it takes none.
         guidance: the argument of the pipeline that sets the strength of guidance; None where it has none.
         call: further arguments with which the pipeline draws what it is told: no guidance, no table of sizes.
         no_checkpointing: why activations of its denoiser cannot be computed again in the backward pass; empty where
@@ -60,6 +62,7 @@ class Family:
     units: Callable[[Any], LatentUnits] = scaled
     latents: Callable[[Any, Tensor], Tensor] | None = None
     encodes_alone: bool = False
+    pairs: Pairs | None = None
     guidance: str | None = "guidance_scale"
     call: Mapping[str, Any] = field(default_factory=dict)
     no_checkpointing: str = ""
@@ -80,6 +83,11 @@ class Family:
     def units_of(self, vae: Any) -> LatentUnits:
         """How what `encode_pictures` gives becomes the denoiser's."""
         return self.units(vae) if self.latents is None else AS_THEY_ARE
+
+    def source_units_of(self, vae: Any) -> LatentUnits:
+        """How what `encode_pictures` gives of a source becomes what the denoiser is told."""
+        own = self.pairs.units if self.pairs is not None else None
+        return self.units_of(vae) if own is None else own(vae)
 
     def clean_latents(self, vae: Any, pixels: Tensor) -> Tensor:
         """Clean latents of pictures in the denoiser's units, shape (B, C, h, w), float32; arguments as above."""

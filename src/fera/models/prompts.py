@@ -21,7 +21,8 @@ def prompt_settings(pipe: Any) -> dict[str, Any]:
     go without.
     """
     called = inspect.signature(pipe.__call__).parameters
-    encoding = inspect.signature(pipe.encode_prompt).parameters
+    # InstructPix2Pix has but a private one, which takes none of them.
+    encoding = inspect.signature(getattr(pipe, "encode_prompt", lambda: None)).parameters
     settings = {name: called[name].default for name in _SETTINGS if name in called and name in encoding}
     if settings.get("clean_caption"):
         settings["clean_caption"] = _can_clean(pipe)

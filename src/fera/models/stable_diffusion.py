@@ -9,7 +9,8 @@ from torch.nn import functional
 from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
-from fera.models.latents import shifted, standardized
+from fera.models.latents import AS_THEY_ARE, shifted, standardized
+from fera.models.pairs import Pairs, one_picture, picture_and_mask
 from fera.models.placement import Placement
 from fera.models.prompts import prompt_settings, with_empty
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
@@ -41,6 +42,26 @@ _BOTH = ("text_encoder", "text_encoder_2")
 def sd(pipe: Any) -> Family:
     """Stable Diffusion 1 and 2."""
     return Family(("tokenizer", "text_encoder"), _encode_sd, _predict, clip=("text_encoder",))
+
+
+def inpaint(pipe: Any) -> Family:
+    """Inpainting by a UNet of its own: to the latent it appends the hole and the picture with its hole blank."""
+    refusal = ""
+    if pipe.unet.config.in_channels == pipe.vae.config.latent_channels:
+        refusal = (
+            "this UNet inpaints by noise alone, and is told nothing of the hole: train it as what it is, a "
+            "StableDiffusionPipeline, and inpaint with the adapter"
+        )
+    parts = ("tokenizer", "text_encoder")
+    pairs = Pairs(picture_and_mask, hole=True)
+    return Family(parts, _encode_sd, _predict_filled, clip=("text_encoder",), pairs=pairs, refusal=refusal)
+
+
+def instruct_pix2pix(pipe: Any) -> Family:
+    """InstructPix2Pix: to the latent it appends that of the source, which is not scaled."""
+    parts = ("tokenizer", "text_encoder")
+    pairs = Pairs(one_picture, units=lambda vae: AS_THEY_ARE)
+    return Family(parts, _encode_pix2pix, _predict_edited, clip=("text_encoder",), pairs=pairs)
 
 
 def sd3(pipe: Any) -> Family:
@@ -82,6 +103,10 @@ def sdxl(pipe: Any) -> Family:
 def _encode_sd(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
     embeds, _ = pipe.encode_prompt(captions, device, num_images_per_prompt=1, do_classifier_free_guidance=False)
     return {"encoder_hidden_states": embeds}
+
+
+def _encode_pix2pix(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
+    return {"encoder_hidden_states": pipe._encode_prompt(captions, device, 1, False)}
 
 
 def _encode_sdxl(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -129,6 +154,24 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     return prediction
 
 
+def _predict_filled(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    hole = functional.interpolate(conditions["hole"], size=noisy.shape[2:])
+    latents = torch.cat([noisy, hole.to(noisy), conditions["source_0"].to(noisy)], dim=1)
+    return _predict_told(denoiser, latents, timesteps, conditions)
+
+
+def _predict_edited(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    latents = torch.cat([noisy, conditions["source_0"].to(noisy)], dim=1)
+    return _predict_told(denoiser, latents, timesteps, conditions)
+
+
+def _predict_told(denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    """With a latent to which conditions are appended, and with the text."""
+    return _predict(denoiser, latents, timesteps, {"encoder_hidden_states": conditions["encoder_hidden_states"]})
+
+
 add_family("StableDiffusionPipeline", sd, "Stable Diffusion 1, 2")
 add_family("StableDiffusionXLPipeline", sdxl, "SDXL")
 add_family("StableDiffusion3Pipeline", sd3, "Stable Diffusion 3, 3.5")
+add_family("StableDiffusionInpaintPipeline", inpaint, "Stable Diffusion inpainting")
+add_family("StableDiffusionInstructPix2PixPipeline", instruct_pix2pix, "InstructPix2Pix")

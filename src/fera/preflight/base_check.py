@@ -8,6 +8,7 @@ from fera.config import TrainConfig
 from fera.data.buckets import Size, assign_sizes
 from fera.data.caption_checks import check_cleaning, text_limits
 from fera.data.example import Example
+from fera.data.pairs import with_sources
 from fera.models.components import denoisers
 from fera.models.families import family_of
 from fera.models.noise import noise_process
@@ -15,7 +16,7 @@ from fera.pipelines.base import load_base
 from fera.pipelines.quantization import quantize
 from fera.preflight.costs import estimate
 from fera.preflight.report import DataReport, noting
-from fera.training.start.opening import training_sizes
+from fera.training.start.opening import check_class_pictures, check_drawing, training_sizes
 from fera.training.step.losses import check_loss_weights
 from fera.training.trained.text import check_text_training
 
@@ -39,6 +40,10 @@ def look_with_base(
     """
     pipe = load_base(config.base, revision=config.revision, variant=config.variant)
     family = family_of(pipe)
+    training, held_out = (with_sources(some, family, type(pipe).__name__) for some in (training, held_out))
+    with noting(report):
+        check_class_pictures(family, config)
+        check_drawing(pipe, config.validation)
     with noting(report):
         check_loss_weights(noise_process(pipe.scheduler, config.train.prediction_type), config.train)
     _, buckets = training_sizes(pipe, config)

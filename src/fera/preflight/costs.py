@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fera.config import OptimizationConfig, TrainConfig
 from fera.data.buckets import Size
 from fera.data.captions import caption_variants
 from fera.data.example import Example
 from fera.models.components import denoisers
-from fera.models.families import family_of
+from fera.models.families import Family, family_of
 from fera.training.start.kappa import with_kappa
 from fera.training.trained.kinds import adapter_of
 from fera.training.trained.start_from import open_start
@@ -89,7 +89,8 @@ def estimate(
     batch = min(settings.batch_size, max(1, len(examples)))
     noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
     timesteps = torch.full((batch,), 500, device=device)
-    together = {key: value.expand(batch, *value.shape[1:]) for key, value in conditions.items()}
+    told = conditions | _told_of_sources(family, examples, latent, (width, height))
+    together = {key: value.expand(batch, *value.shape[1:]) for key, value in told.items()}
 
     encode_seconds = _timed(lambda: family.encode_pictures(pipe.vae, pixels), device)
     caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
@@ -104,6 +105,9 @@ def estimate(
         step_seconds += caption_seconds * _FORWARDS_A_STEP * settings.gradient_accumulation_steps * settings.batch_size
 
     different = {(example.digest, size): size for example, size in zip(examples, sizes, strict=True)}
+    for example, size in zip(examples, sizes, strict=True):
+        # About as large as the picture.
+        different |= {(source.digest, size): size for source in example.sources}
     mirrorings = 2 if config.data.random_flip else 1
     area = latent[0].numel() / (width * height)
     masks = 1 / latent.shape[1] if any(example.mask for example in examples) else 0
@@ -152,3 +156,12 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def _told_of_sources(family: Family, examples: Sequence[Example], latent: Tensor, size: Size) -> dict[str, Tensor]:
+    """Sources as large as the picture's latent, and a hole, where the base is told of any."""
+    if family.pairs is None:
+        return {}
+    count = max(len(example.sources) for example in examples)
+    hole = {"hole": latent.new_zeros(1, 1, *size[::-1])} if family.pairs.hole else {}
+    return {f"source_{number}": latent for number in range(count)} | hole

@@ -21,6 +21,7 @@ from fera.data.example import Example, repeat, some_of
 from fera.data.images import crop_box
 from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
+from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import check_captions, find, scan_training
 from fera.preflight.report import DataReport, PictureReport, noting
 
@@ -69,6 +70,7 @@ def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConf
         crop=None if bucket is None else crop_box(example.size, bucket, offset),
         caption=example.caption,
         mask=None if example.mask is None else str(example.mask),
+        sources=[str(source.path) for source in example.sources],
         held_out=held_out,
         colours=example.colours,
     )
@@ -83,14 +85,15 @@ def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Exa
             check_captions(found, data.source, data)
         examples = found.examples
         with noting(report):
-            examples = add_masks(examples, data)
+            examples = add_masks(add_sources(examples, data), data)
             report.notes += describe_shared_masks(examples)
         examples = _usable(report, examples, data.source, skip_bad=data.skip_bad)
+        report.notes += describe_sources(examples)
         _describe(report, examples)
         held_out: list[Example] = []
         with noting(report):
             if data.validation_data_dir is not None:
-                others = _found(report, data.validation_data_dir, data)
+                others = add_sources(_found(report, data.validation_data_dir, data), data)
                 held_out = _usable(report, others, data.validation_data_dir, skip_bad=data.skip_bad)
             else:
                 examples, held_out = hold_out(examples, data.validation_fraction)

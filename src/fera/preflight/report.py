@@ -23,6 +23,7 @@ class PictureReport:
         crop: left, top, width and height of the part of it that is seen; None where no size is known.
         caption: as trained on.
         mask: file of its mask; None where all of it counts.
+        sources: files of its source pictures, in order.
         held_out: whether only the held-out loss sees it.
         colours: what is done about its colour profile; empty where nothing is.
     """
@@ -34,6 +35,7 @@ class PictureReport:
     crop: tuple[float, float, float, float] | None
     caption: str
     mask: str | None
+    sources: list[str]
     held_out: bool
     colours: str
 

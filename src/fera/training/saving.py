@@ -168,7 +168,7 @@ class Saver:
         progress = Progress.of(state)
         if "place" not in state:
             progress.place = progress.step * former.train.gradient_accumulation_steps * self.accelerator.num_processes
-            progress.samples = order_of(setup.training.sizes, former, setup.lengths).samples_before(progress.place)
+            progress.samples = order_of(setup.training.groups, former, setup.lengths).samples_before(progress.place)
         if self.accelerator.is_main_process:
             self.run.cut_log(state["log_bytes"])
             if changed:

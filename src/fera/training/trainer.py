@@ -61,7 +61,7 @@ class Trainer:
         optimizer = build_optimizer(config.train, setup.denoiser, text_groups)
         self._update_router = route_updates_of(config.adapter, setup.denoiser, optimizer)
         self._lr_scheduler = build_lr_scheduler(config.train, optimizer)
-        self._order = order_of(setup.training.sizes, config, setup.lengths)
+        self._order = order_of(setup.training.groups, config, setup.lengths)
         base = fingerprint(setup.denoiser)
         setup.denoiser.train()
         if setup.text is not None:

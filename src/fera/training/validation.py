@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from fera.config import TrainConfig, ValidationConfig
-from fera.data.buckets import Size
+from fera.data.buckets import Size, bucket_sizes, nearest_bucket
 from fera.data.cache.encoded import EncodedSet
+from fera.generation.sources import read_masks, read_sources
 from fera.models.noise import fixed_noise, spread_timesteps
 from fera.support.files import replace_file, replace_text
 from fera.training.start.prepare import Setup
@@ -89,16 +90,24 @@ def draw_samples(
     folder.mkdir(parents=True, exist_ok=True)
     with evaluating(setup.denoiser), _evaluating_text(setup), _as_loaded(setup):
         setup.pipe.to(device)
-        images = generate(
-            setup.pipe,
-            settings.prompts,
-            negative_prompt=settings.negative_prompt,
-            seed=settings.seed,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            height=setup.resolution,
-            width=setup.resolution,
-        )
+        sources = read_sources(settings.sources, len(settings.prompts))
+        masks = read_masks(settings.masks, len(settings.prompts))
+        images = [
+            image
+            for first, count, size in _drawn_together(setup, sources, len(settings.prompts))
+            for image in generate(
+                setup.pipe,
+                settings.prompts[first : first + count],
+                negative_prompt=settings.negative_prompt,
+                seed=settings.seed + first,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                height=size[1],
+                width=size[0],
+                sources=sources[first : first + count],
+                masks=masks[first : first + count],
+            )
+        ]
     if device.type != "cpu":
         trained = setup.text.names if setup.text is not None else ()
         for name in {"vae", *setup.family.text_components} - {*trained}:
@@ -108,11 +117,28 @@ def draw_samples(
         gc.collect()
         torch.cuda.empty_cache()
     path = folder / f"step-{step:06d}.png"
-    grid = prompt_grid({f"step {step}": images}, settings.prompts)
+    shown = {"source": [pictures[0] for pictures in sources]} if sources else {}
+    grid = prompt_grid({**shown, f"step {step}": images}, settings.prompts)
     replace_file(path, lambda file: grid.save(file, format="PNG"))
     record = json.dumps(_how_drawn(setup, config, step), indent=2, ensure_ascii=False)
     replace_text(path.with_suffix(".json"), record + "\n")
     return path, images
+
+
+def _drawn_together(
+    setup: Setup, sources: Sequence[Sequence[Image.Image]], count: int
+) -> Iterator[tuple[int, int, Size]]:
+    """Runs of prompts that are drawn in one call, each as the first, how many, and at which size.
+
+    Without sources all are drawn as squares; with some, each at the size at which its first source would be trained.
+    """
+    side = setup.resolution
+    if not sources:
+        yield 0, count, (side, side)
+        return
+    buckets = [(side, side)] if setup.bucket_step is None else bucket_sizes(side, setup.bucket_step)
+    for number, pictures in enumerate(sources):
+        yield number, 1, nearest_bucket(pictures[0].size, buckets)
 
 
 def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
@@ -128,7 +154,11 @@ def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
         "height": setup.resolution,
         "width": setup.resolution,
         "precision": {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(setup.dtype, "fp32"),
-        "images": [{"prompt": prompt, "seed": settings.seed + i} for i, prompt in enumerate(settings.prompts)],
+        "images": [
+            {"prompt": prompt, "seed": settings.seed + i}
+            | {name: given[i] for name, given in (("source", settings.sources), ("mask", settings.masks)) if given}
+            for i, prompt in enumerate(settings.prompts)
+        ],
     }
 
 
@@ -167,9 +197,9 @@ def _evaluating_text(setup: Setup) -> AbstractContextManager[None]:
 
 def _batches(held_out: EncodedSet, count: int, batch_size: int) -> Iterator[list[int]]:
     """Samples 0 to count - 1 in batches of one size each."""
-    by_size: dict[Size, list[int]] = {}
+    by_size: dict[tuple[Size, ...], list[int]] = {}
     for sample in range(count):
-        by_size.setdefault(held_out.sizes[sample % len(held_out)], []).append(sample)
+        by_size.setdefault(held_out.groups[sample % len(held_out)], []).append(sample)
     for samples in by_size.values():
         for start in range(0, len(samples), batch_size):
             yield samples[start : start + batch_size]

@@ -10,7 +10,7 @@ from torch import Tensor
 from fera.data.buckets import Size
 from fera.data.cache.store import Memory
 from fera.models.conditions import together
-from fera.models.latents import LatentUnits
+from fera.models.latents import AS_THEY_ARE, LatentUnits
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class EncodedSet:
         weights: the weights of each picture's loss; empty where all are 1.
         placed: what the denoiser is told of where a picture's pixels lie in it: for each picture, and where flips were
             asked for for its mirror image, the conditions by name; empty where it is told nothing.
+        sources: for each picture its sources in order, each as in `latents`; empty where no picture has any.
+        source_sizes: width and height in pixels that each source was brought to.
+        source_units: how the autoencoder's latents become a source's.
+        holes: for each picture as `latents`, what is to be painted; empty where nothing is filled.
+        seen_texts: for each picture, and where flips were asked for for its mirror image, the file of each of its
+            captions, of text encoders that see its sources; empty where they see captions alone.
         memory: files that were read, up to a limit.
     """
 
@@ -63,10 +69,22 @@ class EncodedSet:
     mask_min_value: float = 0.0
     weights: list[float] = field(default_factory=list)
     placed: list[list[dict[str, tuple[float, ...]]]] = field(default_factory=list)
+    sources: list[list[list[Path]]] = field(default_factory=list)
+    source_sizes: list[list[Size]] = field(default_factory=list)
+    source_units: LatentUnits = AS_THEY_ARE
+    holes: list[list[Path]] = field(default_factory=list)
+    seen_texts: list[list[dict[str, Path]]] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def groups(self) -> list[tuple[Size, ...]]:
+        """What rows of one batch share: the size of the picture, and those of its sources."""
+        if not self.sources:
+            return [(size,) for size in self.sizes]
+        return [(size, *sources) for size, sources in zip(self.sizes, self.source_sizes, strict=True)]
 
     def latent(self, row: int) -> Tensor:
         """Latent of one example in the denoiser's units, shape (C, H, W)."""
@@ -100,18 +118,35 @@ class EncodedSet:
             "" if empty else self.captions[row][variant % len(self.captions[row])]
             for row, empty, variant in zip(rows, without_caption, variants, strict=True)
         ]
-        texts = [self.memory.read(self.texts[caption]) for caption in captions] if self.texts else [{}]
+        texts: list[dict[str, Tensor]] = [{}]
+        if self.seen_texts:
+            told = zip(rows, flipped, captions, strict=True)
+            texts = [self.memory.read(self.seen_texts[row][flip][caption]) for row, flip, caption in told]
+        elif self.texts:
+            texts = [self.memory.read(self.texts[caption]) for caption in captions]
         return Batch(
             latents=self.units.of(torch.stack([latent["mean"] for latent in latents])),
             conditions={
                 **together(texts),
                 **self._placed(rows, flipped),
+                **self._sources(rows, flipped),
             },
             names=[self.names[row] for row in rows],
             captions=captions,
             mask=self._mask(rows, flipped, latents[0]["mean"].shape[1:]) if self.masks else None,
             weights=torch.tensor([self.weights[row] for row in rows]) if self.weights else None,
         )
+
+    def _sources(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
+        chosen = list(zip(rows, flipped, strict=True))
+        found = {}
+        for number in range(len(self.sources[rows[0]]) if self.sources else 0):
+            files = [self.sources[row][number][flip] for row, flip in chosen]
+            means = torch.stack([self.memory.read(file)["mean"] for file in files])
+            found[f"source_{number}"] = self.source_units.of(means)
+        if self.holes:
+            found["hole"] = torch.stack([self.memory.read(self.holes[row][flip])["weight"] for row, flip in chosen])
+        return found
 
     def _placed(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
         if not self.placed:

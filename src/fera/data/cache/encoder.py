@@ -21,9 +21,10 @@ from fera.data.buckets import Size, assign_sizes
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.store import digest, fingerprint, write
 from fera.data.checking import Example, crop_offset
+from fera.data.example import Source
 from fera.data.images import load_image
 from fera.data.masks import load_mask
-from fera.data.tensors import to_tensor, to_weights
+from fera.data.tensors import to_image, to_tensor, to_weights
 from fera.errors import FeraError
 from fera.models.families import Family, latent_scale
 from fera.models.placement import place
@@ -84,11 +85,14 @@ class Encoder:
         variants = [self.captions(example.caption) for example in examples]
         texts = self._encode_captions([caption for captions in variants for caption in captions])
         sizes = assign_sizes(examples, self.buckets)
-        is_masked = any(example.mask for example in examples)
+        pairs = self.family.pairs
+        is_filled = pairs is not None and pairs.hole
+        is_masked = any(example.mask for example in examples) and not is_filled
+        latents, sources = self._encode_pictures(examples, sizes)
         return EncodedSet(
             names=[example.name for example in examples],
             sizes=sizes,
-            latents=self._encode_pictures(examples, sizes),
+            latents=latents,
             captions=variants,
             texts=texts,
             units=self.family.units_of(self.pipe.vae),
@@ -96,6 +100,14 @@ class Encoder:
             mask_min_value=self.mask_min_value,
             weights=[example.weight for example in examples] if any(e.weight != 1 for e in examples) else [],
             placed=self._place(examples, sizes),
+            sources=sources if any(sources) else [],
+            source_sizes=[
+                [self._source_size(example, source, size) for source in example.sources]
+                for example, size in zip(examples, sizes, strict=True)
+            ],
+            source_units=self.family.source_units_of(self.pipe.vae),
+            holes=self._encode_masks(examples, sizes, is_hole=True) if is_filled else [],
+            seen_texts=self._encode_seen(examples, sizes, variants) if pairs is not None and pairs.encode else [],
         )
 
     def _place(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[dict[str, tuple[float, ...]]]]:
@@ -108,15 +120,59 @@ class Encoder:
             for example, size, offset in zip(examples, sizes, offsets, strict=True)
         ]
 
-    def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
-        if not self.with_texts:
-            return {}
+    def _source_size(self, example: Example, source: Source, size: Size) -> Size:
+        """The size that a source is brought to."""
+        own = self.family.pairs.size if self.family.pairs is not None else None
+        return size if own is None else own(source.size, example.size, size)
+
+    def _text_key(self) -> list[Any]:
+        """What the conditions of any caption depend on."""
         parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
         encoder = digest({name: fingerprint(part) for name, part in parts.items()})
-        family = type(self.pipe).__name__
         settings = {**prompt_settings(self.pipe), **_settings(self.pipe)}
+        return [_TEXT_VERSION, type(self.pipe).__name__, encoder, settings]
+
+    def _encode_seen(
+        self, examples: Sequence[Example], sizes: Sequence[Size], variants: Sequence[Sequence[str]]
+    ) -> list[list[dict[str, Path]]]:
+        """Captions of encoders that see the sources too: for each example, and its mirror image, by caption."""
+        assert self.family.pairs is not None and self.family.pairs.encode is not None
+        key = self._text_key()
+        found: list[list[dict[str, Path]]] = []
+        missing: dict[Path, tuple[str, list[_Picture]]] = {}
+        for example, size, captions in zip(examples, sizes, variants, strict=True):
+            found.append([])
+            for mirrored in self._mirrorings:
+                pictures = [
+                    self._picture(example, source, self._source_size(example, source, size), mirrored, [])
+                    for source in example.sources
+                ]
+                seen = [picture.path.name for picture in pictures]
+                paths = {
+                    caption: self.folder / f"text-{digest([*key, caption, seen])}.safetensors"
+                    for caption in dict.fromkeys([*captions, ""])
+                }
+                found[-1].append(paths)
+                missing |= {path: (caption, pictures) for caption, path in paths.items() if not path.exists()}
+        parts = [getattr(self.pipe, name) for name in self.family.text_components]
+        if missing:
+            _move(parts, self.device)
+        for done, (path, (caption, pictures)) in enumerate(missing.items(), start=1):
+            images = [to_image(_pixels(picture)) for picture in pictures]
+            conditions = self.family.pairs.encode(self.pipe, [caption], images, self.device)
+            write(path, {name: tensor[0] for name, tensor in conditions.items()})
+            self.progress("captions", done, len(missing))
+        _move(parts, torch.device("cpu"))
+        return found
+
+    def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
+        sees_sources = self.family.pairs is not None and self.family.pairs.encode is not None
+        if not self.with_texts or sees_sources:
+            return {}
+        key = self._text_key()
+        parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
         paths = {
-            caption: self.folder / f"text-{digest([_TEXT_VERSION, family, encoder, settings, caption])}.safetensors"
+            caption: self.folder / f"text-{digest([*key, caption])}.safetensors"
             for caption in dict.fromkeys([*captions, ""])
         }
         missing = [caption for caption, path in paths.items() if not path.exists()]
@@ -132,31 +188,36 @@ class Encoder:
         _move(parts.values(), torch.device("cpu"))
         return paths
 
-    def _encode_pictures(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
+    def _encode_pictures(
+        self, examples: Sequence[Example], sizes: Sequence[Size]
+    ) -> tuple[list[list[Path]], list[list[list[Path]]]]:
+        """Of each example the files of its picture, as it is and mirrored, and those of each of its sources."""
         vae = self.pipe.vae
-        encoder = fingerprint(vae)
         own = self.family.latents
         # The autoencoder's own latents serve all families that scale them; the others' are their own.
-        made_by = [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
-        paths: list[list[Path]] = []
-        missing: dict[Path, _Missing] = {}
+        key = [_CACHE_VERSION, fingerprint(vae)], [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
+        is_filled = self.family.pairs is not None and self.family.pairs.hole
+        wanted: list[_Picture] = []
+
+        def add(example: Example, source: Source, size: Size, *, blank: bool = False) -> list[Path]:
+            made = [self._picture(example, source, size, mirrored, key, blank=blank) for mirrored in self._mirrorings]
+            wanted.extend(made)
+            return [picture.path for picture in made]
+
+        latents, sources = [], []
         for example, size in zip(examples, sizes, strict=True):
-            offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
-            is_whole = example.size[0] * size[1] == example.size[1] * size[0]
-            paths.append([])
-            for mirrored in self._mirrorings:
-                side = size[0] if size[0] == size[1] else size
-                depends_on = [example.digest, side, None if is_whole else offset, mirrored]
-                # Only of these were there files with other colours, of before profiles were heeded.
-                depends_on += ["sRGB"] if example.colours else []
-                path = self.folder / f"latent-{digest([_CACHE_VERSION, encoder, *depends_on, *made_by])}.safetensors"
-                paths[-1].append(path)
-                if not path.exists():
-                    missing[path] = _Missing(example, size, offset, mirrored, path)
+            latents.append(add(example, Source(example.image, example.digest, example.size, example.colours), size))
+            sources.append(
+                [
+                    add(example, source, self._source_size(example, source, size), blank=is_filled)
+                    for source in example.sources
+                ]
+            )
+        missing = list({picture.path: picture for picture in wanted if not picture.path.exists()}.values())
         if missing:
             vae.to(self.device)
         done = 0
-        for chunk in _chunks(list(missing.values())):
+        for chunk in _chunks(missing):
             pixels = torch.stack([_pixels(picture) for picture in chunk])
             means = self.family.encode_pictures(vae, pixels.to(self.device, vae.dtype))
             for mean, picture in zip(means, chunk, strict=True):
@@ -164,25 +225,45 @@ class Encoder:
             done += len(chunk)
             self.progress("pictures", done, len(missing))
         vae.to("cpu")
-        return paths
+        return latents, sources
 
-    def _encode_masks(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[Path]]:
-        """As `_encode_pictures`, for masks at the size of the latents."""
-        factor = latent_scale(self.pipe)
+    def _picture(
+        self, example: Example, source: Source, size: Size, mirrored: bool, key: Any, *, blank: bool = False
+    ) -> "_Picture":
+        """A picture of an example, the one that is trained on or a source: they are cropped alike."""
+        offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
+        is_whole = source.size[0] * size[1] == source.size[1] * size[0]
+        side = size[0] if size[0] == size[1] else size
+        depends_on = [source.digest, side, None if is_whole else offset, mirrored]
+        # Only of these were there files with other colours, of before profiles were heeded.
+        depends_on += ["sRGB"] if source.colours else []
+        depends_on += [example.mask_digest] if blank else []
+        before, after = key or ([], [])
+        path = self.folder / f"latent-{digest([*before, *depends_on, *after])}.safetensors"
+        return _Picture(source.path, example, size, offset, mirrored, path, blank)
+
+    def _encode_masks(
+        self, examples: Sequence[Example], sizes: Sequence[Size], *, is_hole: bool = False
+    ) -> list[list[Path]]:
+        """As `_encode_pictures`, for masks: where the loss counts, at the size of the latents; or holes, in pixels."""
+        factor = 1 if is_hole else latent_scale(self.pipe)
         paths: list[list[Path]] = []
         for example, size in zip(examples, sizes, strict=True):
             offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
             latent_size = (size[0] // factor, size[1] // factor)
             depends_on = [_MASK_VERSION, example.digest, example.mask_digest, size, latent_size, offset]
+            depends_on += ["hole"] if is_hole else []
             files = [
                 self.folder / f"mask-{digest([*depends_on, mirrored])}.safetensors" for mirrored in self._mirrorings
             ]
             paths.append(files if example.mask else [])
             if not all(path.exists() for path in paths[-1]):
-                mask = _mask_of(example)
-                weight = torch.ones(1, *latent_size[::-1])
-                if mask is not None:
+                if is_hole:
+                    weight = _hole_of(example, size, offset)
+                elif (mask := _mask_of(example)) is not None:
                     weight = to_weights(mask, size, latent_size, offset)
+                else:
+                    weight = torch.ones(1, *latent_size[::-1])
                 for path, mirrored in zip(files, self._mirrorings, strict=True):
                     write(path, {"weight": weight.flip(-1) if mirrored else weight})
         return paths
@@ -193,14 +274,19 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class _Missing:
-    """A picture to encode: what, to which size, cropped where, mirrored or not, and into which file."""
+class _Picture:
+    """A picture to encode: which, of which example, to which size, cropped where, mirrored or not, and into which file.
 
+    Where it is `blank`, the example's hole is grey in it.
+    """
+
+    image: Path
     example: Example
     size: Size
     offset: float
     mirrored: bool
     path: Path
+    blank: bool
 
 
 def _settings(pipe: Any) -> dict[str, str]:
@@ -209,7 +295,7 @@ def _settings(pipe: Any) -> dict[str, str]:
     return {name: value for name, value in settings.items() if name[0] != "_"} | {"diffusers": diffusers.__version__}
 
 
-def _chunks(missing: Sequence[_Missing]) -> Iterator[list[_Missing]]:
+def _chunks(missing: Sequence[_Picture]) -> Iterator[list[_Picture]]:
     """Pictures to encode together: of one size."""
     for _, pictures in groupby(sorted(missing, key=lambda picture: picture.size), key=lambda picture: picture.size):
         same_size = list(pictures)
@@ -217,12 +303,22 @@ def _chunks(missing: Sequence[_Missing]) -> Iterator[list[_Missing]]:
             yield same_size[start : start + _BATCH]
 
 
-def _pixels(picture: _Missing) -> Tensor:
+def _pixels(picture: _Picture) -> Tensor:
     try:
-        pixels = to_tensor(load_image(picture.example.image), picture.size, picture.offset)
+        pixels = to_tensor(load_image(picture.image), picture.size, picture.offset)
     except (ValueError, OSError) as error:
         raise FeraError(f"{picture.example.origin} {error}; it was readable a moment ago") from error
+    if picture.blank:
+        pixels = pixels * (1 - _hole_of(picture.example, picture.size, picture.offset))
     return pixels.flip(-1) if picture.mirrored else pixels
+
+
+def _hole_of(example: Example, size: Size, offset: float) -> Tensor:
+    """What is to be painted: 1 where the mask is white, shape (1, H, W)."""
+    mask = _mask_of(example)
+    if mask is None:  # an opaque picture, of those that are their own masks
+        return torch.ones(1, *size[::-1])
+    return (to_weights(mask, size, size, offset) >= 0.5).float()
 
 
 def _mask_of(example: Example) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fera.config import DataConfig
 from fera.data.captions import clean
-from fera.data.example import Example
+from fera.data.example import Example, Source
 from fera.data.sources.files import check_inside
 from fera.data.sources.saved import saved_splits
 from fera.errors import PROGRAMMING_ERRORS, FeraError
@@ -105,24 +105,34 @@ def _package(what: str) -> Any:
     return datasets
 
 
-def _examples(dataset: Any, source: str, folders: Sequence[Path], config: DataConfig) -> list[Example]:
+def _examples(dataset: Any, origin: str, folders: Sequence[Path], config: DataConfig) -> list[Example]:
     """A row each, named by its number; `folders` are those that files of pictures may lie in."""
-    datasets = _package(source)
-    image, caption = _image_column(dataset, source, config), _caption_column(dataset, source, config)
-    dataset = dataset.select_columns([image] if caption is None else [image, caption])
-    if isinstance(dataset.features[image], datasets.Image):
+    datasets = _package(origin)
+    image, caption = _image_column(dataset, origin, config), _caption_column(dataset, origin, config)
+    source = config.source_column if config.source_column in dataset.column_names else None
+    dataset = dataset.select_columns([name for name in (image, caption, source) if name is not None])
+    for name in (image, source):
         # Decoding is left to the checks that files go through.
-        dataset = dataset.cast_column(image, datasets.Image(decode=False))
+        if name is not None and isinstance(dataset.features[name], datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        elif name is not None and isinstance(getattr(dataset.features[name], "feature", None), datasets.Image):
+            dataset = dataset.cast_column(name, datasets.List(datasets.Image(decode=False)))
     store = Path(datasets.config.HF_DATASETS_CACHE) / "fera"
     examples = []
     try:
         for number, row in enumerate(dataset):
-            where = f"row {number} of {source}"
+            where = f"row {number} of {origin}"
             path = _picture(row[image], where, image, store, folders)
             text = _caption(row[caption], where, caption) if caption is not None else ""
-            examples.append(Example(path, clean(text, config), name=f"{number:06d}", origin=where))
+            held = row[source] if source is not None and row[source] is not None else []
+            sources = tuple(
+                Source(_picture(one, where, str(source), store, folders))
+                for one in (held if isinstance(held, list) else [held])
+            )
+            name = f"{number:06d}"
+            examples.append(Example(path, clean(text, config), name=name, origin=where, sources=sources))
     except OSError as error:
-        raise FeraError(f"pictures of {source} cannot be written to {store}: {error.strerror or error}") from error
+        raise FeraError(f"pictures of {origin} cannot be written to {store}: {error.strerror or error}") from error
     return examples
 
 

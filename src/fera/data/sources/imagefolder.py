@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.captions import clean
-from fera.data.example import Example
-from fera.data.sources.files import images_below, named_file, read_text
+from fera.data.example import Example, Source
+from fera.data.sources.files import check_inside, images_below, named_file, read_text
 from fera.errors import FeraError
 
 
@@ -18,6 +18,7 @@ def read_imagefolder(folder: Path, metadata: Path, config: DataConfig) -> list[E
     examples = [_from_row(folder, where, row, config) for where, row in _rows(metadata)]
     # A picture without a row is a picture without a caption: it is not dropped in silence.
     listed = {example.image for example in examples}
+    listed |= {source.path for example in examples for source in example.sources}
     others = [Example(path, "", name=_name(path, folder)) for path in images_below(folder) if path not in listed]
     return examples + others
 
@@ -40,7 +41,21 @@ def _from_row(folder: Path, where: str, row: dict[str, object], config: DataConf
     if not _is_unicode(caption or ""):
         raise FeraError(f"{where}: {config.caption_column!r} is not valid Unicode text")
     path = named_file(name, folder, where)
-    return Example(path, clean(caption or "", config), name=_name(path, folder))
+    sources = tuple(Source(path) for path in _sources(folder, where, row, config))
+    return Example(path, clean(caption or "", config), name=_name(path, folder), sources=sources)
+
+
+def _sources(folder: Path, where: str, row: dict[str, object], config: DataConfig) -> list[Path]:
+    named = row.get(config.source_column)
+    if named is None or named == "":
+        return []
+    names = named if isinstance(named, list) else [named]
+    if wrong := [name for name in names if not isinstance(name, str) or not name]:
+        raise FeraError(
+            f"{where}: {config.source_column!r} must be a path or a list of paths, got {repr(wrong[0])[:80]}"
+        )
+    paths = [named_file(str(name), folder, where) for name in names]
+    return [check_inside(path, folder, follow_symlinks=config.follow_symlinks) for path in paths]
 
 
 def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, object]]]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fera.config import TrainConfig
+from fera.config import TrainConfig, ValidationConfig
 from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, default_step, describe_buckets
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.encoder import Encoder
@@ -17,8 +17,10 @@ from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
 from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
+from fera.data.pairs import add_sources, describe_sources, with_sources
 from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
+from fera.generation.sources import check_sources, read_masks, read_sources
 from fera.models.components import denoisers
 from fera.models.families import Family, family_of, native_resolution, size_multiple
 from fera.models.noise import NoiseProcess, noise_process
@@ -98,6 +100,9 @@ def open_sources(
     family = family_of(pipe)
     name, denoiser = next(iter(denoisers(pipe).items()))
     quantize(denoiser, config.quantization, device)
+    examples, held_out = (with_sources(some, family, type(pipe).__name__) for some in (examples, held_out))
+    check_class_pictures(family, config)
+    check_drawing(pipe, config.validation)
     process = noise_process(pipe.scheduler, config.train.prediction_type)
     config = with_bucket_step(config, pipe, former=former_buckets)
     resolution, buckets = training_sizes(pipe, config)
@@ -123,6 +128,31 @@ def open_sources(
         buckets=buckets,
         bucket_step=config.data.bucket_reso_steps,
     )
+
+
+def check_class_pictures(family: Family, config: TrainConfig) -> None:
+    """Refuse class pictures where the base needs sources: they have none.
+
+    Raises:
+        FeraError: they are asked for.
+    """
+    if config.data.class_data_dir is not None and family.pairs is not None and family.pairs.least:
+        raise FeraError("data.class_data_dir: this base draws from source pictures, which class pictures have none of")
+
+
+def check_drawing(pipe: Any, settings: ValidationConfig) -> None:
+    """Read the source pictures of validation prompts once, and hold them against what the base takes.
+
+    Raises:
+        FeraError: one cannot be read, or the base takes others.
+    """
+    if settings.prompts:
+        sources = read_sources(settings.sources, len(settings.prompts))
+        masks = read_masks(settings.masks, len(settings.prompts))
+        try:
+            check_sources(pipe, [len(pictures) for pictures in sources], len(masks))
+        except FeraError as error:
+            raise FeraError(f"validation.prompts: {error}") from error
 
 
 def encode(
@@ -155,10 +185,12 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
     data = config.data
     found = check_captions(scan_training(data), data.source, data)
     index = user_index()
-    examples, skipped = check_images(add_masks(found.examples, data), skip_bad=data.skip_bad, index=index)
+    examples, skipped = check_images(
+        add_masks(add_sources(found.examples, data), data), skip_bad=data.skip_bad, index=index
+    )
     if data.validation_data_dir is not None:
         others = find(data.validation_data_dir, data)
-        held_out, also_skipped = check_images(others.examples, skip_bad=data.skip_bad, index=index)
+        held_out, also_skipped = check_images(add_sources(others.examples, data), skip_bad=data.skip_bad, index=index)
         skipped += also_skipped
         found.notes.extend(f"{data.validation_data_dir}: {note}" for note in others.notes)
     else:
@@ -166,7 +198,7 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
     if skipped:
         listener.say(f"skipped {len(skipped)} pictures: {some_of(skipped)}")
     masks = describe_shared_masks([*examples, *held_out])
-    for note in [*found.notes, *masks, *describe_colours([*examples, *held_out])]:
+    for note in [*found.notes, *describe_sources(examples), *masks, *describe_colours([*examples, *held_out])]:
         listener.say(note)
     rows = len(repeat(examples))
     repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""

@@ -205,5 +205,6 @@ def _digest(examples: list[Example]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         held = [example.name, example.digest, example.caption, example.repeats, example.weight, example.mask_digest]
+        held += [source.digest for source in example.sources]
         digest.update(json.dumps(held).encode())
     return digest.hexdigest()

@@ -3,14 +3,13 @@
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 
 from fera.config import TrainConfig
-from fera.data.buckets import Size
 from fera.training.step.randomness import mixed_seed, rows_at
 
 
@@ -61,18 +60,18 @@ class Order(Protocol):
         """The first batch before which there are so many examples, or more."""
 
 
-def order_of(sizes: Sequence[Size], config: TrainConfig, lengths: Sequence[int] = ()) -> Order:
+def order_of(groups: Sequence[Hashable], config: TrainConfig, lengths: Sequence[int] = ()) -> Order:
     """The order in which a run sees its examples.
 
     Args:
-        sizes: the sizes of each example.
+        groups: of each example, what those of one batch share.
         config: the configuration of the run.
         lengths: the lengths of the lists that examples are of, as `Turns` takes them; one list when left out.
     """
-    turns = Turns(lengths or [len(sizes)])
-    if config.data.enable_bucket:
-        return Bucketed(sizes, config.train.batch_size, config.seed, turns)
-    return Stream(len(sizes), config.train.batch_size, config.seed, turns)
+    turns = Turns(lengths or [len(groups)])
+    if config.data.enable_bucket or len(set(groups)) > 1:
+        return Bucketed(groups, config.train.batch_size, config.seed, turns)
+    return Stream(len(groups), config.train.batch_size, config.seed, turns)
 
 
 class Stream:
@@ -119,7 +118,7 @@ class Bucketed:
         turns: which examples an epoch sees; each once when left out.
     """
 
-    def __init__(self, sizes: Sequence[Size], batch_size: int, seed: int, turns: Turns | None = None) -> None:
+    def __init__(self, sizes: Sequence[Hashable], batch_size: int, seed: int, turns: Turns | None = None) -> None:
         self._sizes = sizes
         self._batch_size = batch_size
         self._seed = seed
@@ -168,7 +167,7 @@ class Bucketed:
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """Batches of one epoch."""
         generator = torch.Generator().manual_seed(mixed_seed(self._seed, epoch))
-        buckets: dict[Size, list[int]] = {}
+        buckets: dict[Hashable, list[int]] = {}
         for slot in torch.randperm(len(self._sizes), generator=generator).tolist():
             row = self._turns.row(epoch, slot)
             buckets.setdefault(self._sizes[row], []).append(row)
