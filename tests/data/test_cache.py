@@ -172,5 +172,5 @@ def test_encoders_are_freed(pipe):
 
 
 def test_unknown_family_is_refused():
-    with pytest.raises(FeraError, match="StableDiffusion3Pipeline, StableDiffusionPipeline"):
+    with pytest.raises(FeraError, match="StableDiffusion3Pipeline, .*StableDiffusionPipeline"):
         family_of(object())

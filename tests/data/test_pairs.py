@@ -20,7 +20,8 @@ from fera.config.reading import shareable_settings
 from fera.data.cache.encoder import Encoder
 from fera.data.checking import check_images
 from fera.data.example import Example, Source
-from fera.data.pairs import add_sources, describe_sources, with_sources
+from fera.data.pair_checks import with_sources
+from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import find_examples
 from fera.models.families import family_of
 from fera.training import train

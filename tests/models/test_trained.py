@@ -21,7 +21,7 @@ from fera.cli.main import main
 from fera.data.cache.encoder import Encoder
 from fera.data.checking import check_images
 from fera.data.example import Example, Source
-from fera.data.pairs import with_sources
+from fera.data.pair_checks import with_sources
 from fera.errors import FeraError
 from fera.generation import generate
 from fera.generation.sources import brought_to

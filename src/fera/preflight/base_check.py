@@ -8,7 +8,7 @@ from fera.config import TrainConfig
 from fera.data.buckets import Size, assign_sizes
 from fera.data.caption_checks import check_cleaning, text_limits
 from fera.data.example import Example
-from fera.data.pairs import with_sources
+from fera.data.pair_checks import with_sources
 from fera.models.components import denoisers
 from fera.models.families import family_of
 from fera.models.noise import noise_process

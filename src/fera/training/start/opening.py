@@ -17,7 +17,8 @@ from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
 from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
-from fera.data.pairs import add_sources, describe_sources, with_sources
+from fera.data.pair_checks import with_sources
+from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
 from fera.generation.sources import check_sources, read_masks, read_sources
