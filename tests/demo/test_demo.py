@@ -1,5 +1,6 @@
 """The emoji base and its styles: files, splits, licences, and the base in stock diffusers."""
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from peft import inject_adapter_in_model
 from PIL import Image
 
-from fera import demo
+from fera import FeraConfig, FrequencyBands, demo, trace
 from fera.errors import FeraError
 
 SPLITS = ("train", "validation", "test")
@@ -205,3 +207,12 @@ def test_a_red_heart_is_red(pipeline):
     ).images[0]
     red, green, blue = image[24:36, 24:40].reshape(-1, 3).mean(0)
     assert red > 0.6 and red > 2 * green and red > 2 * blue
+
+
+def test_the_router_reads_all_channels_of_its_latent(pipeline):
+    unet = inject_adapter_in_model(FeraConfig(r=1), copy.deepcopy(pipeline.unet))
+    latent = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    latent[:, 2:] = latent[:, 2:].cumsum(-1)  # whose energy is spread otherwise than that of the first two
+    with torch.no_grad(), trace(unet) as steps:
+        unet(latent, 500, torch.zeros(2, 5, 128))
+    torch.testing.assert_close(steps[0].indicator, FrequencyBands().indicator(latent))

@@ -103,7 +103,11 @@ CHANNELS = {
     "Kandinsky 2.2's inpainting": (9, 8, 4, {"addition_embed_type": "image", "encoder_hid_dim": 32}),
     "Kandinsky 2.1's inpainting": (9, 8, 4, {"addition_embed_type": "text_image", "encoder_hid_dim": 32}),
     "DeepFloyd": (3, 6, 3, {"addition_embed_type": "text", "encoder_hid_dim": 32}),
-    "DeepFloyd's upscaling": (6, 6, 3, {"addition_embed_type": "text", "encoder_hid_dim": 32}),
+    "DeepFloyd's upscaling": (
+        *(6, 6, 3),
+        {"addition_embed_type": "text", "encoder_hid_dim": 32, "class_embed_type": "timestep"},
+    ),
+    "a caption that is pooled": (4, 4, 4, {"addition_embed_type": "text"}),
     "sound as a picture": (8, 8, 8, {}),
 }
 

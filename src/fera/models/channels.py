@@ -8,9 +8,8 @@ from torch import nn
 # that of the small picture, and gives one channel that is not used.
 _ODD = {(8, 5): 4}
 
-# Embeddings by which UNets of families are known whose output holds a variance.
+# Embeddings by which UNets of Kandinsky are known, whose output holds a variance.
 _KANDINSKY = ("image", "image_hint", "text_image")
-_DEEPFLOYD = "text"
 
 
 def count_channels(denoiser: nn.Module) -> int:
@@ -22,7 +21,9 @@ def count_channels(denoiser: nn.Module) -> int:
     if (into, out) in _ODD:
         return _ODD[into, out]
     if into == out:
-        # Its upscaler gets the picture and the smaller one, and gives as many with the variance.
-        return into // 2 if kind == _DEEPFLOYD else into
+        # DeepFloyd's upscaler gets the picture and the smaller one, and gives as many with the variance. It is told how
+        # noisy the smaller one is, by which it is known: other UNets pool their captions too.
+        is_upscaler = kind == "text" and getattr(config, "class_embed_type", None) == "timestep"
+        return into // 2 if is_upscaler else into
     has_variance = out % 2 == 0 and (out > into or kind in _KANDINSKY)
     return min(into, out // 2 if has_variance else out)
