@@ -18,6 +18,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessorPil,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3VLConfig,
@@ -95,11 +96,40 @@ def make_qwen3(layers: int, width: int = 8) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config).eval()
 
 
-def make_qwen2_vl(layers: int = 1) -> Qwen2_5_VLForConditionalGeneration:
-    """32 wide."""
+class SeeingProcessor(Processor):
+    """Of texts with pictures: what transformers' processor does, whose part for videos needs a package of its own."""
+
+    def __call__(self, text: Any, images: Any = None, **kwargs: Any) -> Any:
+        if images is None:
+            return super().__call__(text, **kwargs)
+        seen = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=64 * 64)(images=images, return_tensors="pt")
+        texts = []
+        counts = iter((grid.prod() // 4).item() for grid in seen["image_grid_thw"])
+        for one in text:
+            first, *rest = one.split("<|image_pad|>")
+            texts.append("".join([first, *("<|image_pad|>" * next(counts) + part for part in rest)]))
+        told = super().__call__(texts, **kwargs)
+        told.update(seen)
+        return told
+
+
+def make_seeing_processor() -> SeeingProcessor:
+    """With tokens for pictures."""
+    return SeeingProcessor().train_new_from_iterator(
+        WORDS,
+        300,
+        show_progress=False,
+        new_special_tokens=["<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"],
+    )
+
+
+def make_qwen2_vl(layers: int = 1, sees: Any = None) -> Qwen2_5_VLForConditionalGeneration:
+    """32 wide; `sees` is the processor whose tokens stand for pictures."""
     torch.manual_seed(3)
+    named = {"image_token_id": "<|image_pad|>", "vision_start_token_id": "<|vision_start|>"}
+    tokens = {} if sees is None else {name: sees.convert_tokens_to_ids(token) for name, token in named.items()}
     text = {
-        "vocab_size": len(make_tokenizer()),
+        "vocab_size": len(sees or make_tokenizer()),
         "hidden_size": 32,
         "intermediate_size": 32,
         "num_hidden_layers": layers,
@@ -108,7 +138,7 @@ def make_qwen2_vl(layers: int = 1) -> Qwen2_5_VLForConditionalGeneration:
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
     }
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 

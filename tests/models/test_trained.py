@@ -44,7 +44,8 @@ def case(request):
 
 
 @pytest.fixture
-def pipe(case):
+def pipe(case, monkeypatch):
+    case.patch(monkeypatch)
     pipe = case.pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -122,9 +123,9 @@ def draw(pipe, case, **changes):
     return pipe(prompt=CAPTION, generator=torch.Generator().manual_seed(0), return_dict=False, **call)[0]
 
 
-def sources_of(case):
+def sources_of(case, seed=7):
     """The source pictures that a prompt is given."""
-    return [picture(7 + number, height, width) for number, (width, height) in enumerate(case.sources)]
+    return [picture(seed + number, height, width) for number, (width, height) in enumerate(case.sources)]
 
 
 def mask_of(case):
@@ -134,14 +135,14 @@ def mask_of(case):
     return mask
 
 
-def told(pipe, case, captions):
+def told(pipe, case, captions, seed=7):
     """What training tells the denoiser of captions, and of sources as the cache has them."""
     if not case.sources:
         return family_of(pipe).encode(pipe, captions, CPU)
     with TemporaryDirectory() as folder:
         folder = Path(folder)
         paths = [folder / f"{number}.png" for number in range(len(case.sources))]
-        for path, image in zip(paths, sources_of(case), strict=True):
+        for path, image in zip(paths, sources_of(case, seed), strict=True):
             image.save(path)
         mask_of(case).save(folder / "mask.png")
         picture(5, case.height, case.width).save(folder / "picture.png")
@@ -328,6 +329,20 @@ def test_captions_of_a_batch_do_not_mix(pipe, case):
         alone = family.predict(denoiser, noisy[row : row + 1], timesteps[row : row + 1], conditions)
         torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [case for case in CASES if case.sources], ids=lambda case: case.name)
+def test_sources_are_seen(case, monkeypatch):
+    case.patch(monkeypatch)
+    pipe = case.pipeline()
+    family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
+    noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
+    ones, others = (told(pipe, case, [CAPTION], seed) for seed in (7, 70))
+    one, other = (family.predict(denoiser, noisy, torch.tensor([500.0]), each) for each in (ones, others))
+    assert not torch.allclose(one, other, atol=1e-4)
+    reads_them = not torch.allclose(ones["encoder_hidden_states"], others["encoder_hidden_states"], atol=1e-4)
+    assert reads_them == (family.pairs.encode is not None)
 
 
 def test_reading_a_caption_leaves_adapters_and_random_numbers_alone():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fera.config import OptimizationConfig, TrainConfig
@@ -85,7 +86,7 @@ def estimate(
     width, height = Counter(sizes).most_common(1)[0][0]
     pixels = torch.zeros(1, 3, height, width, device=device, dtype=pipe.vae.dtype)
     latent = family.encode_pictures(pipe.vae, pixels)
-    conditions = family.encode(pipe, ["a picture"], device)
+    conditions = _encode_caption(pipe, family, examples, device)
     batch = min(settings.batch_size, max(1, len(examples)))
     noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
     timesteps = torch.full((batch,), 500, device=device)
@@ -93,7 +94,7 @@ def estimate(
     together = {key: value.expand(batch, *value.shape[1:]) for key, value in told.items()}
 
     encode_seconds = _timed(lambda: family.encode_pictures(pipe.vae, pixels), device)
-    caption_seconds = _timed(lambda: family.encode(pipe, ["a picture"], device), device)
+    caption_seconds = _timed(lambda: _encode_caption(pipe, family, examples, device), device)
     forward_seconds = _timed(lambda: family.predict(denoiser, noisy, timesteps, together), device)
     forwards = (
         _FORWARDS_A_STEP
@@ -156,6 +157,19 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def _encode_caption(pipe: Any, family: Family, examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
+    """Conditions of one caption, with grey pictures for sources where the text encoder sees them."""
+    captions, pairs = ["a picture"], family.pairs
+    if pairs is None or pairs.encode is None:
+        return family.encode(pipe, captions, device)
+    example = max(examples, key=lambda one: len(one.sources))
+    sizes = [
+        source.size if pairs.size is None else pairs.size(source.size, example.size, example.size)
+        for source in example.sources
+    ]
+    return pairs.encode(pipe, captions, [Image.new("RGB", size, "gray") for size in sizes], device)
 
 
 def _told_of_sources(family: Family, examples: Sequence[Example], latent: Tensor, size: Size) -> dict[str, Tensor]:
