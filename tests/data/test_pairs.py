@@ -10,6 +10,7 @@ import torch
 from models import flux, flux2, stable_diffusion
 from models.inputs import picture
 from PIL import Image
+from trained_cases import qwen_image
 from training_cases import run_config
 
 import fera
@@ -24,6 +25,7 @@ from fera.data.pair_checks import with_sources
 from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import find_examples
 from fera.models.families import family_of
+from fera.preflight.costs import estimate
 from fera.training import train
 from fera.training.step.order import order_of
 
@@ -293,3 +295,13 @@ def test_sources_for_a_base_that_takes_none_are_refused(tiny_sd_dir, tmp_path):
 def test_as_many_sources_as_prompts():
     with pytest.raises(ValueError, match=r"validation\.sources has 1 entries for 2 prompts"):
         run_config("base", "data", Path("out"), validation={"prompts": ["a", "b"], "sources": ["x"]})
+
+
+def test_costs_of_a_base_whose_text_encoder_sees_sources(tmp_path, monkeypatch):
+    qwen_image.smaller(monkeypatch)
+    picture(1, 64, 96).save(tmp_path / "a.png")
+    examples = [Example(tmp_path / "a.png", "make it red", sources=(Source(tmp_path / "a.png"),))]
+    examples, _ = check_images(examples, skip_bad=False)
+    config = run_config(tmp_path, tmp_path, tmp_path / "run")
+    estimates = estimate(qwen_image.make_edit(), config, examples, [(96, 64)], CPU)
+    assert estimates.latents == 1 and estimates.captions == 2 and estimates.step_seconds > 0
