@@ -37,7 +37,7 @@ LIBRARIES: dict[int, set[str]] = {
     1: {"torch"},
     3: {"matplotlib", "peft", "pydantic", "pydantic_core", "safetensors"},
     4: {"aenum", "huggingface_hub"},
-    5: {"PIL", "accelerate", "bitsandbytes", "datasets", "diffusers", "numpy", "transformers"},
+    5: {"PIL", "accelerate", "av", "bitsandbytes", "datasets", "diffusers", "numpy", "transformers"},
     7: {"deepspeed", "packaging", "trackio", "wandb"},
     8: {"jinja2", "markupsafe", "torchmetrics", "torchvision"},
     10: {"rich"},

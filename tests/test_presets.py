@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from clip_cases import clip_folder
 from diffusers import DDIMScheduler
 from trained_cases import CASES
 
@@ -24,6 +25,7 @@ PRESETS = {
     "lumina2-style.toml": "lumina2",
     "cogview4-style.toml": "cogview4",
     "ovis-image-style.toml": "ovis-image",
+    "wan-style.toml": "wan",
 }
 
 
@@ -51,6 +53,9 @@ def test_a_preset_trains_and_draws(preset, image_folder, tmp_path):
         "validation.num_inference_steps": 1,
         "validation.loss_samples": 2,
     }
+    if case.frames:
+        changes |= {"data.train_data_dir": clip_folder(tmp_path / "clips"), "validation.num_frames": case.frames}
+        changes["data.num_frames"] = case.frames
     flags = [part for name, value in changes.items() for part in (f"--{name}", str(value))]
     assert main(["train", str(EXAMPLES / preset), *flags]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from clip_cases import clip_folder
 from diffusers import CogVideoXDDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from peft import inject_adapter_in_model
 from PIL import Image
@@ -114,7 +115,8 @@ class Recorder:
 
 def draw(pipe, case, **changes):
     settings = {"num_inference_steps": 2, "output_type": "latent", "height": case.height, "width": case.width}
-    call = {**settings, **family_of(pipe).call, **case.call, **changes}
+    frames = {"num_frames": case.frames} if case.frames else {}
+    call = {**settings, **family_of(pipe).call, **case.call, **frames, **changes}
     if case.sources:
         size, pairs = (case.width, case.height), family_of(pipe).pairs
         given = [brought_to(size, one, pairs) for one in sources_of(case)]
@@ -157,8 +159,10 @@ def told(pipe, case, captions, seed=7):
 
 
 def pictures(case, count=1):
+    """Or clips, of a base of videos."""
     generator = torch.Generator().manual_seed(5)
-    return torch.rand(count, 3, case.height, case.width, generator=generator) * 2 - 1
+    frames = (case.frames,) if case.frames else ()
+    return torch.rand(count, 3, *frames, case.height, case.width, generator=generator) * 2 - 1
 
 
 @torch.no_grad()
@@ -281,10 +285,11 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
         drawn = draw(pipe, case, output_type="pt")
     if pipe.vae.config.get("in_channels") == 4 and pipe.vae.config.get("out_channels") == 4:  # opaque
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
-    output = pipe.vae.encode(pixels if seen.decoded[0].ndim == 4 else pixels[:, :, None])
+    output = pipe.vae.encode(pixels if seen.decoded[0].ndim == pixels.ndim else pixels[:, :, None])
     mean = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latent
     torch.testing.assert_close(seen.decoded[0], mean, rtol=1e-4, atol=1e-5)
-    decoded = pipe.vae.decode(mean, return_dict=False)[0].reshape(drawn.shape)
+    decoded = pipe.vae.decode(mean, return_dict=False)[0]
+    decoded = decoded.transpose(1, 2) if case.frames else decoded.reshape(drawn.shape)
     torch.testing.assert_close(torch.as_tensor(drawn), (decoded / 2 + 0.5).clamp(0, 1), rtol=1e-4, atol=1e-4)
 
 
@@ -381,9 +386,11 @@ def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     pipe.save_pretrained(tmp_path / "base")
     case.repair(tmp_path / "base")
     data, drawn = pair_settings(case, image_folder, tmp_path)
+    if case.frames:
+        data |= {"num_frames": [case.frames], "frame_rate": 16}
     config = run_config(
         tmp_path / "base",
-        image_folder,
+        clip_folder(tmp_path / "clips") if case.frames else image_folder,
         tmp_path / "run",
         data={"resolution": max(case.height, case.width)} | data,
         train={"steps": 2, "checkpointing_steps": 1, "consistency_weight": 0.1},

@@ -21,6 +21,7 @@ class Case:
         width: as `height`, unlike it.
         sources: widths and heights of the source pictures that a prompt is given; none for text to image.
         is_filled: whether a mask says what is painted.
+        frames: of clips, of a base of videos; 0 of one of pictures.
         patch: what a test makes smaller in diffusers, and alike in fera.
         repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
     """
@@ -32,5 +33,6 @@ class Case:
     width: int = 24
     sources: tuple[tuple[int, int], ...] = ()
     is_filled: bool = False
+    frames: int = 0
     patch: Callable[[MonkeyPatch], None] = lambda monkeypatch: None
     repair: Callable[[Path], None] = lambda folder: None

@@ -12,4 +12,4 @@ def make_pipeline() -> HunyuanVideoPipeline:
     return HunyuanVideoPipeline(**parts | {"transformer": hunyuan_video.make_transformer(guidance_embeds=True)})
 
 
-CASES = [Case("hunyuan-video", make_pipeline, height=32, width=48)]
+CASES = [Case("hunyuan-video", make_pipeline, height=32, width=48, frames=9)]

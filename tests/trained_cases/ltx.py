@@ -15,4 +15,4 @@ def make_pipeline() -> LTXPipeline:
     return LTXPipeline(**parts)
 
 
-CASES = [Case("ltx", make_pipeline, height=32, width=64)]
+CASES = [Case("ltx", make_pipeline, height=32, width=64, frames=9)]

@@ -27,4 +27,7 @@ def make_5b() -> WanPipeline:
     return make_pipeline(expand_timesteps=True)
 
 
-CASES = [Case("wan", make_pipeline, height=32, width=48), Case("wan-5b", make_5b, height=32, width=48)]
+CASES = [
+    Case("wan", make_pipeline, height=32, width=48, frames=9),
+    Case("wan-5b", make_5b, height=32, width=48, frames=9),
+]

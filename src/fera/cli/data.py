@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--list",
         action="store_true",
-        help="print each picture: its size, what it is brought to, the part that is seen, caption and mask",
+        help="print each picture or clip: its size, frames and length, what it is brought to, the part that is seen, "
+        "caption and mask",
     )
     check.add_argument("--json", action="store_true", help="print JSON, with what --list shows")
     check.add_argument("--without-base", action="store_true", help="do not load the base of a configuration: quicker")
@@ -94,10 +95,13 @@ def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
 
 
 def _counts(report: "DataReport") -> dict[str, str]:
+    from fera.preflight.clip_check import describe_clips
     from fera.preflight.data_check import summary
 
+    clips = [picture.clip for picture in report.listing if picture.clip is not None]
     rows = {
         "pictures": str(report.pictures),
+        **({"clips": describe_clips(clips)} if clips else {}),
         "an epoch": f"{report.rows} training pictures, repeats counted",
         "held out": str(report.held_out) + summary(report.leaked).replace("(", "(also trained on: "),
     }
@@ -122,11 +126,17 @@ def _counts(report: "DataReport") -> dict[str, str]:
 
 def _picture(picture: "PictureReport") -> str:
     parts = [f"{picture.name}: {_size(picture.size)}"]
+    if (clip := picture.clip) is not None:
+        parts.append(f", {clip.frames} frames")
+        if clip.frame_rate is not None and clip.seconds is not None:
+            parts.append(f", {clip.frame_rate:.4g} a second, {clip.seconds:.3g} s")
     if picture.bucket and picture.crop:
         left, top, width, height = (f"{value:.4g}" for value in picture.crop)
         is_cropped = picture.crop[2:] != picture.size
         seen = f", {width} x {height} of it from {left}, {top}" if is_cropped else ""
         parts.append(f" to {_size(picture.bucket)}{seen}")
+    if clip is not None and clip.trained_frames is not None:
+        parts.append(f", the first {clip.trained_frames} frames at {clip.trained_rate:g} a second")
     if picture.held_out:
         parts.append(", held out")
     elif picture.repeats > 1:

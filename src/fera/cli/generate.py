@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare-base", action="store_true", help="draw the base without adapters too")
     parser.add_argument("--trace", action="store_true", help="plot gates and band shares along the denoising steps")
     add_sampling(parser)
+    parser.add_argument(
+        "--num-frames", type=int, help="frames of a clip, with a base of videos; the base's own number when left out"
+    )
+    parser.add_argument(
+        "--frame-rate", type=float, help="frames a second of clips that are saved; the base's own when left out"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         masks=arguments.masks,
         height=arguments.height,
         width=arguments.width,
+        num_frames=arguments.num_frames,
+        frame_rate=arguments.frame_rate,
         batch_size=arguments.batch_size,
         device=arguments.device,
         precision=arguments.precision,

@@ -87,6 +87,18 @@ class DataConfig(Section):
         description="Side of the square training pictures in pixels, and the root of the area of those in buckets; the "
         "base's own size when unset.",
     )
+    num_frames: list[int] = Field(
+        default=[],
+        description="Train on clips of so many frames: of several numbers each clip takes the largest that it has "
+        "frames for, and a picture is a clip of 1. Videos, animated pictures and folders of frames are clips then. "
+        "Empty: pictures alone.",
+    )
+    frame_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="Frames a second that clips are brought to; the base's own when unset.",
+    )
     enable_bucket: bool = Field(
         default=False,
         description="Keep the aspect of pictures, up to 1:4: each goes to the nearest of a few sizes of about the "
@@ -143,6 +155,11 @@ class DataConfig(Section):
     )
 
     @property
+    def reads_clips(self) -> bool:
+        """Whether videos, animated pictures and folders of frames are clips."""
+        return bool(self.num_frames)
+
+    @property
     def source(self) -> Path | str:
         """Where training pictures come from: a folder, or the name of a dataset."""
         source = self.train_data_dir if self.dataset_name is None else self.dataset_name
@@ -153,6 +170,13 @@ class DataConfig(Section):
     @classmethod
     def _take_one(cls, value: Any) -> Any:
         return [str(value)] if isinstance(value, str | Path) else value
+
+    @field_validator("num_frames", mode="before")
+    @classmethod
+    def _read_num_frames(cls, value: Any) -> Any:
+        # One number is a list of one; flags come as texts.
+        values = value if isinstance(value, list) else [value]
+        return [int(one) if isinstance(one, str) and one.isascii() and one.isdecimal() else one for one in values]
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
@@ -166,6 +190,7 @@ class DataConfig(Section):
             raise ValueError("data.dataset_config_name is set, but data.dataset_name is not: set both or neither")
         if self.bucket_reso_steps is not None and not self.enable_bucket:
             raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
+        self._check_clips()
         if self.alpha_mask and self.mask_path is not None:
             raise ValueError("data.mask_path and data.alpha_mask are both set; keep one")
         if self.source_path and self.class_data_dir is not None:
@@ -179,3 +204,15 @@ class DataConfig(Section):
         if self.num_class_images and self.class_prompt is None:
             raise ValueError("data.num_class_images needs data.class_prompt, the prompt to draw with")
         return self
+
+    def _check_clips(self) -> None:
+        if any(count < 1 for count in self.num_frames) or len(set(self.num_frames)) < len(self.num_frames):
+            raise ValueError(f"data.num_frames must be different numbers from 1 on, got {self.num_frames}")
+        if self.frame_rate is not None and not self.reads_clips:
+            raise ValueError("data.frame_rate is set, but data.num_frames is not: set both or neither")
+        if self.reads_clips and (self.mask_path is not None or self.alpha_mask):
+            raise ValueError("masks are for pictures: leave data.num_frames or mask_path and alpha_mask out")
+        if self.reads_clips and self.source_path:
+            raise ValueError("sources are for pictures: leave data.num_frames or data.source_path out")
+        if self.reads_clips and self.dataset_name is not None:
+            raise ValueError("clips are read from a folder: set data.train_data_dir in the place of data.dataset_name")

@@ -47,6 +47,8 @@ class Key:
         words = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
         if get_origin(self.type) is list and get_origin(get_args(self.type)[0]) is Literal:
             return "list of " + ", ".join(str(choice) for choice in get_args(get_args(self.type)[0]))
+        if self.type == list[int]:
+            return "list of integers"
         parts = [words.get(self.type, "list of texts"), *_limits(self.field.metadata)]
         for member in self._members:
             if get_origin(member) is Annotated:

@@ -53,6 +53,11 @@ class TrainConfig(Section):
     validation: ValidationConfig = ValidationConfig()
 
     @property
+    def drawn_frames(self) -> int:
+        """Frames of a drawing along the way: 1 of a run on pictures."""
+        return self.validation.num_frames or max(self.data.num_frames, default=1)
+
+    @property
     def trains_text(self) -> bool:
         """Whether the text encoders learn too."""
         return self.text_encoder.train_text_encoder or self.tokens.placeholder_token is not None
@@ -61,6 +66,8 @@ class TrainConfig(Section):
     def _check(self) -> "TrainConfig":
         if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
             raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        if self.train.noise_offset > 0 and self.data.reads_clips:
+            raise ValueError("train.noise_offset is for pictures: leave it or data.num_frames out")
         if self.adapter.full and self.quantization != "none":
             raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")

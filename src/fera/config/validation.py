@@ -19,6 +19,11 @@ class ValidationConfig(Section):
     )
     negative_prompt: str = Field(default="", description="Negative prompt of all of them.")
     steps: int = Field(default=500, ge=0, description="Steps between drawings; 0: only at the start and at the end.")
+    num_frames: int | None = Field(
+        default=None,
+        ge=1,
+        description="Frames of a drawing, of a base of videos; the largest of data.num_frames when unset, else 1.",
+    )
     num_inference_steps: int = Field(default=24, ge=1, description="Denoising steps of a drawing.")
     guidance_scale: float = Field(default=2.0, ge=0, description="Guidance of a drawing.")
     seed: int = Field(

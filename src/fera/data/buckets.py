@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fera.data.checking import Example
 
 Size = tuple[int, int]
+# Width, height and, of a clip of several frames, their number.
+Shape = tuple[int, ...]
 
 # Pictures beyond 1:4 are cropped to it.
 MAX_ASPECT = 4.0
@@ -68,12 +70,25 @@ def assign_sizes(examples: Sequence[Example], buckets: Sequence[Size]) -> list[S
     return [nearest_bucket(example.size, buckets) for example in examples]
 
 
-def describe_buckets(sizes: Sequence[Size], batch_size: int) -> list[str]:
-    """A line about each bucket that holds pictures, tall to wide: "64 x 96: 5 pictures, 2 batches, the last of 1"."""
+def assign_shapes(examples: Sequence[Example], buckets: Sequence[Size]) -> list[Shape]:
+    """What each picture or clip is brought to: those of one shape can be in one batch."""
+    sizes = assign_sizes(examples, buckets)
+    return [
+        size if example.frames == 1 else (*size, example.frames) for example, size in zip(examples, sizes, strict=True)
+    ]
+
+
+def describe_buckets(shapes: Sequence[Shape], batch_size: int) -> list[str]:
+    """A line about each bucket that holds pictures, tall to wide: "64 x 96: 5 pictures, 2 batches, the last of 1".
+
+    Of clips: "64 x 96, 17 frames: 5 clips, 2 batches, the last of 1".
+    """
     lines = []
-    for (width, height), count in sorted(Counter(sizes).items(), key=lambda item: item[0][0] / item[0][1]):
+    for shape, count in sorted(Counter(shapes).items(), key=lambda item: (item[0][0] / item[0][1], item[0][2:])):
+        width, height, *frames = shape
         batches, rest = math.ceil(count / batch_size), count % batch_size
         incomplete = f", the last of {rest}" if rest else ""
-        pictures, plural = "picture" if count == 1 else "pictures", "" if batches == 1 else "es"
-        lines.append(f"{width} x {height}: {count} {pictures}, {batches} batch{plural}{incomplete}")
+        kind, plural = ("clip" if frames else "picture") + ("" if count == 1 else "s"), "" if batches == 1 else "es"
+        what = f"{width} x {height}" + "".join(f", {number} frames" for number in frames)
+        lines.append(f"{what}: {count} {kind}, {batches} batch{plural}{incomplete}")
     return lines

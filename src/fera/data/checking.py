@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fera.data.clips.reading import look_at
 from fera.data.colours import NOTE
 from fera.data.example import Example, Source, repeat, some_of
 from fera.data.images import load_image
@@ -21,14 +22,16 @@ __all__ = ["Example", "check_images", "crop_offset", "find_examples", "hold_out"
 
 
 def check_images(
-    examples: Sequence[Example], *, skip_bad: bool, index: PictureIndex | None = None
+    examples: Sequence[Example], *, skip_bad: bool, index: PictureIndex | None = None, clips: bool = False
 ) -> tuple[list[Example], list[str]]:
     """Decode every picture and mask once, so that a damaged one is named before anything else happens.
 
     Args:
         examples: what `find_examples` found.
         skip_bad: leave pictures that cannot be used out instead of stopping.
-        index: what is known of files that were read before; they are not read again.
+        index: what is known of pictures that were read before; they are not read again.
+        clips: whether videos, animated pictures and folders of frames are clips. Of a video the table of its frames is
+            read, and the first frame: whether it is whole, without decoding it.
 
     Returns:
         The usable examples with digests and `size` filled in, and a line about each one left out.
@@ -36,24 +39,27 @@ def check_images(
     Raises:
         FeraError: a picture cannot be used and `skip_bad` is off, or none can be used.
     """
-    good, bad = sift_images(examples, index)
+    good, bad = sift_images(examples, index, clips=clips)
+    things = "pictures and clips" if clips else "pictures"
     if bad and not skip_bad:
         raise FeraError(
-            f"{len(bad)} of {len(examples)} pictures cannot be used: {some_of(bad)}. "
+            f"{len(bad)} of {len(examples)} {things} cannot be used: {some_of(bad)}. "
             "Repair or remove them; a training run leaves them out with data.skip_bad = true"
         )
     if not good:
-        raise FeraError(f"none of {len(examples)} pictures can be used: {some_of(bad)}")
+        raise FeraError(f"none of {len(examples)} {things} can be used: {some_of(bad)}")
     return good, bad
 
 
-def sift_images(examples: Sequence[Example], index: PictureIndex | None = None) -> tuple[list[Example], list[str]]:
+def sift_images(
+    examples: Sequence[Example], index: PictureIndex | None = None, *, clips: bool = False
+) -> tuple[list[Example], list[str]]:
     """As `check_images` with `skip_bad`, but all may be bad."""
     known = _look_up(examples, index) if index else _Known()
     # Pillow decodes outside the interpreter's lock. What it warns of is odd EXIF data; what matters it raises.
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
-        checked = list(pool.map(lambda example: _check(example, known), examples))
+        checked = list(pool.map(lambda example: _check(example, known, clips=clips), examples))
     good = [result for result in checked if isinstance(result, _Checked)]
     if index:
         index.note(
@@ -63,7 +69,7 @@ def sift_images(examples: Sequence[Example], index: PictureIndex | None = None) 
                 for one in good
                 if one.example.mask and one.mask and one.example.mask not in known.masks
             },
-            {(one.picture.digest, one.mask.digest) for one in good if one.mask} - known.fits,
+            {(one.example.digest, one.mask.digest) for one in good if one.mask} - known.fits,
         )
     return [one.example for one in good], [result for result in checked if isinstance(result, str)]
 
@@ -114,7 +120,7 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Checked:
-    """An example that can be used, and what was read of its files."""
+    """An example that can be used, and what was read of its pictures, if it is no clip, and of its mask."""
 
     example: Example
     pictures: Mapping[Path, Known]
@@ -138,8 +144,11 @@ def _look_up(examples: Sequence[Example], index: PictureIndex) -> _Known:
     return _Known(pictures, masks, index.fitting(pairs))
 
 
-def _check(example: Example, known: _Known) -> _Checked | str:
+def _check(example: Example, known: _Known, *, clips: bool) -> _Checked | str:
     try:
+        if clips and (found := look_at(example.image)) is not None:
+            clip, digest = found
+            return _Checked(replace(example, digest=digest, size=clip.size, clip=clip), {}, None)
         picture = known.pictures.get(example.image) or _read_picture(example.image)
         checked = replace(example, digest=picture.digest, size=picture.size, colours=picture.colours)
         pictures = {example.image: picture} | {s.path: _read_source(s, known) for s in example.sources}

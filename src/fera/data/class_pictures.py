@@ -8,7 +8,7 @@ from fera.data.sources.files import images_below
 
 def class_settings(data: DataConfig) -> DataConfig:
     """How class pictures are read: with their own prompt, and without the trigger word."""
-    return data.model_copy(update={"instance_prompt": data.class_prompt, "trigger_word": None})
+    return data.model_copy(update={"instance_prompt": data.class_prompt, "trigger_word": None, "num_frames": []})
 
 
 def count_class_images(folder: Path) -> int:

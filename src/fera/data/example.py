@@ -1,8 +1,10 @@
-"""A picture with its caption, as the layouts find it and the cache encodes it."""
+"""A picture or a clip with its caption, as the layouts find it and the cache encodes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from fera.data.clips.clip import Clip, Part
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and its caption.
+    """A picture or a clip, and its caption.
 
     Args:
-        image: path of the picture.
+        image: path of the picture, or of the clip: a video, an animated picture or a folder of frames.
         caption: its caption as trained on; empty where it has none.
         digest: SHA-256 of the file, once it has been read.
         size: width and height in pixels, upright, once it has been read.
@@ -37,6 +39,8 @@ class Example:
         mask: where its loss counts: a greyscale picture, the picture itself for its opacity, or None for all of it.
         mask_digest: SHA-256 of the mask's file, once it has been read.
         colours: what was done about its colour profile, in words; empty where nothing was.
+        clip: what a look at a clip told; None of a picture.
+        part: the frames of a clip that are trained on, once the frame rate is known; None of a picture.
         sources: the pictures that it is made of, in order; most examples have none.
         origin: where a person finds the picture, if that is not `image`: a row of a dataset.
     """
@@ -51,6 +55,8 @@ class Example:
     mask: Path | None = None
     mask_digest: str = ""
     colours: str = ""
+    clip: Clip | None = None
+    part: Part | None = None
     origin: str = ""
     sources: tuple[Source, ...] = ()
 
@@ -59,6 +65,11 @@ class Example:
             object.__setattr__(self, "name", self.image.name)
         if not self.origin:
             object.__setattr__(self, "origin", str(self.image))
+
+    @property
+    def frames(self) -> int:
+        """How many frames are trained on: 1 of a picture."""
+        return 1 if self.part is None else self.part.frames
 
 
 def repeat(examples: Sequence[Example]) -> list[Example]:

@@ -86,26 +86,55 @@ def crop_box(picture: tuple[int, int], size: tuple[int, int], offset: float = 0.
     return (picture[0] - width) * offset, (picture[1] - height) * offset, width, height
 
 
+def load_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
+    """Read a picture frame by frame, each as `load_image` reads the first; a still picture has one.
+
+    Yields:
+        How long a frame is shown in seconds, as the file says (0 where it says nothing), and the frame.
+
+    Raises:
+        ValueError: as `load_image`.
+    """
+    with _opened(path) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            with _faults_of_the_file():
+                image.seek(number)
+                image.load()
+                frame = ImageOps.exif_transpose(image.copy())
+            yield image.info.get("duration", 0) / 1000, _to_rgb(frame)
+
+
 def _read(path: Path, convert: Callable[[Image.Image], _T]) -> _T:
+    with _opened(path) as image, _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext():
+        with _faults_of_the_file():
+            upright = image if _is_upright(image) else ImageOps.exif_transpose(image)
+            upright.load()
+        return convert(upright)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture's file, its size looked at, its pixels not yet decoded."""
     if path.stat().st_size == 0:
         raise ValueError("is empty (0 bytes)")
     with path.open("rb") as file:
         kind = kind_of(file.read(64))
     formats = formats_of(kind)
     if kind is JPEG_XL and (size := jxl_size(path.read_bytes())) is not None:
-        _check_size(*size)
+        check_size(*size)
     with _faults_of_the_file():
         opened = Image.open(path, formats=formats)
     with opened as image:
-        _check_size(*image.size)
-        with _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext():
-            with _faults_of_the_file():
-                upright = image if _is_upright(image) else ImageOps.exif_transpose(image)
-                upright.load()
-            return convert(upright)
+        check_size(*image.size)
+        yield image
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture that would take too much memory, by its sides in pixels.
+
+    Raises:
+        ValueError: it is too large.
+    """
     if max(width, height) > MAX_SIDE or width * height > min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
         raise ValueError(f"is too large ({width} x {height} pixels); scale it down")
 

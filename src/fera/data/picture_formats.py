@@ -14,6 +14,8 @@ IMAGE_SUFFIXES = frozenset(
         ".jxl",
     }
 )
+# Files with these endings are taken for videos.
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
 # Endings of pictures that are not read. Such a file is left alone, and named.
 UNREAD_SUFFIXES = frozenset(
     (

@@ -1,4 +1,6 @@
-"""Pictures and masks as tensors."""
+"""Pictures, clips and masks as tensors."""
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -26,6 +28,22 @@ def to_tensor(image: Image.Image, size: tuple[int, int], offset: float = 0.5) ->
 def to_image(pixels: Tensor) -> Image.Image:
     """The picture of a tensor as `to_tensor` makes it, RGB."""
     return Image.fromarray(((pixels.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy())
+
+
+def to_clip(frames: Iterable[Image.Image], size: tuple[int, int], offset: float = 0.5) -> Tensor:
+    """As `to_tensor`, frame by frame; one frame is decoded at a time.
+
+    Args:
+        frames: F of them, RGB, of one size.
+        size: width W and height H.
+        offset: where to crop, 0 (left or top) to 1.
+
+    Returns:
+        Shape (3, F, H, W), float32, in [-1, 1].
+    """
+    # Bytes until the end: four times less than numbers.
+    pixels = [_covering(image, size, size, offset, Image.Resampling.LANCZOS).byte() for image in frames]
+    return torch.stack(pixels).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_weights(mask: Image.Image, size: tuple[int, int], latent_size: tuple[int, int], offset: float = 0.5) -> Tensor:

@@ -4,7 +4,17 @@ One code path for `fera generate`, for the previews of `fera train` and for `fer
 inference gives later.
 """
 
+from fera.generation.clips import contact_sheet, save_clip
 from fera.generation.grids import make_grid, prompt_grid
-from fera.generation.sampling import file_stem, generate, save_image
+from fera.generation.sampling import file_stem, generate, generate_clips, save_image
 
-__all__ = ["file_stem", "generate", "make_grid", "prompt_grid", "save_image"]
+__all__ = [
+    "contact_sheet",
+    "file_stem",
+    "generate",
+    "generate_clips",
+    "make_grid",
+    "prompt_grid",
+    "save_clip",
+    "save_image",
+]

@@ -1,4 +1,4 @@
-"""What `fera generate` does: a base, adapters and prompts in; a folder of images out."""
+"""What `fera generate` does: a base, adapters and prompts in; a folder of images or clips out."""
 
 import json
 import math
@@ -16,9 +16,11 @@ from torch import nn
 from fera.adapters.file import open_adapter
 from fera.errors import FeraError
 from fera.format import WEIGHTS
+from fera.generation.clips import contact_sheet, save_clip
 from fera.generation.grids import prompt_grid
-from fera.generation.sampling import file_stem, generate, save_image
+from fera.generation.sampling import file_stem, generate_clips, save_image
 from fera.generation.sources import read_masks, read_sources
+from fera.models.families import video_of
 from fera.pipelines.adapters import load_adapter, set_adapters, trace
 from fera.pipelines.base import EMOJI, load_base, to_device
 from fera.support.files import claim_folder
@@ -27,6 +29,8 @@ from fera.traces.curves import routing_curves, save_csv
 from fera.version import __version__
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Of clips of bases that do not say theirs.
+_FRAME_RATE = 16.0
 # A grid of more prompts is no overview any more.
 _GRID_PROMPTS = 64
 
@@ -53,7 +57,9 @@ class Drawing:
         masks: what is to be painted, white, for a base that fills, likewise.
         height: in pixels; the base's own when left out.
         width: as `height`.
-        batch_size: images at a time.
+        num_frames: frames of a clip, with a base of videos; the base's own number when left out.
+        frame_rate: frames a second of clips that are saved; the base's own when left out.
+        batch_size: images at a time; clips are drawn one at a time.
         device: where to draw; the fastest there is when left out.
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
     """
@@ -74,6 +80,8 @@ class Drawing:
     masks: Sequence[str] = ()
     height: int | None = None
     width: int | None = None
+    num_frames: int | None = None
+    frame_rate: float | None = None
     batch_size: int = 8
     device: str | None = None
     precision: str = "fp32"
@@ -88,7 +96,8 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
 
     Returns:
         The files written, the grid first: `grid.png`, an image a prompt (and `…-base.png` beside it),
-        `gates.png` and `gates.csv` of a trace, `generation.json`.
+        `gates.png` and `gates.csv` of a trace, `generation.json`. Of a clip the image is a contact sheet, and an mp4 of
+        the same name is beside it.
 
     Raises:
         FeraError: something asked for cannot work. Nothing is written then, unless drawing had begun.
@@ -114,11 +123,11 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
     }
     if drawing.compare_base:
         set_adapters(pipe, [])
-        rows["base"] = _draw_row(pipe, drawing, given, files.base_images, {"base": base}, listener, "base")
+        rows["base"] = _draw_row(pipe, drawing, given, files.base_images, files, {"base": base}, listener, "base")
         set_adapters(pipe, names, [weight for _, weight in drawing.adapters])
     with ExitStack() as stack:
         routings = stack.enter_context(trace(pipe)) if drawing.trace else []
-        rows[label] = _draw_row(pipe, drawing, given, files.images, details, listener, label)
+        rows[label] = _draw_row(pipe, drawing, given, files.images, files, details, listener, label)
     shown = {name: images[:_GRID_PROMPTS] for name, images in rows.items()}
     save_image(prompt_grid(shown, drawing.prompts[:_GRID_PROMPTS]), files.grid, _sampling(drawing) | details)
     if len(drawing.prompts) > _GRID_PROMPTS:
@@ -130,7 +139,7 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
         plot_routing(curves, files.plot)
         save_csv(curves, files.table)
     files.record.write_text(_record(drawing, base, names, files), encoding="utf-8")
-    return files.all
+    return [*files.all, *files.clips]
 
 
 def parse_adapter(text: str) -> tuple[str, float]:
@@ -197,10 +206,12 @@ class _Files:
         self.record = folder / "generation.json"
         traced = [self.plot, self.table] if drawing.trace else []
         self.all = [self.grid, *traced, *self.images, *self.base_images, self.record]
+        self.clips: list[Path] = []
 
     def claim(self) -> None:
         """Make the folder, or refuse where files would be replaced unasked."""
-        held = [path.name for path in self.all if path.exists()]
+        clips = [path.with_suffix(".mp4") for path in (*self.images, *self.base_images)]
+        held = [path.name for path in (*self.all, *clips) if path.exists()]
         claim_folder(self._drawing.output, held, overwrite=self._drawing.overwrite)
 
 
@@ -213,9 +224,12 @@ def _check(drawing: Drawing) -> None:
         ("guidance_scale", drawing.guidance_scale, 0),
         ("height", drawing.height, 8),
         ("width", drawing.width, 8),
+        ("num_frames", drawing.num_frames, 1),
     ):
         if value is not None and not value >= least:
             raise FeraError(f"`{name}` must be at least {least}, got {value}")
+    if drawing.frame_rate is not None and not 0 < drawing.frame_rate <= 1000:
+        raise FeraError(f"`frame_rate` must lie above 0 and up to 1000, got {drawing.frame_rate}")
     if not 0 <= drawing.adapter_start < 1:
         raise FeraError(f"`adapter_start` must lie in [0, 1), got {drawing.adapter_start}")
     needing = (
@@ -250,18 +264,22 @@ def _draw_row(
     drawing: Drawing,
     given: Given,
     paths: Sequence[Path],
+    files: "_Files",
     details: dict[str, object],
     listener: Listener,
     label: str,
 ) -> list[Image.Image]:
-    """Draw all prompts once, saving each batch when it is done."""
-    count = len(drawing.prompts)
+    """Draw all prompts once, saving each batch when it is done; of clips, contact sheets are given."""
+    count, video = len(drawing.prompts), video_of(pipe)
+    size = drawing.batch_size if video is None or drawing.num_frames == 1 else 1
+    rate = drawing.frame_rate or (_FRAME_RATE if video is None else video.frame_rate)
     images: list[Image.Image] = []
-    for start in range(0, count, drawing.batch_size):
-        prompts = drawing.prompts[start : start + drawing.batch_size]
-        images += generate(
+    for start in range(0, count, size):
+        prompts = drawing.prompts[start : start + size]
+        clips = generate_clips(
             pipe,
             prompts,
+            num_frames=drawing.num_frames,
             negative_prompt=drawing.negative_prompt,
             seed=drawing.seed + start,
             num_inference_steps=drawing.steps,
@@ -269,16 +287,20 @@ def _draw_row(
             adapter_start=drawing.adapter_start,
             height=drawing.height,
             width=drawing.width,
-            batch_size=drawing.batch_size,
-            sources=given.sources[start : start + drawing.batch_size],
-            masks=given.masks[start : start + drawing.batch_size],
+            batch_size=size,
+            sources=given.sources[start : start + size],
+            masks=given.masks[start : start + size],
             progress=lambda done, total, before=start: listener.advance(  # type: ignore[misc]
                 f"drawing {label}", before * drawing.steps + done, count * drawing.steps
             ),
         )
-        for index in range(start, len(images)):
-            own = {"prompt": drawing.prompts[index], "seed": drawing.seed + index}
-            save_image(images[index], paths[index], own | _sampling(drawing) | details)
+        for index, frames in enumerate(clips, start=start):
+            about = {"prompt": drawing.prompts[index], "seed": drawing.seed + index} | _sampling(drawing) | details
+            if len(frames) > 1:
+                files.clips.append(paths[index].with_suffix(".mp4"))
+                save_clip(frames, files.clips[-1], rate, about)
+            images.append(contact_sheet(frames))
+            save_image(images[-1], paths[index], about)
     listener.advance(f"drawing {label}", count * drawing.steps, count * drawing.steps)
     return images
 
@@ -324,6 +346,8 @@ def _record(drawing: Drawing, base: str, names: Sequence[str], files: _Files) ->
     settings = _sampling(drawing) | {
         "height": drawing.height,
         "width": drawing.width,
+        "num_frames": drawing.num_frames,
+        "frame_rate": drawing.frame_rate,
         "precision": drawing.precision,
     }
     record = {"fera": __version__, "base": base, "adapters": adapters, **settings, "images": images}

@@ -1,4 +1,4 @@
-"""Prompts in, images out, and images into files."""
+"""Prompts in, images or clips out, and images into files."""
 
 import inspect
 import os
@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from fera.errors import FeraError
 from fera.generation.late_start import adapters_after
 from fera.generation.sources import brought_to, check_sources
-from fera.models.families import call_of
+from fera.models.families import call_of, video_of
 from fera.models.pairs import Pairs
 from fera.version import __version__
 
@@ -34,7 +34,7 @@ def generate(
     masks: Sequence[Image.Image] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """Draw one image a prompt.
+    """Draw one image a prompt; with a pipeline of videos, one frame.
 
     Image i starts from noise of its own, drawn on the CPU with seed + i: it depends neither on the batch size nor
     on the other prompts (up to rounding), and every device starts from the same noise.
@@ -62,6 +62,66 @@ def generate(
     Raises:
         FeraError: an argument is out of its range, or the pipeline does not take it.
     """
+    clips = generate_clips(
+        pipe,
+        prompts,
+        num_frames=1 if video_of(pipe) is not None else None,
+        negative_prompt=negative_prompt,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        adapter_start=adapter_start,
+        height=height,
+        width=width,
+        batch_size=batch_size,
+        sources=sources,
+        masks=masks,
+        progress=progress,
+    )
+    return [frames[0] for frames in clips]
+
+
+def generate_clips(
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    num_frames: int | None = None,
+    negative_prompt: str = "",
+    seed: int = 0,
+    num_inference_steps: int = 24,
+    guidance_scale: float = 2.0,
+    adapter_start: float = 0.0,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+    sources: Sequence[Sequence[Image.Image]] = (),
+    masks: Sequence[Image.Image] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Image.Image]]:
+    """Draw one clip a prompt.
+
+    Args:
+        pipe: a text-to-video diffusers pipeline; with one of pictures, each clip is one frame.
+        prompts: one a clip.
+        num_frames: frames of a clip; the pipeline's own number when left out.
+        negative_prompt: as in `generate`, and so all that follows.
+        seed: the seed of the first clip.
+        num_inference_steps: denoising steps.
+        guidance_scale: strength of guidance.
+        adapter_start: share of the denoising steps that the base does alone.
+        height: of a frame in pixels.
+        width: as `height`.
+        batch_size: clips at a time; more than one takes as much more memory.
+        sources: source pictures of each prompt.
+        masks: likewise.
+        progress: called after each denoising step.
+
+    Returns:
+        Frames of each clip, RGB, in the order of the prompts.
+
+    Raises:
+        FeraError: an argument is out of its range, or the pipeline does not take it.
+    """
     for name, value in (("num_inference_steps", num_inference_steps), ("batch_size", batch_size)):
         if value < 1:
             raise FeraError(f"{name} must be at least 1, got {value}")
@@ -77,7 +137,7 @@ def generate(
     for name, value in size.items():
         if value < 1 or value % multiple:  # some pipelines round in silence
             raise FeraError(f"{type(pipe).__name__} cannot draw this: {name} {value} is not divisible by {multiple}")
-    images: list[Image.Image] = []
+    clips: list[list[Image.Image]] = []
     with _quiet(pipe):
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
@@ -88,6 +148,9 @@ def generate(
                 "generator": [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))],
                 **size,
             }
+            arguments |= _length(pipe, num_frames)
+            if num_frames is None and video_of(pipe) is not None:
+                arguments.pop("num_frames", None)
             if size and "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters:
                 arguments["use_resolution_binning"] = False
             if pairs is not None:
@@ -105,8 +168,8 @@ def generate(
                     listeners.append(_counter(progress, start * num_inference_steps, len(batch), total))
                 if listeners:
                     arguments["callback_on_step_end"] = _after_each_step(listeners)
-                images += _call(pipe, arguments, needs_steps=adapter_start > 0)
-    return images
+                clips += _call(pipe, arguments, needs_steps=adapter_start > 0)
+    return clips
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping[str, object]) -> None:
@@ -145,7 +208,7 @@ def _paired(
     return pairs.arguments(pictures, brought_to(drawn, mask, pairs) if mask is not None else None, drawn)
 
 
-def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[Image.Image]:
+def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[list[Image.Image]]:
     taken = inspect.signature(type(pipe).__call__).parameters
     if "output_type" in taken and taken["output_type"].default != "pil":  # pipelines of videos give arrays
         arguments["output_type"] = "pil"
@@ -159,15 +222,42 @@ def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[Image
         raise
     except ValueError as error:  # diffusers checks sizes and prompts before it starts
         raise FeraError(f"{type(pipe).__name__} cannot draw this: {error}") from error
-    return [image.convert("RGB") for image in _images_of(output)]
+    return [[image.convert("RGB") for image in frames] for frames in _frames_of(output)]
 
 
-def _images_of(output: Any) -> list[Image.Image]:
-    """Pictures as a pipeline names them; of videos, the first frames."""
+def _frames_of(output: Any) -> list[list[Image.Image]]:
+    """Frames of each clip, or a picture each, as a pipeline names them."""
     if hasattr(output, "frames"):
-        return [frames[0] for frames in output.frames]
+        clips: list[list[Image.Image]] = output.frames
+        return clips
     images: list[Image.Image] = output.image if hasattr(output, "image") else output.images
-    return images
+    return [[image] for image in images]
+
+
+def _length(pipe: Any, num_frames: int | None) -> dict[str, int]:
+    """The argument of a pipeline that says how many frames to draw.
+
+    Raises:
+        FeraError: it draws pictures, and more than one frame is asked for.
+    """
+    if num_frames is None:
+        return {}
+    if num_frames < 1:
+        raise FeraError(f"`num_frames` must be at least 1, got {num_frames}")
+    if "num_frames" not in inspect.signature(type(pipe).__call__).parameters:
+        if num_frames == 1:
+            return {}
+        raise FeraError(
+            f"{type(pipe).__name__} draws pictures, no clips of {num_frames} frames: leave `num_frames` out"
+        )
+    video = video_of(pipe)
+    if video is not None and (num_frames - 1) % video.stride:
+        near = num_frames - (num_frames - 1) % video.stride
+        raise FeraError(
+            f"`num_frames` is {num_frames}, but {type(pipe).__name__} draws 1 more than a multiple of {video.stride}: "
+            f"{near} or {near + video.stride}"
+        )
+    return {"num_frames": num_frames}
 
 
 def _counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[[int], None]:

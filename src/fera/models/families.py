@@ -7,6 +7,7 @@ from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.family import Conditions, Family
 from fera.models.pairs import Pairs
+from fera.models.video import Video
 
 __all__ = [
     "FAMILIES",
@@ -20,6 +21,7 @@ __all__ = [
     "native_resolution",
     "pairs_of",
     "size_multiple",
+    "video_of",
 ]
 
 # Of pipelines that do not say what they were made for.
@@ -82,6 +84,12 @@ def pairs_of(pipe: Any) -> Pairs | None:
     """How a pipeline is given source pictures; None where it takes none, or fera does not know it."""
     family = _find(pipe)
     return None if family is None else family.pairs
+
+
+def video_of(pipe: Any) -> Video | None:
+    """What a pipeline of videos is made for; None of one of pictures, and of one that is not known."""
+    family = _find(pipe)
+    return None if family is None else family.video
 
 
 def latent_scale(pipe: Any) -> int:

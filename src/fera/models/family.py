@@ -11,6 +11,7 @@ from fera.models.latents import AS_THEY_ARE, LatentUnits, scaled
 from fera.models.pairs import Pairs
 from fera.models.pictures import encoded
 from fera.models.placement import Placement
+from fera.models.video import Video
 
 Conditions = Mapping[str, Tensor]
 
@@ -40,6 +41,8 @@ class Family:
         units: an autoencoder to how its latents become the denoiser's, as the pipeline undoes it.
         latents: (autoencoder, pictures (B, 3, H, W) in [-1, 1]) to clean latents (B, C, h, w) in the denoiser's units,
             where that is no matter of a shift and a scale a channel; None: the autoencoder's latents and `units`.
+        video: what a base of videos is made for; None of one of pictures. `latents` is then given clips, and `predict`
+            latents with their frames as channels.
         encodes_alone: whether captions are encoded one at a time: their conditions differ in length.
         pairs: how it is given source pictures; None where it takes none.
         guidance: the argument of the pipeline that sets the strength of guidance; None where it has none.
@@ -61,6 +64,7 @@ class Family:
     placed: Callable[[Placement], dict[str, tuple[float, ...]]] | None = None
     units: Callable[[Any], LatentUnits] = scaled
     latents: Callable[[Any, Tensor], Tensor] | None = None
+    video: Video | None = None
     encodes_alone: bool = False
     pairs: Pairs | None = None
     guidance: str | None = "guidance_scale"
@@ -73,10 +77,11 @@ class Family:
 
         Args:
             vae: the pipeline's autoencoder.
-            pixels: shape (B, 3, H, W), in [-1, 1], on its device.
+            pixels: shape (B, 3, H, W), or clips of shape (B, 3, F, H, W) where `video` is set; in [-1, 1], on its
+                device.
 
         Returns:
-            Shape (B, C, h, w), float32.
+            Shape (B, C, h, w), float32; frames count as channels.
         """
         return (encoded if self.latents is None else self.latents)(vae, pixels).float()
 

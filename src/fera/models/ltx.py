@@ -1,4 +1,4 @@
-"""LTX-Video, on still pictures: videos of one frame."""
+"""LTX-Video: text to video."""
 
 from typing import Any
 
@@ -8,9 +8,8 @@ from fera.models import layouts_video, rows
 from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
-from fera.models.packing import unpack
-from fera.models.pictures import encoded
 from fera.models.registry import Denoiser, add
+from fera.models.video import Video, by_channel, encoded_clip, folded, frames_before_channels
 
 add(
     "LTXVideoTransformer3DModel",
@@ -40,19 +39,20 @@ def ltx(pipe: Any) -> Family:
     units = (pipe.vae_temporal_compression_ratio / _FRAME_RATE, side, side)
 
     def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-        height, width = noisy.shape[2:]
+        latents = frames_before_channels(denoiser, noisy)
+        frames, _, height, width = latents.shape[1:]
         prediction: Tensor = denoiser(
-            hidden_states=noisy.flatten(2).transpose(1, 2),
+            hidden_states=latents.movedim(2, -1).flatten(1, 3),
             encoder_hidden_states=conditions["encoder_hidden_states"],
             timestep=timesteps,
             encoder_attention_mask=conditions["encoder_attention_mask"],
-            num_frames=1,
+            num_frames=frames,
             height=height,
             width=width,
             rope_interpolation_scale=units,
             return_dict=False,
         )[0]
-        return unpack(prediction, height, width, side=1)
+        return folded(prediction.unflatten(1, (frames, height, width)).movedim(-1, 2))
 
     names = ("encoder_hidden_states", "encoder_attention_mask")
     return Family(
@@ -62,6 +62,7 @@ def ltx(pipe: Any) -> Family:
         scale=side,
         resolution=_RESOLUTION,
         latents=_latents,
+        video=Video(int(pipe.vae_temporal_compression_ratio), _FRAME_RATE),
         reads={"text_encoder": None},
         call=call,
     )
@@ -69,9 +70,8 @@ def ltx(pipe: Any) -> Family:
 
 def _latents(vae: Any, pixels: Tensor) -> Tensor:
     """By the mean and the deviation of each channel, which are the autoencoder's buffers."""
-    latents = encoded(vae, pixels[:, :, None])[:, :, 0].float()
-    mean, deviation = (values.view(1, -1, 1, 1).to(latents) for values in (vae.latents_mean, vae.latents_std))
-    return (latents - mean) * float(vae.config.scaling_factor) / deviation
+    latents = by_channel(encoded_clip(vae, pixels), vae.latents_mean, vae.latents_std)
+    return folded(latents.transpose(1, 2)) * float(vae.config.scaling_factor)
 
 
 add_family("LTXPipeline", ltx, "LTX-Video")

@@ -1,4 +1,4 @@
-"""Wan, on still pictures: videos of one frame."""
+"""Wan: text to video."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from fera.models import layouts_video
 from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
-from fera.models.pictures import standardized
 from fera.models.registry import Denoiser, add
+from fera.models.video import Video, by_channel, encoded_clip, folded, frames_behind_channels
 
 add(
     "WanTransformer3DModel",
@@ -31,16 +31,17 @@ def wan(pipe: Any) -> Family:
 
     def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         config: Any = denoiser.config
+        frames = frames_behind_channels(denoiser, noisy)
         if expands:
-            tokens = noisy[0, 0].numel() // (config.patch_size[1] * config.patch_size[2])
+            tokens = frames[0, 0].numel() // (config.patch_size[1] * config.patch_size[2])
             timesteps = timesteps[:, None].expand(-1, tokens)
         prediction: Tensor = denoiser(
-            hidden_states=noisy[:, :, None],
+            hidden_states=frames,
             timestep=timesteps,
             encoder_hidden_states=conditions["encoder_hidden_states"],
             return_dict=False,
         )[0]
-        return prediction[:, :, 0]
+        return folded(prediction)
 
     return Family(
         ("tokenizer", "text_encoder"),
@@ -48,11 +49,16 @@ def wan(pipe: Any) -> Family:
         predict,
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
-        latents=standardized,
+        latents=_latents,
+        video=Video(int(pipe.vae_scale_factor_temporal), 24.0 if expands else 16.0),
         reads={"text_encoder": None},
         call=call,
         refusal=_TWO if pipe.transformer is None or pipe.transformer_2 is not None else "",
     )
+
+
+def _latents(vae: Any, pixels: Tensor) -> Tensor:
+    return folded(by_channel(encoded_clip(vae, pixels), vae.config.latents_mean, vae.config.latents_std))
 
 
 add_family("WanPipeline", wan, "Wan 2.1, 2.2 (5B)")

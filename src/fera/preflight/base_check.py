@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from fera.config import TrainConfig
-from fera.data.buckets import Size, assign_sizes
+from fera.data.buckets import Size, assign_shapes
 from fera.data.caption_checks import check_cleaning, text_limits
+from fera.data.clips.fitting import clip_settings
 from fera.data.example import Example
 from fera.data.pair_checks import with_sources
 from fera.models.components import denoisers
@@ -14,6 +15,7 @@ from fera.models.families import family_of
 from fera.models.noise import noise_process
 from fera.pipelines.base import load_base
 from fera.pipelines.quantization import quantize
+from fera.preflight.clip_check import fit_all
 from fera.preflight.costs import estimate
 from fera.preflight.report import DataReport, noting
 from fera.training.start.opening import check_class_pictures, check_drawing, training_sizes
@@ -23,7 +25,7 @@ from fera.training.trained.text import check_text_training
 
 def look_with_base(
     report: DataReport, config: TrainConfig, training: Sequence[Example], held_out: Sequence[Example]
-) -> list[Size]:
+) -> tuple[list[Size], list[Example], list[Example]]:
     """Load the base, and note in the report what it says of captions and costs.
 
     Args:
@@ -33,7 +35,7 @@ def look_with_base(
         held_out: examples to measure on.
 
     Returns:
-        The sizes that the base is trained at.
+        The sizes that the base is trained at; training and held-out examples, the frames of clips settled.
 
     Raises:
         FeraError: the base cannot be loaded or trained, or the data do not fit it.
@@ -46,6 +48,9 @@ def look_with_base(
         check_drawing(pipe, config.validation)
     with noting(report):
         check_loss_weights(noise_process(pipe.scheduler, config.train.prediction_type), config.train)
+    if config.data.reads_clips:
+        counts, rate = clip_settings(config.data, family.video, type(pipe).__name__)
+        training, held_out = (fit_all(report, each, counts, rate, config.data) for each in (training, held_out))
     _, buckets = training_sizes(pipe, config)
     examples = [*training, *held_out]
     if examples:
@@ -55,5 +60,5 @@ def look_with_base(
         with noting(report):
             report.cleaned = check_cleaning(pipe, examples, config.data.trigger_word)
         check_text_training(pipe, family, config, list(training))
-        report.estimates = estimate(pipe, config, examples, assign_sizes(examples, buckets), device)
-    return buckets
+        report.estimates = estimate(pipe, config, examples, assign_shapes(examples, buckets), device)
+    return buckets, list(training), list(held_out)

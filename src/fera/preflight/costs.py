@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fera.config import OptimizationConfig, TrainConfig
-from fera.data.buckets import Size
+from fera.data.buckets import Shape
 from fera.data.captions import caption_variants
 from fera.data.example import Example
 from fera.models.components import denoisers
@@ -62,7 +62,7 @@ class Estimates:
 
 @torch.no_grad()
 def estimate(
-    pipe: Any, config: TrainConfig, examples: Sequence[Example], sizes: Sequence[Size], device: torch.device
+    pipe: Any, config: TrainConfig, examples: Sequence[Example], shapes: Sequence[Shape], device: torch.device
 ) -> Estimates:
     """Estimate what a run will cost. The pipeline gets a fresh adapter and is not to be used afterwards.
 
@@ -70,7 +70,7 @@ def estimate(
         pipe: the base, as for training.
         config: the configuration of the run.
         examples: all that it trains on or holds out, each once.
-        sizes: width and height in pixels that each is brought to.
+        shapes: width and height in pixels that each is brought to and, of clips, the number of frames.
         device: where to time.
     """
     family = family_of(pipe)
@@ -83,8 +83,9 @@ def estimate(
     ]
     for part in (*encoders, denoiser):
         part.to(device)
-    width, height = Counter(sizes).most_common(1)[0][0]
-    pixels = torch.zeros(1, 3, height, width, device=device, dtype=pipe.vae.dtype)
+    common = Counter(shapes).most_common(1)[0][0]
+    width, height, *frames = common
+    pixels = torch.zeros(1, 3, *frames, height, width, device=device, dtype=pipe.vae.dtype)
     latent = family.encode_pictures(pipe.vae, pixels)
     conditions = _encode_caption(pipe, family, examples, device)
     batch = min(settings.batch_size, max(1, len(examples)))
@@ -105,14 +106,17 @@ def estimate(
     if config.trains_text:
         step_seconds += caption_seconds * _FORWARDS_A_STEP * settings.gradient_accumulation_steps * settings.batch_size
 
-    different = {(example.digest, size): size for example, size in zip(examples, sizes, strict=True)}
-    for example, size in zip(examples, sizes, strict=True):
+    different = {(example.digest, shape): shape for example, shape in zip(examples, shapes, strict=True)}
+    for example, shape in zip(examples, shapes, strict=True):
         # About as large as the picture.
-        different |= {(source.digest, size): size for source in example.sources}
+        different |= {(source.digest, shape): shape for source in example.sources}
     mirrorings = 2 if config.data.random_flip else 1
-    area = latent[0].numel() / (width * height)
+    stride = 1 if family.video is None else family.video.stride
+    numbers = latent[0].numel() / _volume(common, stride)
     masks = 1 / latent.shape[1] if any(example.mask for example in examples) else 0
-    latent_bytes = sum(int(w * h * area * 4 * (1 + masks)) + _HEADER_BYTES for w, h in different.values()) * mirrorings
+    latent_bytes = mirrorings * sum(
+        int(_volume(shape, stride) * numbers * 4 * (1 + masks)) + _HEADER_BYTES for shape in different.values()
+    )
     captions = {text for example in examples for text in caption_variants(example.caption, config.data, config.seed)}
     caption_bytes = sum(value[0].nbytes for value in conditions.values()) + _HEADER_BYTES
 
@@ -139,6 +143,12 @@ def estimate(
         step_seconds=step_seconds,
         training_seconds=step_seconds * settings.steps,
     )
+
+
+def _volume(shape: Shape, stride: int) -> int:
+    """Pixels of a picture, or of a clip's frames that become a frame of the latent each."""
+    width, height, *frames = shape
+    return width * height * (1 + sum(count - 1 for count in frames) // stride)
 
 
 def bytes_a_trained_parameter(settings: OptimizationConfig) -> int:

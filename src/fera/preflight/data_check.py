@@ -8,6 +8,7 @@ from fera.config import DataConfig, TrainConfig
 from fera.data.buckets import (
     MAX_ASPECT,
     Size,
+    assign_shapes,
     assign_sizes,
     bucket_sizes,
     default_step,
@@ -23,6 +24,7 @@ from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
 from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import check_captions, find, scan_training
+from fera.preflight.clip_check import clip_report, fit_all
 from fera.preflight.report import DataReport, PictureReport, noting
 
 
@@ -45,13 +47,20 @@ def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
         from fera.preflight.base_check import look_with_base
 
         with noting(report):
-            buckets = look_with_base(report, config, training, held_out)
+            buckets, training, held_out = look_with_base(report, config, training, held_out)
             _look_at_sizes(report, training, buckets, config)
-    elif config.data.resolution is not None:
+    if not with_base and config.data.reads_clips and config.data.frame_rate is not None:
+        counts = sorted(config.data.num_frames)
+        training, held_out = (
+            fit_all(report, each, counts, config.data.frame_rate, config.data) for each in (training, held_out)
+        )
+    if not with_base and config.data.resolution is not None:
         side = config.data.resolution
         step = config.data.bucket_reso_steps or default_step(side, 8)
         buckets = bucket_sizes(side, step) if config.data.enable_bucket else [(side, side)]
         _look_at_sizes(report, training, buckets, config)
+    if config.data.reads_clips:
+        report.rows, report.held_out = len(repeat(training)), len(held_out)
     report.listing = [
         *(_picture_report(example, buckets, config, held_out=False) for example in training),
         *(_picture_report(example, buckets, config, held_out=True) for example in held_out),
@@ -73,6 +82,7 @@ def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConf
         sources=[str(source.path) for source in example.sources],
         held_out=held_out,
         colours=example.colours,
+        clip=clip_report(example),
     )
 
 
@@ -87,14 +97,14 @@ def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Exa
         with noting(report):
             examples = add_masks(add_sources(examples, data), data)
             report.notes += describe_shared_masks(examples)
-        examples = _usable(report, examples, data.source, skip_bad=data.skip_bad)
+        examples = _usable(report, examples, data.source, data)
         report.notes += describe_sources(examples)
         _describe(report, examples)
         held_out: list[Example] = []
         with noting(report):
             if data.validation_data_dir is not None:
                 others = add_sources(_found(report, data.validation_data_dir, data), data)
-                held_out = _usable(report, others, data.validation_data_dir, skip_bad=data.skip_bad)
+                held_out = _usable(report, others, data.validation_data_dir, data)
             else:
                 examples, held_out = hold_out(examples, data.validation_fraction)
         trained = {example.digest for example in examples}
@@ -111,12 +121,13 @@ def _found(report: DataReport, folder: Path, data: DataConfig) -> list[Example]:
     return found.examples
 
 
-def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, *, skip_bad: bool) -> list[Example]:
-    good, bad = sift_images(examples, user_index())
+def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, data: DataConfig) -> list[Example]:
+    good, bad = sift_images(examples, user_index(), clips=data.reads_clips)
     report.bad += bad
     report.colours += describe_colours(good)
-    if bad and not (skip_bad and good):
-        report.problems.append(f"{len(bad)} of {len(examples)} pictures in {source} cannot be used")
+    if bad and not (data.skip_bad and good):
+        things = "pictures and clips" if data.reads_clips else "pictures"
+        report.problems.append(f"{len(bad)} of {len(examples)} {things} in {source} cannot be used")
     return good
 
 
@@ -142,7 +153,7 @@ def _look_at_class(report: DataReport, config: TrainConfig) -> None:
     if report.class_pictures:
         with noting(report):
             settings = class_settings(config.data)
-            _usable(report, _found(report, folder, settings), folder, skip_bad=settings.skip_bad)
+            _usable(report, _found(report, folder, settings), folder, settings)
     elif not report.class_pictures_to_draw:
         report.problems.append(f"no class pictures in {folder}; add some, or set data.num_class_images")
 
@@ -150,11 +161,11 @@ def _look_at_class(report: DataReport, config: TrainConfig) -> None:
 def _look_at_sizes(
     report: DataReport, examples: Sequence[Example], buckets: Sequence[Size], config: TrainConfig
 ) -> None:
-    sizes = assign_sizes(examples, buckets)
+    sizes, shapes = assign_sizes(examples, buckets), assign_shapes(examples, buckets)
     report.sizes = {example.name: size for example, size in zip(examples, sizes, strict=True)}
-    rows = Counter(dict.fromkeys(sizes, 0))
-    for example, size in zip(examples, sizes, strict=True):
-        rows[size] += example.repeats
+    rows = Counter(dict.fromkeys(shapes, 0))
+    for example, shape in zip(examples, shapes, strict=True):
+        rows[shape] += example.repeats
     report.buckets = describe_buckets(list(rows.elements()), config.train.batch_size)
     pairs = list(zip(examples, sizes, strict=True))
     report.enlarged = [e.name for e, size in pairs if e.size[0] < size[0] or e.size[1] < size[1]]

@@ -12,8 +12,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ClipReport:
+    """What a clip is, and what of it is trained on.
+
+    Args:
+        frames: how many it has.
+        frame_rate: frames a second; None of a folder of frames.
+        seconds: its length; None of a folder of frames.
+        trained_frames: how many of them are trained on, from the first one on; None where no frame rate is known.
+        trained_rate: at how many a second.
+    """
+
+    frames: int
+    frame_rate: float | None
+    seconds: float | None
+    trained_frames: int | None
+    trained_rate: float | None
+
+
+@dataclass(frozen=True)
 class PictureReport:
-    """What becomes of one picture.
+    """What becomes of one picture or clip.
 
     Args:
         name: the name of the picture.
@@ -26,6 +45,7 @@ class PictureReport:
         sources: files of its source pictures, in order.
         held_out: whether only the held-out loss sees it.
         colours: what is done about its colour profile; empty where nothing is.
+        clip: what it is as a clip; None of a picture.
     """
 
     name: str
@@ -38,6 +58,7 @@ class PictureReport:
     sources: list[str]
     held_out: bool
     colours: str
+    clip: ClipReport | None = None
 
 
 @dataclass

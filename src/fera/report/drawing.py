@@ -9,7 +9,7 @@ from PIL import Image
 
 from fera.config import TrainConfig
 from fera.errors import FeraError
-from fera.generation import generate
+from fera.generation import contact_sheet, generate_clips
 from fera.report.folder import Run
 from fera.support.progress import Listener
 from fera.traces.curves import RoutingCurves, routing_curves
@@ -122,7 +122,7 @@ def _check(run: Run, sampling: Sampling) -> tuple[TrainConfig, Path, list[str]]:
 
 
 def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
-    """Arguments of `generate`: as asked for, else as the run's previews."""
+    """Arguments of `generate_clips`: as asked for, else as the run's previews."""
     validation, resolution = config.validation, config.data.resolution
     return {
         "seed": validation.seed if sampling.seed is None else sampling.seed,
@@ -131,15 +131,18 @@ def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
         "negative_prompt": validation.negative_prompt,
         "height": resolution,
         "width": resolution,
+        "num_frames": config.drawn_frames,
     }
 
 
 def _draw(
     pipe: Any, prompts: Sequence[str], settings: dict[str, Any], label: str, listener: Listener
 ) -> list[Image.Image]:
-    return generate(
+    clips = generate_clips(
         pipe,
         prompts,
         **settings,
+        batch_size=8 if settings["num_frames"] == 1 else 1,
         progress=lambda done, total: listener.advance(f"drawing {label}", done, total),
     )
+    return [contact_sheet(frames, most=4) for frames in clips]

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from PIL import Image, features
 
+from fera.data.clips.reading import preview
 from fera.data.images import load_image
+from fera.generation.clips import contact_sheet
 
 _QUALITY = 88
+# Of a clip.
+_FRAMES = 4
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ def embed(image: Image.Image, alt: str, most: int) -> Picture:
 
 
 def embed_file(path: Path, alt: str, most: int) -> Picture:
-    """As `embed`, from a file.
+    """As `embed`, from a file; of a clip, some of its frames.
 
     Raises:
         ValueError: it cannot be read; the message says which file and why.
     """
     try:
-        return embed(load_image(path), alt, most)
+        frames = preview(path, _FRAMES)
+        return embed(contact_sheet(frames) if frames else load_image(path), alt, most)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
     except (ValueError, OSError) as error:

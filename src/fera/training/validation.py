@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from fera.config import TrainConfig, ValidationConfig
-from fera.data.buckets import Size, bucket_sizes, nearest_bucket
+from fera.data.buckets import Shape, Size, bucket_sizes, nearest_bucket
 from fera.data.cache.encoded import EncodedSet
 from fera.generation.sources import read_masks, read_sources
 from fera.models.noise import fixed_noise, spread_timesteps
@@ -76,14 +76,15 @@ def draw_samples(
     Args:
         setup: the setup of the run; the pipeline still has its encoders.
         config: the configuration of the run: prompts, seed, steps, guidance, precision.
-        folder: gets `step-000100.png`, and how it was drawn as `step-000100.json`.
+        folder: gets `step-000100.png`, and how it was drawn as `step-000100.json`; of clips, contact sheets are in the
+            grid, and `step-000100-000.mp4` and so on are beside it.
         step: optimizer steps taken.
         device: where to draw.
 
     Returns:
         Path of the grid, and the pictures in it, one a prompt.
     """
-    from fera.generation import generate
+    from fera.generation import contact_sheet, generate_clips, save_clip
     from fera.generation.grids import prompt_grid
 
     settings = config.validation
@@ -92,12 +93,15 @@ def draw_samples(
         setup.pipe.to(device)
         sources = read_sources(settings.sources, len(settings.prompts))
         masks = read_masks(settings.masks, len(settings.prompts))
-        images = [
-            image
+        frames, video = config.drawn_frames, setup.family.video
+        clips = [
+            clip
             for first, count, size in _drawn_together(setup, sources, len(settings.prompts))
-            for image in generate(
+            for clip in generate_clips(
                 setup.pipe,
                 settings.prompts[first : first + count],
+                num_frames=frames if video is not None else None,
+                batch_size=8 if frames == 1 else 1,
                 negative_prompt=settings.negative_prompt,
                 seed=settings.seed + first,
                 num_inference_steps=settings.num_inference_steps,
@@ -117,6 +121,11 @@ def draw_samples(
         gc.collect()
         torch.cuda.empty_cache()
     path = folder / f"step-{step:06d}.png"
+    for number, clip in enumerate(clips):
+        if len(clip) > 1 and video is not None:
+            rate = config.data.frame_rate or video.frame_rate
+            save_clip(clip, path.with_name(f"{path.stem}-{number:03d}.mp4"), rate, {"prompt": settings.prompts[number]})
+    images = [contact_sheet(clip, most=4) for clip in clips]
     shown = {"source": [pictures[0] for pictures in sources]} if sources else {}
     grid = prompt_grid({**shown, f"step {step}": images}, settings.prompts)
     replace_file(path, lambda file: grid.save(file, format="PNG"))
@@ -153,6 +162,7 @@ def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
         "guidance_scale": settings.guidance_scale,
         "height": setup.resolution,
         "width": setup.resolution,
+        **({"num_frames": config.drawn_frames} if setup.family.video is not None else {}),
         "precision": {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(setup.dtype, "fp32"),
         "images": [
             {"prompt": prompt, "seed": settings.seed + i}
@@ -197,7 +207,7 @@ def _evaluating_text(setup: Setup) -> AbstractContextManager[None]:
 
 def _batches(held_out: EncodedSet, count: int, batch_size: int) -> Iterator[list[int]]:
     """Samples 0 to count - 1 in batches of one size each."""
-    by_size: dict[tuple[Size, ...], list[int]] = {}
+    by_size: dict[tuple[Shape, ...], list[int]] = {}
     for sample in range(count):
         by_size.setdefault(held_out.groups[sample % len(held_out)], []).append(sample)
     for samples in by_size.values():

@@ -1,5 +1,7 @@
 """Starting the router of a fresh adapter as a partition of what it will read."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ ENTROPY = 0.8
 @torch.no_grad()
 def start_router(
     model: nn.Module,
-    noisy_latents: Tensor,
+    noisy_latents: Tensor | Iterable[Tensor],
     noise_levels: Tensor,
     *,
     adapter_name: str = "default",
@@ -28,7 +30,8 @@ def start_router(
 
     Args:
         model: the denoiser with the adapter, or a PeftModel of it.
-        noisy_latents: shape (N, C, H, W) or (N, C, L), at noise levels as training will draw them; some hundreds.
+        noisy_latents: shape (N, C, H, W) or (N, C, L), at noise levels as training will draw them; some hundreds. Large
+            ones may come in parts, of which one is in memory at a time.
         noise_levels: shape (N,), 0 (clean) to 1 (pure noise).
         adapter_name: the adapter.
         entropy: mean entropy of the gate, as a fraction of the uniform gate's, in (0, 1): how soft the partition is.
@@ -45,7 +48,12 @@ def start_router(
     router, reader = gate.router[adapter_name], gate.inputs[adapter_name]
     if not isinstance(router, SoftFrequencyRouter):
         raise FeraError(f"the router of adapter {adapter_name!r} is fixed: there is nothing to start")
-    inputs = reader(noisy_latents, noise_levels.to(noisy_latents.device)).cpu()
+    parts = [noisy_latents] if isinstance(noisy_latents, Tensor) else noisy_latents
+    read, done = [], 0
+    for part in parts:
+        read.append(reader(part, noise_levels[done : done + len(part)].to(part.device)).cpu())
+        done += len(part)
+    inputs = torch.cat(read)
     first = inputs.shape[1] - 1 if reader.reads_timestep else 0
     weight, bias = partition(inputs[:, first:], router.output.out_features, entropy)
     padded = torch.zeros(weight.shape[0], inputs.shape[1], dtype=weight.dtype)

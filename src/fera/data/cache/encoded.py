@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fera.data.buckets import Size
+from fera.data.buckets import Shape, Size
 from fera.data.cache.store import Memory
 from fera.models.conditions import together
 from fera.models.latents import AS_THEY_ARE, LatentUnits
@@ -40,7 +40,7 @@ class EncodedSet:
 
     Args:
         names: the names of the pictures.
-        sizes: width and height in pixels that each was brought to.
+        sizes: width and height in pixels that each was brought to and, of clips, the number of frames.
         latents: for each picture its file, and where flips were asked for a second one, mirrored.
         captions: for each picture one or more orders of its tags.
         texts: file of each caption, the empty one among them; empty where text encoders train and make all there is.
@@ -60,7 +60,7 @@ class EncodedSet:
     """
 
     names: list[str]
-    sizes: list[Size]
+    sizes: list[Shape]
     latents: list[list[Path]]
     captions: list[list[str]]
     texts: dict[str, Path]
@@ -80,8 +80,8 @@ class EncodedSet:
         return len(self.names)
 
     @property
-    def groups(self) -> list[tuple[Size, ...]]:
-        """What rows of one batch share: the size of the picture, and those of its sources."""
+    def groups(self) -> list[tuple[Shape, ...]]:
+        """What rows of one batch share: the size of the picture or the shape of the clip, and the sizes of its sources."""
         if not self.sources:
             return [(size,) for size in self.sizes]
         return [(size, *sources) for size, sources in zip(self.sizes, self.source_sizes, strict=True)]

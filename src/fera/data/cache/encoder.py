@@ -17,14 +17,15 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from fera.data.buckets import Size, assign_sizes
+from fera.data.buckets import Size, assign_shapes, assign_sizes
 from fera.data.cache.encoded import EncodedSet
-from fera.data.cache.store import digest, fingerprint, write
+from fera.data.cache.store import Memory, digest, fingerprint, write
 from fera.data.checking import Example, crop_offset
+from fera.data.clips.reading import frames_of
 from fera.data.example import Source
 from fera.data.images import load_image
 from fera.data.masks import load_mask
-from fera.data.tensors import to_image, to_tensor, to_weights
+from fera.data.tensors import to_clip, to_image, to_tensor, to_weights
 from fera.errors import FeraError
 from fera.models.families import Family, latent_scale
 from fera.models.placement import place
@@ -91,7 +92,7 @@ class Encoder:
         latents, sources = self._encode_pictures(examples, sizes)
         return EncodedSet(
             names=[example.name for example in examples],
-            sizes=sizes,
+            sizes=assign_shapes(examples, self.buckets),
             latents=latents,
             captions=variants,
             texts=texts,
@@ -108,6 +109,8 @@ class Encoder:
             source_units=self.family.source_units_of(self.pipe.vae),
             holes=self._encode_masks(examples, sizes, is_hole=True) if is_filled else [],
             seen_texts=self._encode_seen(examples, sizes, variants) if pairs is not None and pairs.encode else [],
+            # A file of a clip is read in milliseconds, and a step takes longer: nothing is gained by keeping it.
+            memory=Memory(0) if any(example.part for example in examples) else Memory(),
         )
 
     def _place(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[dict[str, tuple[float, ...]]]]:
@@ -238,6 +241,8 @@ class Encoder:
         # Only of these were there files with other colours, of before profiles were heeded.
         depends_on += ["sRGB"] if source.colours else []
         depends_on += [example.mask_digest] if blank else []
+        if (part := example.part) is not None:
+            depends_on += ["frames", part.start, part.frames, part.frame_rate]
         before, after = key or ([], [])
         path = self.folder / f"latent-{digest([*before, *depends_on, *after])}.safetensors"
         return _Picture(source.path, example, size, offset, mirrored, path, blank)
@@ -296,20 +301,29 @@ def _settings(pipe: Any) -> dict[str, str]:
 
 
 def _chunks(missing: Sequence[_Picture]) -> Iterator[list[_Picture]]:
-    """Pictures to encode together: of one size."""
-    for _, pictures in groupby(sorted(missing, key=lambda picture: picture.size), key=lambda picture: picture.size):
-        same_size = list(pictures)
-        for start in range(0, len(same_size), _BATCH):
-            yield same_size[start : start + _BATCH]
+    """Pictures to encode together: of one size. Clips go one at a time, so that one is in memory."""
+
+    def shape(picture: _Picture) -> tuple[int, ...]:
+        return (picture.example.frames, *picture.size)
+
+    for (frames, *_), pictures in groupby(sorted(missing, key=shape), key=shape):
+        same_size, count = list(pictures), _BATCH if frames == 1 else 1
+        for start in range(0, len(same_size), count):
+            yield same_size[start : start + count]
 
 
 def _pixels(picture: _Picture) -> Tensor:
+    """Shape (3, H, W), or (3, F, H, W) of a clip."""
+    example = picture.example
     try:
-        pixels = to_tensor(load_image(picture.image), picture.size, picture.offset)
+        if example.clip is not None and example.part is not None:
+            pixels = to_clip(frames_of(example.image, example.clip, example.part), picture.size, picture.offset)
+        else:
+            pixels = to_tensor(load_image(picture.image), picture.size, picture.offset)
     except (ValueError, OSError) as error:
-        raise FeraError(f"{picture.example.origin} {error}; it was readable a moment ago") from error
+        raise FeraError(f"{example.origin} {error}; it was readable a moment ago") from error
     if picture.blank:
-        pixels = pixels * (1 - _hole_of(picture.example, picture.size, picture.offset))
+        pixels = pixels * (1 - _hole_of(example, picture.size, picture.offset))
     return pixels.flip(-1) if picture.mirrored else pixels
 
 

@@ -37,11 +37,15 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 class Memory:
-    """Keeps the files it reads until it is full; small data sets are then read from disk once."""
+    """Keeps the files it reads until it is full; small data sets are then read from disk once.
 
-    def __init__(self) -> None:
+    Args:
+        size: how much it keeps, in bytes.
+    """
+
+    def __init__(self, size: int = _MEMORY_BYTES) -> None:
         self._files: dict[Path, dict[str, Tensor]] = {}
-        self._left = _MEMORY_BYTES
+        self._left = size
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """The tensors of a file.

@@ -10,7 +10,14 @@ from fera.data.captions import with_trigger
 from fera.data.example import Example, some_of
 from fera.data.picture_formats import CONVERT, IMAGE_SUFFIXES
 from fera.data.sources.dataset import parquet_files, read_dataset, read_parquet, read_saved
-from fera.data.sources.files import METADATA_NAMES, check_inside, images_below, images_in, unread_below
+from fera.data.sources.files import (
+    METADATA_NAMES,
+    check_inside,
+    images_below,
+    media_in,
+    unread_below,
+    videos_below,
+)
 from fera.data.sources.flat import read_flat
 from fera.data.sources.imagefolder import read_imagefolder
 from fera.data.sources.repeats import read_repeats, repeat_folders
@@ -76,7 +83,7 @@ def scan(folder: Path, config: DataConfig) -> Found:
         raise FeraError(f"data folder {folder} {what} (looked from {Path.cwd()})")
     try:
         found = _read(folder, config)
-        unread = _unread(folder)
+        unread = _unread(folder, config)
     except OSError as error:
         raise FeraError(f"data folder {folder} cannot be read: {error.strerror or error}") from error
     if not found.examples:
@@ -100,7 +107,7 @@ def scan_training(config: DataConfig) -> Found:
     if not examples:
         raise FeraError(f"data.dataset_name {config.dataset_name!r}, split {config.dataset_split!r}, has no rows")
     folder = Path(config.dataset_name)
-    notes = _unread(folder) if folder.is_dir() else []
+    notes = _unread(folder, config) if folder.is_dir() else []
     return _captioned_all(Found("dataset", examples, f"text in column {config.caption_column!r}", notes), config)
 
 
@@ -125,7 +132,7 @@ def _read(folder: Path, config: DataConfig) -> Found:
         examples = read_imagefolder(folder, metadata, config)
         return Found("imagefolder", examples, captions, describe_metadata(examples, folder, metadata))
     inner = repeat_folders(folder)
-    if not any(images_in(path) for path, _, _ in inner):
+    if not any(media_in(path, clips=config.reads_clips) for path, _, _ in inner):
         flat = read_flat(folder, config)
         if not flat and (splits := saved_splits(folder, follow_symlinks=config.follow_symlinks)):
             captions = f"text in column {config.caption_column!r}"
@@ -133,17 +140,19 @@ def _read(folder: Path, config: DataConfig) -> Found:
         if not flat and (files := parquet_files(folder)):
             captions = f"text in column {config.caption_column!r}"
             return Found("parquet", read_parquet(files, folder, config), captions, _left_alone(folder, ()))
-        notes = [*_left_alone(folder, ()), *describe_sharing(flat, folder)]
+        clips = [example.image for example in flat if example.image.is_dir()]
+        notes = [*_left_alone(folder, clips), *describe_sharing(flat, folder)]
         if flat and (files := parquet_files(folder)):
             names = some_of([path.relative_to(folder).as_posix() for path in files])
             notes.append(f"parquet files are left alone, for there are pictures beside them: {names}")
         return Found("flat", flat, beside, notes)
-    if loose := [path.name for path in images_in(folder)]:
+    if loose := [path.name for path in media_in(folder, clips=config.reads_clips) if path.is_file()]:
         raise FeraError(
             f"{folder} holds pictures ({some_of(loose)}) beside folders with repeats ({inner[0][0].name}): move them "
             "into a folder like '1_words', or train the folders one by one"
         )
-    folders, examples = [path for path, _, _ in inner], read_repeats(folder, config)
+    examples = read_repeats(folder, config)
+    folders = [*(path for path, _, _ in inner), *(example.image for example in examples if example.image.is_dir())]
     notes = [
         *_left_alone(folder, folders),
         *describe_sharing(examples, folder),
@@ -169,20 +178,29 @@ def _left_alone(folder: Path, used: Sequence[Path]) -> list[str]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             # Of a folder with repeats only the pictures in itself are trained on.
-            below = (image for image in images_below(path) if path not in used or image.parent != path)
+            below = (image for image in images_below(path) if image.parent not in used)
             if count := sum(1 for _ in below):
                 notes.append(f"{path.name}/: {count} pictures left alone, for they lie in a folder of their own")
     return notes
 
 
-def _unread(folder: Path) -> list[str]:
-    """A line about files that look like pictures and are not read."""
+def _unread(folder: Path, config: DataConfig) -> list[str]:
+    """Lines about files that look like pictures or videos and are not read."""
+    notes = [] if config.reads_clips else _unread_videos(folder)
     if not (paths := unread_below(folder)):
-        return []
+        return notes
     names = some_of([path.relative_to(folder).as_posix() for path in paths])
     kinds = ", ".join(sorted({path.suffix.lower() for path in paths}))
     files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
-    return [f"{files} left alone, for pictures of that format are not read ({kinds}): {names}; {CONVERT}"]
+    return [*notes, f"{files} left alone, for pictures of that format are not read ({kinds}): {names}; {CONVERT}"]
+
+
+def _unread_videos(folder: Path) -> list[str]:
+    if not (paths := videos_below(folder)):
+        return []
+    names = some_of([path.relative_to(folder).as_posix() for path in paths])
+    files = "1 video is" if len(paths) == 1 else f"{len(paths)} videos are"
+    return [f"{files} left alone: {names}; set data.num_frames to train on clips"]
 
 
 def _inventory(folder: Path) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from fera.data.picture_formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from fera.data.picture_formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
 from fera.errors import FeraError
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -23,6 +23,32 @@ def is_image(path: Path) -> bool:
 def images_in(folder: Path) -> list[Path]:
     """Pictures that lie in a folder itself, by name."""
     return sorted(path for path in folder.iterdir() if is_image(path))
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a file that is called like a video, and not hidden."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def media_in(folder: Path, *, clips: bool) -> list[Path]:
+    """Pictures that lie in a folder itself and, where clips are read, videos and folders of frames, by name."""
+    if not clips:
+        return images_in(folder)
+    return sorted(path for path in folder.iterdir() if is_image(path) or is_video(path) or _has_frames(path))
+
+
+def media_below(folder: Path, *, clips: bool) -> Iterator[Path]:
+    """As `images_below`, with videos where clips are read."""
+    yield from filter(lambda path: is_image(path) or clips and is_video(path), _below(folder))
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """Videos in a folder and in the folders below it; hidden and linked ones are passed over."""
+    return list(filter(is_video, _below(folder)))
+
+
+def _has_frames(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".") and any(map(is_image, path.iterdir()))
 
 
 def images_below(folder: Path) -> Iterator[Path]:

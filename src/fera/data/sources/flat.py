@@ -1,17 +1,17 @@
-"""A flat folder: `a.png` and its caption `a.txt` or `a.caption`."""
+"""A flat folder: `a.png`, `a.mp4` or a folder of frames `a/`, and its caption `a.txt` or `a.caption`."""
 
 from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.captions import clean
 from fera.data.example import Example
-from fera.data.sources.files import check_inside, images_in, read_text
+from fera.data.sources.files import check_inside, media_in, read_text
 from fera.data.sources.sharing import captions_beside
 
 
 def read_flat(folder: Path, config: DataConfig) -> list[Example]:
-    """Pictures that lie in the folder itself, in the order of their names."""
-    return [Example(path, caption_beside(path, folder, config)) for path in images_in(folder)]
+    """Pictures and clips that lie in the folder itself, in the order of their names."""
+    return [Example(path, caption_beside(path, folder, config)) for path in media_in(folder, clips=config.reads_clips)]
 
 
 def caption_beside(image: Path, folder: Path, config: DataConfig) -> str:

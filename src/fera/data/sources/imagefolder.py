@@ -9,7 +9,7 @@ from pathlib import Path
 from fera.config import DataConfig
 from fera.data.captions import clean
 from fera.data.example import Example, Source
-from fera.data.sources.files import check_inside, images_below, named_file, read_text
+from fera.data.sources.files import check_inside, media_below, named_file, read_text
 from fera.errors import FeraError
 
 
@@ -19,7 +19,11 @@ def read_imagefolder(folder: Path, metadata: Path, config: DataConfig) -> list[E
     # A picture without a row is a picture without a caption: it is not dropped in silence.
     listed = {example.image for example in examples}
     listed |= {source.path for example in examples for source in example.sources}
-    others = [Example(path, "", name=_name(path, folder)) for path in images_below(folder) if path not in listed]
+    others = [
+        Example(path, "", name=_name(path, folder))
+        for path in media_below(folder, clips=config.reads_clips)
+        if path not in listed and path.parent not in listed  # a frame of a folder that is listed
+    ]
     return examples + others
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.example import Example
-from fera.data.sources.files import images_in
+from fera.data.sources.files import media_in
 from fera.data.sources.flat import caption_beside
 from fera.errors import FeraError
 
@@ -41,5 +41,5 @@ def read_repeats(folder: Path, config: DataConfig) -> list[Example]:
             repeats=repeats,
         )
         for inner, repeats, words in repeat_folders(folder)
-        for path in images_in(inner)
+        for path in media_in(inner, clips=config.reads_clips)
     ]

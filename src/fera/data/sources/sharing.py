@@ -9,7 +9,8 @@ from fera.data.sources.files import CAPTION_SUFFIXES, METADATA_NAMES, images_bel
 
 def captions_beside(image: Path) -> list[Path]:
     """Caption files of a picture's name; the first is the one that is read."""
-    return [path for suffix in CAPTION_SUFFIXES if (path := image.with_suffix(suffix)).is_file()]
+    stem = image.name if image.is_dir() else image.stem  # a dot in a folder's name begins no ending
+    return [path for suffix in CAPTION_SUFFIXES if (path := image.with_name(stem + suffix)).is_file()]
 
 
 def describe_sharing(examples: Sequence[Example], folder: Path) -> list[str]:

@@ -7,12 +7,21 @@ import torch
 from torch import nn
 
 from fera.config import TrainConfig, ValidationConfig
-from fera.data.buckets import MAX_ASPECT, Size, assign_sizes, bucket_sizes, default_step, describe_buckets
+from fera.data.buckets import (
+    MAX_ASPECT,
+    Size,
+    assign_shapes,
+    assign_sizes,
+    bucket_sizes,
+    default_step,
+    describe_buckets,
+)
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.encoder import Encoder
 from fera.data.caption_checks import check_cleaning, describe_limits, text_limits
 from fera.data.captions import caption_variants
 from fera.data.checking import check_images, hold_out
+from fera.data.clips.fitting import clip_settings, fit_clips
 from fera.data.colours import describe_colours
 from fera.data.example import Example, repeat, some_of
 from fera.data.index import user_index
@@ -105,6 +114,11 @@ def open_sources(
     check_class_pictures(family, config)
     check_drawing(pipe, config.validation)
     process = noise_process(pipe.scheduler, config.train.prediction_type)
+    if config.data.reads_clips:
+        counts, rate = clip_settings(config.data, family.video, type(pipe).__name__)
+        examples, short = fit_clips(examples, counts, rate, skip_bad=config.data.skip_bad)
+        held_out, also_short = fit_clips(held_out, counts, rate, skip_bad=config.data.skip_bad)
+        skipped += _report_clips([*examples, *held_out], [*short, *also_short], rate, listener)
     config = with_bucket_step(config, pipe, former=former_buckets)
     resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, listener)
@@ -187,11 +201,13 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
     found = check_captions(scan_training(data), data.source, data)
     index = user_index()
     examples, skipped = check_images(
-        add_masks(add_sources(found.examples, data), data), skip_bad=data.skip_bad, index=index
+        add_masks(add_sources(found.examples, data), data), skip_bad=data.skip_bad, index=index, clips=data.reads_clips
     )
     if data.validation_data_dir is not None:
         others = find(data.validation_data_dir, data)
-        held_out, also_skipped = check_images(add_sources(others.examples, data), skip_bad=data.skip_bad, index=index)
+        held_out, also_skipped = check_images(
+            add_sources(others.examples, data), skip_bad=data.skip_bad, index=index, clips=data.reads_clips
+        )
         skipped += also_skipped
         found.notes.extend(f"{data.validation_data_dir}: {note}" for note in others.notes)
     else:
@@ -203,10 +219,21 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
         listener.say(note)
     rows = len(repeat(examples))
     repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
-    listener.say(f"{len(examples)} training pictures{repeats} from {data.source}, {len(held_out)} held out:")
+    things = "pictures and clips" if data.reads_clips else "pictures"
+    listener.say(f"{len(examples)} training {things}{repeats} from {data.source}, {len(held_out)} held out:")
     for example in examples[:3]:
         listener.say(f"  {example.name}: {example.caption or '(no caption)'}")
     return examples, held_out, skipped
+
+
+def _report_clips(examples: list[Example], short: list[str], rate: float, listener: Listener) -> list[str]:
+    """Say what became of clips; `short` are those left out, and are returned."""
+    if short:
+        listener.say(f"skipped {len(short)} clips: {some_of(short)}")
+    other = [e.name for e in examples if e.clip is not None and not e.clip.takes_every_frame(rate)]
+    if other:
+        listener.say(f"{len(other)} clips are brought to {rate:g} frames a second: {some_of(other)}")
+    return short
 
 
 def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
@@ -253,12 +280,13 @@ def with_bucket_step(config: TrainConfig, pipe: Any, *, former: bool = False) ->
 def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainConfig, listener: Listener) -> None:
     """How many pictures are trained at which size, and which of them suffer."""
     sizes = assign_sizes(examples, buckets)
-    if config.data.enable_bucket:
-        lines = describe_buckets(sizes, config.train.batch_size)
+    if config.data.enable_bucket or config.data.reads_clips:
+        lines = describe_buckets(assign_shapes(examples, buckets), config.train.batch_size)
         listener.say(f"{len(lines)} buckets (width x height):")
         for line in lines:
             listener.say(f"  {line}")
-        if long := [example.name for example in examples if max(example.size) > MAX_ASPECT * min(example.size)]:
+        long = [example.name for example in examples if max(example.size) > MAX_ASPECT * min(example.size)]
+        if config.data.enable_bucket and long:
             listener.say(
                 f"{len(long)} pictures are longer than 1:{MAX_ASPECT:g} and are cropped to it: {some_of(long)}"
             )

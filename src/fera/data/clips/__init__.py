@@ -1,0 +1,1 @@
+"""Clips: videos, animated pictures, and folders of frames. One module reads each; `reading` chooses."""
