@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fera.config import OptimizationConfig, TrainConfig
-from fera.data.buckets import Shape
+from fera.data.buckets import Shape, Size
 from fera.data.captions import caption_variants
 from fera.data.example import Example
 from fera.models.components import denoisers

@@ -81,7 +81,7 @@ class EncodedSet:
 
     @property
     def groups(self) -> list[tuple[Shape, ...]]:
-        """What rows of one batch share: the size of the picture or the shape of the clip, and the sizes of its sources."""
+        """What rows of one batch share: the shape of the picture or clip, and the sizes of its sources."""
         if not self.sources:
             return [(size,) for size in self.sizes]
         return [(size, *sources) for size, sources in zip(self.sizes, self.source_sizes, strict=True)]
