@@ -19,6 +19,7 @@ PEFT_PREFIX = "base_model.model."
 # Name of the gate in a denoiser, and so in the keys of its routers.
 GATE = "fera"
 ROUTER_KEY = f"{GATE}.router."
+SOFT_PROMPT_KEY = f"{GATE}.soft_prompt"
 
 # Where a mixture of experts of another scheme keeps them: no module of a base is called so.
 EXPERTS = "fera_experts"

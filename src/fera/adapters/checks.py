@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Far beyond any use, and little memory: a router of these sizes has 32 million weights.
-_MOST = {"num_experts": 256, "num_bands": 256, "router_features": 65_536}
+_MOST = {"num_experts": 256, "num_virtual_tokens": 1024, "num_bands": 256, "router_features": 65_536}
 _MAX_RANK = 16_384
 _MAX_PATTERN = 500
 _MAX_REPEATS = 4

@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fera.adapters.header import AdapterHeader, read_header
-from fera.format import EXPERTS, FORMAT_VERSION, ROUTER_KEY
+from fera.format import EXPERTS, FORMAT_VERSION, ROUTER_KEY, SOFT_PROMPT_KEY
 from fera.method.settings import DEFAULTS
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout")
 _SETTINGS = (
     *_LORA_SETTINGS,
-    *("num_experts", "ranks", "num_bands", "kappa", "router", "router_input", "temperature", "router_features"),
+    *("num_experts", "ranks", "num_virtual_tokens", "num_bands", "kappa"),
+    *("router", "router_input", "temperature", "router_features"),
 )
 
 
@@ -73,6 +74,8 @@ def _text(text: "TextFiles") -> dict[str, Any]:
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     shown = {name: settings.get(name, DEFAULTS[name]) for name in _SETTINGS}
+    if not shown["num_virtual_tokens"]:
+        del shown["num_virtual_tokens"]
     if settings.get("expert") is not None:
         # What a scheme's defaults are, PEFT knows.
         from fera.tuner.schemes import changed_settings
@@ -97,13 +100,16 @@ def _ranks(settings: dict[str, Any]) -> list[int]:
 
 def _parameters(header: AdapterHeader) -> dict[str, Any]:
     total = sum(math.prod(shape) for shape in header.shapes.values())
-    experts = total - sum(math.prod(shape) for key, shape in header.shapes.items() if ROUTER_KEY in key)
+    router = sum(math.prod(shape) for key, shape in header.shapes.items() if ROUTER_KEY in key)
+    soft_prompt = sum(math.prod(shape) for key, shape in header.shapes.items() if SOFT_PROMPT_KEY in key)
+    experts = total - router - soft_prompt
     ranks = _ranks(header.settings)
     each = [experts * rank // sum(ranks) for rank in ranks]
     return {
         "experts": experts,
         "per_expert": each[0] if len(set(each)) == 1 else each,
-        "router": total - experts,
+        "router": router,
+        **({"soft_prompt": soft_prompt} if soft_prompt else {}),
         "total": total,
     }
 

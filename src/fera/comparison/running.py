@@ -103,7 +103,7 @@ def execute(task: Task, listener: Listener) -> Result:
 def router_parameters(denoiser: nn.Module) -> int:
     """Parameters of a denoiser's routers."""
     gate = gate_of(denoiser)
-    return sum(parameter.numel() for parameter in gate.parameters()) if gate is not None else 0
+    return sum(parameter.numel() for parameter in gate.router.parameters()) if gate is not None else 0
 
 
 def _train(config: TrainConfig, listener: Listener) -> Summary:

@@ -80,6 +80,13 @@ class AdapterConfig(Section):
     router_features: int = Field(
         default=ROUTER_FEATURES, ge=1, le=65536, description="Width of the router's hidden layer."
     )
+    num_virtual_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Learned vectors before the states of every caption, a soft prompt "
+        "([text.md](text.md#soft-prompts)); 0 for none.",
+    )
     use_rslora: bool = Field(default=False, description="Scale experts by lora_alpha / sqrt(r) instead.")
     expert: dict[str, str | int | float | bool] | None = Field(
         default=None,

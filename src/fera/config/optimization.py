@@ -74,6 +74,16 @@ class OptimizationConfig(Section):
         ge=1,
         description="LoRA+: learning rate of the experts' B over that of A, which is learning_rate; 16 is common.",
     )
+    soft_prompt_learning_rate: float = Field(
+        default=1e-3, gt=0, description="Learning rate of the soft prompt, with adapter.num_virtual_tokens."
+    )
+    soft_prompt_then_freeze: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the steps in which the soft prompt learns alone; then it stays as it is, and all else "
+        "learns. 0: all learn together.",
+    )
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = Field(default="constant_with_warmup", description="Course of the learning rate, as in diffusers.")

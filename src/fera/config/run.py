@@ -78,6 +78,12 @@ class TrainConfig(Section):
             rates["text_encoder.learning_rate"] = self.text_encoder.learning_rate
         if self.tokens.placeholder_token is not None:
             rates["tokens.learning_rate"] = self.tokens.learning_rate
+        if self.adapter.num_virtual_tokens:
+            rates["train.soft_prompt_learning_rate"] = self.train.soft_prompt_learning_rate
+        elif self.adapter.start_from is None:
+            for name in ("soft_prompt_learning_rate", "soft_prompt_then_freeze"):
+                if getattr(self.train, name) != OptimizationConfig.model_fields[name].default:
+                    raise ValueError(f"train.{name} is set, but adapter.num_virtual_tokens is 0: set both or neither")
         check_rates_of_text(self.train, rates)
         if self.adapter.routes_updates:
             if self.train.optimizer != "adamw":

@@ -137,8 +137,13 @@ def check_plain(config: FeraConfig) -> None:
     """Refuse experts that are no LoRA.
 
     Raises:
-        FeraError: the adapter's experts are of another scheme.
+        FeraError: the adapter's experts are of another scheme, or it has a soft prompt.
     """
+    if config.num_virtual_tokens:
+        raise FeraError(
+            f"the adapter has a soft prompt of {config.num_virtual_tokens} vectors, which a plain LoRA cannot hold: it "
+            "can neither be exported nor merged. Train without num_virtual_tokens for that"
+        )
     if config.expert is not None:
         raise FeraError(
             f"the adapter's experts are a {type(config.expert).__name__}: a plain LoRA is an export format that cannot "

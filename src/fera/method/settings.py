@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "lora_dropout": 0.0,
     "num_experts": NUM_EXPERTS,
     "ranks": None,
+    "num_virtual_tokens": 0,
     "num_bands": NUM_BANDS,
     "kappa": KAPPA,
     "indicator": "bands",
@@ -41,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "alpha_pattern": None,
 }
 
-_LEAST = {"r": 1, "num_experts": 1, "num_bands": 2, "router_features": 1}
+_LEAST = {"r": 1, "num_experts": 1, "num_virtual_tokens": 0, "num_bands": 2, "router_features": 1}
 _MOST = {"kappa": 1.0, "temperature": float("inf"), "lora_alpha": float("inf")}
 
 

@@ -63,6 +63,8 @@ class FeraConfig(LoraConfig):
             "timestep", "shares+timestep" or "log_energies+timestep"; see `fera.method.router_input`.
         temperature: the temperature of the router's softmax, above 0.
         router_features: width of the router's hidden layer, at least 1.
+        num_virtual_tokens: V, learned vectors before the states of the text, for every caption alike: a soft prompt, in
+            PEFT's word. 0 for none.
         expert: config of another PEFT scheme, or a dict of it with its `peft_type`: then each expert is an adapter of
             that scheme (`LoHaConfig(r=4)`, `LoraConfig(use_dora=True)`), and settings of LoRA are left alone. None
             for LoRA, whose experts cost no more than one LoRA.
@@ -97,6 +99,9 @@ class FeraConfig(LoraConfig):
     )
     temperature: float = field(default=TEMPERATURE, metadata={"help": "Temperature of the router's softmax."})
     router_features: int = field(default=ROUTER_FEATURES, metadata={"help": "Width of the router's hidden layer."})
+    num_virtual_tokens: int = field(
+        default=0, metadata={"help": "Learned vectors before the states of the text; 0 for no soft prompt."}
+    )
     expert: PeftConfig | dict[str, Any] | None = field(
         default=None, metadata={"help": "Config of another PEFT scheme for the experts; LoRA if unset."}
     )
@@ -130,6 +135,11 @@ class FeraConfig(LoraConfig):
     def has_gate(self) -> bool:
         """Whether forwards are routed; if not, the experts are one LoRA."""
         return self.router != "gradient"
+
+    @property
+    def is_one_lora(self) -> bool:
+        """Whether the adapter is a plain LoRA and nothing else."""
+        return not self.has_gate and not self.num_virtual_tokens
 
     @property
     def expert_ranks(self) -> list[int]:

@@ -23,6 +23,7 @@ from fera.method.router_input import RouterInput
 from fera.method.routing import Routing
 from fera.models.reading import CallReader
 from fera.models.rows import Count
+from fera.models.soft_prompts import with_soft_prompt
 from fera.support.tracing import has_values
 from fera.tuner.checkpointing import CarryGates
 from fera.tuner.config import FeraConfig
@@ -35,6 +36,8 @@ Rows = dict[str, Count]
 
 # Gates that differ by less are one gate: they come from copies of one latent.
 _ROUNDING = 1e-6
+# Of a soft prompt's first values, where training does not start it from the states of captions.
+_SOFT_PROMPT_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         FeraError: fera does not know the denoiser's class.
     """
 
-    adapter_layer_names = ("router",)
+    adapter_layer_names = ("router", "soft_prompt")
     other_param_names = ("inputs",)
     # PEFT looks these up in the base layer, and there is none.
     weight = None  # type: ignore[assignment]
@@ -87,6 +90,7 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
         self.router = nn.ModuleDict()
+        self.soft_prompt = nn.ParameterDict()
         self.inputs: dict[str, RouterInput] = {}
         self.merged_adapters = []
         self._disable_adapters = False
@@ -121,6 +125,18 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         # On meta under `low_cpu_mem_usage`: PEFT gives it weights and a device when it loads them.
         is_meta = any(parameter.is_meta for parameter in router.parameters())
         self.router[adapter_name] = router if is_meta else router.to(device)
+
+    def add_soft_prompt(self, adapter_name: str, count: int, width: int, device: torch.device) -> None:
+        """Give an adapter vectors that its calls have before the states of the text, small and random, frozen.
+
+        Args:
+            adapter_name: the adapter.
+            count: V.
+            width: D, of a state of the text.
+            device: where to keep them.
+        """
+        vectors = nn.Parameter(_SOFT_PROMPT_STD * torch.randn(count, width), requires_grad=False)
+        self.soft_prompt[adapter_name] = vectors if vectors.is_meta else nn.Parameter(vectors.to(device), False)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate adapters, as PEFT does when adapters come or go too."""
@@ -265,7 +281,20 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
             self._thread.gates = gates
             self._thread.shared = {}
 
-    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_forward(
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Put soft prompts into the call, and find its gates."""
+        active = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.soft_prompt]
+        if not active:
+            self._find_gates(denoiser, args, kwargs)
+            return None
+        vectors = torch.cat([self.soft_prompt[name] for name in active])
+        args, kwargs = with_soft_prompt(denoiser, args, kwargs, vectors)
+        self._find_gates(denoiser, args, kwargs)
+        return args, kwargs
+
+    def _find_gates(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.inputs]
         if not names:
             self._set_gates(None)

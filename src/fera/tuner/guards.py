@@ -74,7 +74,7 @@ def _fuse_lora(denoiser: nn.Module, routed: Any, stop: Any, *args: Any, **kwargs
 
 def _check_unrouted(denoiser: nn.Module, routed: Any) -> None:
     configs: Any = getattr(denoiser, "peft_config", {})
-    if names := [name for name in routed(denoiser) if configs[name].has_gate]:
+    if names := [name for name in routed(denoiser) if not configs[name].is_one_lora]:
         raise FeraError(
             f"no adapter can be fused while {_listing(names)} is loaded: a routed adapter has no single merged weight, "
             "and PEFT lets no adapter act in a layer that another one is fused into. Keep all of them unfused; or "

@@ -12,9 +12,10 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.format import EXPERTS, GATE, PEFT_PREFIX
+from fera.format import EXPERTS, GATE, PEFT_PREFIX, SOFT_PROMPT_KEY
 from fera.models.layers import adaptable, listed
 from fera.models.registry import find
+from fera.models.soft_prompts import text_states
 from fera.tuner.config import FeraConfig
 from fera.tuner.fast.linear import RoutedLinear
 from fera.tuner.fingerprint import check_fingerprint, fingerprint
@@ -75,6 +76,9 @@ class FeraModel(LoraModel):
             _check_targets(model, config)
             gate = gate if gate is not None else FrequencyGate(model)
             gate.add_adapter(adapter_name, config, _device_of(model))
+            if config.num_virtual_tokens:
+                width = text_states(model).width(model.config)
+                gate.add_soft_prompt(adapter_name, config.num_virtual_tokens, width, _device_of(model))
             self._injecting_gate = [gate]  # in a list: not a submodule of the tuner
             self._low_cpu_mem_usage = low_cpu_mem_usage
             super().inject_adapter(
@@ -172,7 +176,7 @@ class FeraModel(LoraModel):
 
     def _check_merge_allowed(self) -> None:
         configs = adapter_configs(self)
-        if routed := [name for name in self.active_adapters if getattr(configs.get(name), "has_gate", True)]:
+        if routed := [name for name in self.active_adapters if not getattr(configs.get(name), "is_one_lora", False)]:
             raise no_merge(", ".join(routed))
 
     @classmethod
@@ -194,6 +198,8 @@ class FeraModel(LoraModel):
         # PEFT expects an adapter's name next to the end of a key; a router's lies before its layers.
         if _is_router_key(key):
             return key.replace(f"{GATE}.router.{adapter_name}.", f"{GATE}.router.", 1)
+        if f".{SOFT_PROMPT_KEY}." in f".{key}":
+            return key.removesuffix(f".{adapter_name}")
         if f".{EXPERTS}." in key:
             layer, _, expert = key.partition(f".{EXPERTS}.")
             own = super()._remove_adapter_name_from_key(expert.removeprefix(f"{adapter_name}."), adapter_name)
@@ -244,7 +250,7 @@ def adapter_configs(model: nn.Module) -> dict[str, PeftConfig]:
 
 
 def adapter_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
-    """Weights of a routed adapter by their keys in `model.state_dict()`: of its experts and its router."""
+    """Weights of a routed adapter by their keys in `model.state_dict()`: of experts, router and soft prompt."""
     tensors: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         # What is inside a mixture is listed with it.
@@ -252,7 +258,9 @@ def adapter_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
             continue
         for part in module.adapter_layer_names:
             held = getattr(module, part, None)
-            if isinstance(held, nn.ModuleDict) and adapter_name in held:
+            if isinstance(held, nn.ParameterDict) and adapter_name in held:
+                tensors[f"{path}.{part}.{adapter_name}"] = held[adapter_name].detach()
+            elif isinstance(held, nn.ModuleDict) and adapter_name in held:
                 tensors |= held[adapter_name].state_dict(prefix=f"{path}.{part}.{adapter_name}.")
     return tensors
 

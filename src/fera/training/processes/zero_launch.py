@@ -78,6 +78,7 @@ def _refused(config: TrainConfig) -> list[str]:
         "text encoders or tokens are trained": config.trains_text,
         "train.compile is set": config.train.compile != "no",
         f"quantization is {config.quantization}": config.quantization != "none",
+        "adapter.num_virtual_tokens is set": config.adapter.num_virtual_tokens > 0,
         "adapter.router is gradient": config.adapter.routes_updates,
         f"train.optimizer is {config.train.optimizer}": config.train.optimizer != "adamw",
         "train.mixed_precision is fp16": config.train.mixed_precision == "fp16",

@@ -27,6 +27,7 @@ from fera.training.start.router_start import start_from_latents
 from fera.training.step.losses import check_loss_weights
 from fera.training.step.optimizers import check_optimizer
 from fera.training.trained.kinds import Adapter, RoutedAdapter, adapter_of
+from fera.training.trained.soft_prompt import soft_prompt_groups, start_from_captions
 from fera.training.trained.start_from import Start, open_start
 from fera.training.trained.text import TextTraining
 from fera.tuner.gate import FrequencyGate
@@ -82,8 +83,9 @@ class Setup:
         return trained + sum(parameter.numel() for parameter in (self.text.parameters if self.text else ()))
 
     def text_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
-        """Parameter groups of the text encoders, as a configuration has them; none where nothing trains there."""
-        return self.text.groups(config) if self.text is not None else []
+        """Parameter groups of the text encoders and of the soft prompt; none where nothing of the kind trains."""
+        text = self.text.groups(config) if self.text is not None else []
+        return [*text, *soft_prompt_groups(config.train, self.denoiser)]
 
     def routings(self) -> AbstractContextManager[list[Routing]]:
         """Record the gates of the forwards inside the block; none where nothing is routed."""
@@ -138,6 +140,8 @@ def prepare(
         adapter = _add_adapter(sources, config, start, listener)
     if config.adapter.starts_as_partition and not (start is not None and start.has_router):
         start_from_latents(sources.denoiser, training, sources.process, config, listener)
+    if start is None or not start.has_router:
+        start_from_captions(sources.denoiser, training, config.seed)
     text = _train_text(sources, config, device, listener)
     if not config.validation.prompts:
         free_encoders(sources.pipe, sources.family, text.names if text else ())

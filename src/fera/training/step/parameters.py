@@ -18,6 +18,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The experts' A, their B, the router, and more, each with its learning rate, as optimizers take groups.
 
+    A soft prompt in the denoiser is among what is more: `fera.training.trained.soft_prompt`.
     B is zero at the start and A is not: at one learning rate for both, B learns too slowly in wide layers (LoRA+).
     Groups can be empty: a baseline has no router, and not every scheme a B.
 
@@ -33,8 +34,13 @@ def parameter_groups(
         Hayou et al., LoRA+, arXiv 2402.12354.
     """
     gate = gate_of(denoiser)
-    router = {id(parameter) for parameter in gate.parameters()} if gate is not None else set()
-    trained = [(name, parameter) for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
+    router = {id(parameter) for parameter in gate.router.parameters()} if gate is not None else set()
+    apart = {id(parameter) for parameter in gate.soft_prompt.parameters()} if gate is not None else set()
+    trained = [
+        (name, parameter)
+        for name, parameter in denoiser.named_parameters()
+        if parameter.requires_grad and id(parameter) not in apart
+    ]
     experts = [(name, parameter) for name, parameter in trained if id(parameter) not in router]
     in_b = [parameter for name, parameter in experts if _is_b(name)]
     if settings.loraplus_lr_ratio != 1 and not in_b:
