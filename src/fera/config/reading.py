@@ -91,7 +91,8 @@ def shareable_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def _is_local(path_or_id: str) -> bool:
-    return Path(path_or_id).is_absolute() or Path(path_or_id).exists()
+    path = Path(path_or_id.partition("|")[0])  # of a file and where its configuration comes from
+    return path.is_absolute() or path.exists()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -20,7 +20,11 @@ class TrainConfig(Section):
     `ValidationError`. Both are ValueErrors.
     """
 
-    base: str = Field(min_length=1, description="The pipeline to adapt: a folder or a Hugging Face Hub id.")
+    base: str = Field(
+        min_length=1,
+        description="The pipeline to adapt: a folder, a Hugging Face Hub id, or one "
+        "file ([training.md](training.md#bases)).",
+    )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
     quantization: Literal["none", "8bit", "4bit"] = Field(

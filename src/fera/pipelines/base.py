@@ -12,6 +12,7 @@ from torch import nn
 
 from fera.demo import base_path
 from fera.errors import FeraError, reason_of
+from fera.pipelines.single_file import SEPARATOR, SingleFile, guessed_config, load_single_file, single_file
 
 # Name of the base that comes with fera.
 EMOJI = "emoji"
@@ -27,7 +28,8 @@ def load_base(
     """Load a diffusers pipeline.
 
     Args:
-        base: a folder as `save_pretrained` writes it, a Hub id, or "emoji" for the base that comes with fera.
+        base: a folder as `save_pretrained` writes it, a Hub id, one safetensors file, or "emoji" for the base that
+            comes with fera. A file may name where its configuration comes from: "FILE|FOLDER" or "FILE|HUB ID".
         revision: branch, tag or commit, for a Hub id.
         variant: variant of the weight files, such as "fp16".
         dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
@@ -43,6 +45,8 @@ def load_base(
         # What an adapter remembers of its base: the name means the same on every machine, the path does not.
         pipe.register_to_config(_name_or_path=EMOJI)
         return pipe
+    if (alone := single_file(base)) is not None:
+        return _load_alone(base, alone, dtype)
     check_base(base)
     with loading(base):
         index = DiffusionPipeline.load_config(base, revision=revision)
@@ -53,6 +57,29 @@ def load_base(
         pipe = DiffusionPipeline.from_pretrained(
             base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **absent
         )
+    return _laid_out(pipe)
+
+
+def _load_alone(base: str, alone: SingleFile, dtype: torch.dtype | dict[str, torch.dtype]) -> Any:
+    """Load what a file holds; where that fails, the message says whose configuration was taken."""
+    config = alone.config
+    try:
+        with loading(str(alone.file)):
+            config = config or guessed_config(alone.file)
+        with loading(config):
+            pipe = load_single_file(alone, config, dtype)
+    except FeraError as error:
+        if alone.config is not None or config is None:
+            raise FeraError(f"base {alone.file}: {error}") from error
+        raise FeraError(
+            f"base {alone.file}: {error}. The configuration of {config} was taken for it; name another, or a folder "
+            f"here: {alone.file}{SEPARATOR}FOLDER"
+        ) from error
+    pipe.register_to_config(_name_or_path=base)
+    return _laid_out(pipe)
+
+
+def _laid_out(pipe: Any) -> Any:
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             lay_out(part)
@@ -117,7 +144,7 @@ def loading(base: str) -> Iterator[None]:
     """For calls of diffusers alone: it answers odd files with errors of all kinds, those of programs among them."""
     try:
         yield
-    except ImportError:
+    except (ImportError, FeraError):
         raise
     except Exception as error:  # diffusers, transformers and the Hub's client raise many kinds
         where = "" if Path(base).exists() else " (no such folder here; tried as a Hub id)"
@@ -125,11 +152,6 @@ def loading(base: str) -> Iterator[None]:
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise FeraError(
-            f"base {folder} is a single file; fera takes a pipeline's folder. "
-            "Convert it once: StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
-        )
     if not (folder / "model_index.json").is_file():
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise FeraError(

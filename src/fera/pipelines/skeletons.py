@@ -12,6 +12,7 @@ from fera.demo import base_path
 from fera.errors import FeraError
 from fera.models.registry import known
 from fera.pipelines.base import EMOJI, check_base, loading
+from fera.pipelines.single_file import guessed_config, single_file
 
 
 def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]:
@@ -28,6 +29,9 @@ def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]
         FeraError: nothing is there, it cannot be read, or fera knows none of its components as a denoiser.
     """
     base = str(base_path()) if base == EMOJI else base
+    if (alone := single_file(base)) is not None:
+        with loading(base):
+            base = alone.config or guessed_config(alone.file)
     check_base(base)
     with loading(base):
         index = DiffusionPipeline.load_config(base, revision=revision)
@@ -73,5 +77,5 @@ def _class(name: str) -> Any:
 
 
 def is_base(text: str) -> bool:
-    """Whether a text names a base, not a class: "emoji", a folder that exists, or what looks like a Hub id."""
-    return text == EMOJI or "/" in text or Path(text).is_dir()
+    """Whether a text names a base, not a class: "emoji", a folder or file that exists, or what looks like a Hub id."""
+    return text == EMOJI or "/" in text or "|" in text or Path(text).exists()
