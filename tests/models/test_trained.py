@@ -32,7 +32,7 @@ from fera.models.families import FAMILIES, family_of, latent_scale, native_resol
 from fera.models.noise import noise_process
 from fera.training import to_toml, train
 from fera.training.start.checkpointing import checkpoint_gradients
-from models import chroma, ernie_image, hunyuan, wan
+from models import chroma, cogvideox, ernie_image, hunyuan
 from models.inputs import picture
 
 CAPTION = "a red rocket"
@@ -432,9 +432,11 @@ def test_other_pipelines_are_refused_by_name():
         family_of(3)
 
 
-def test_two_transformers_are_refused():
-    with pytest.raises(FeraError, match="this Wan has two transformers"):
-        family_of(wan.make_two_denoisers())
+def test_packed_frames_are_refused():
+    pipe = cogvideox.CASES[0].pipeline()
+    pipe.transformer.register_to_config(patch_size_t=2)
+    with pytest.raises(FeraError, match="this CogVideoX packs frames of its latent in twos"):
+        family_of(pipe)
 
 
 def test_a_distilled_transformer_is_refused():

@@ -27,6 +27,12 @@ def make_5b() -> WanPipeline:
     return make_pipeline(expand_timesteps=True)
 
 
+def make_14b() -> WanPipeline:
+    """As Wan 2.2 with 14 billion parameters: a second transformer for the less noisy steps."""
+    second = wan.make_transformer(seed=7, in_channels=4, out_channels=4)
+    return make_pipeline(transformer_2=second, boundary_ratio=0.875)
+
+
 CASES = [
     Case("wan", make_pipeline, height=32, width=48, frames=9),
     Case("wan-5b", make_5b, height=32, width=48, frames=9),

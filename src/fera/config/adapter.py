@@ -15,6 +15,12 @@ PlainValue = str | int | float | bool | list[str] | dict[str, int | float]
 class AdapterConfig(Section):
     """The adapter, as `fera.FeraConfig` takes it; or a baseline to compare it with, `plain` or `full`."""
 
+    component: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Denoiser to train, where a base has one for each range of noise: transformer (more noise) or "
+        "transformer_2 (less) of Wan 2.2 14B.",
+    )
     r: int = Field(default=RANK, ge=1, le=16384, description="Rank of one expert.")
     lora_alpha: float | None = Field(
         default=None,

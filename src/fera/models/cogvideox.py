@@ -1,7 +1,15 @@
-"""CogVideoX."""
+"""CogVideoX: text to video."""
+
+from typing import Any
+
+from torch import Tensor, nn
 
 from fera.models import layouts_video, rows
+from fera.models.conditions import named, reader
+from fera.models.families import add_family
+from fera.models.family import Conditions, Family
 from fera.models.registry import Denoiser, add
+from fera.models.video import Video, encoded_clip, folded, frames_before_channels
 
 add(
     "CogVideoXTransformer3DModel",
@@ -12,3 +20,53 @@ add(
         rows={"patch_embed.proj": rows.frames},
     ),
 )
+
+# Frames a second that it has learned.
+_FRAME_RATE = 8.0
+# The area of its videos, as a square.
+_RESOLUTION = 576
+_PACKED = (
+    "this CogVideoX packs frames of its latent in twos, as 1.5 does; fera trains those that do not: CogVideoX 2B and 5B"
+)
+
+
+def cogvideox(pipe: Any) -> Family:
+    """CogVideoX: frames before channels; places are told by rotary embeddings, which the pipeline computes."""
+    call = {"guidance_scale": 1.0, "num_frames": 1}
+    side = int(pipe.vae_scale_factor_spatial)
+
+    def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        config: Any = denoiser.config
+        latents = frames_before_channels(denoiser, noisy)
+        rotary = None
+        if config.use_rotary_positional_embeddings:
+            height, width = (pixels * side for pixels in latents.shape[3:])
+            rotary = pipe._prepare_rotary_positional_embeddings(height, width, latents.shape[1], noisy.device)
+        prediction: Tensor = denoiser(
+            hidden_states=latents,
+            encoder_hidden_states=conditions["encoder_hidden_states"],
+            timestep=timesteps,
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0]
+        return folded(prediction)
+
+    return Family(
+        ("tokenizer", "text_encoder"),
+        reader(named("encoder_hidden_states"), **call),
+        predict,
+        scale=side,
+        resolution=_RESOLUTION,
+        latents=_latents,
+        video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
+        reads={"text_encoder": None},
+        call=call,
+        refusal=_PACKED if pipe.transformer.config.patch_size_t is not None else "",
+    )
+
+
+def _latents(vae: Any, pixels: Tensor) -> Tensor:
+    return folded(encoded_clip(vae, pixels).transpose(1, 2)) * float(vae.config.scaling_factor)
+
+
+add_family("CogVideoXPipeline", cogvideox, "CogVideoX")

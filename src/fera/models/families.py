@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.family import Conditions, Family
@@ -21,6 +23,7 @@ __all__ = [
     "native_resolution",
     "pairs_of",
     "size_multiple",
+    "trained_denoiser",
     "video_of",
 ]
 
@@ -84,6 +87,30 @@ def pairs_of(pipe: Any) -> Pairs | None:
     """How a pipeline is given source pictures; None where it takes none, or fera does not know it."""
     family = _find(pipe)
     return None if family is None else family.pairs
+
+
+def trained_denoiser(pipe: Any, component: str | None) -> tuple[str, nn.Module]:
+    """The name in a pipeline of the denoiser that a run trains, and the denoiser.
+
+    Args:
+        pipe: the pipeline.
+        component: its name; None takes the only one, or the first where the others are no alternative to it.
+
+    Raises:
+        FeraError: there is none of that name, or there are several, each for noise levels of its own, and none is
+            named.
+    """
+    found, ranges = denoisers(pipe), family_of(pipe).ranges
+    if component is None and ranges:
+        parts = [f"{name} (noise levels {low:g} to {high:g})" for name, (low, high) in ranges.items()]
+        raise FeraError(
+            f"this {type(pipe).__name__} has a denoiser for each range of noise: {', '.join(parts)}. Set "
+            "adapter.component to one of them; a run trains one, and adapters of both draw together"
+        )
+    if component is not None and component not in (ranges or found):
+        raise FeraError(f"adapter.component is {component!r}; this {type(pipe).__name__} has: {', '.join(found)}")
+    name = component or next(iter(found))
+    return name, found[name]
 
 
 def video_of(pipe: Any) -> Video | None:

@@ -28,12 +28,14 @@ class NoiseProcess:
         num_train_timesteps: T.
         alphas_cumprod: shape (T,), float32; None for flow matching.
         shift: the shift of flow matching's noise levels; above 1 favours more noise.
+        levels: the noise levels that are trained, from 0 (clean) to 1 (pure noise).
     """
 
     prediction_type: str
     num_train_timesteps: int
     alphas_cumprod: Tensor | None = None
     shift: float = 1.0
+    levels: tuple[float, float] = (0.0, 1.0)
 
     def to(self, device: torch.device) -> "NoiseProcess":
         """The same with its tensors on a device, where no step has to move them."""
@@ -55,16 +57,23 @@ class NoiseProcess:
         """Timesteps at positions along the process.
 
         Args:
-            position: shape (B,), 0 (pure noise) to 1 (clean).
+            position: shape (B,), 0 (the noisiest of `levels`) to 1 (the cleanest).
 
         Returns:
             Shape (B,) in [0, T]: as the denoiser takes them, int64 for DDPM and float32 for flow matching.
         """
         count = self.num_train_timesteps
+        if self.levels != (0.0, 1.0):
+            cleanest, noisiest = map(self._position, self.levels)
+            position = noisiest + position * (cleanest - noisiest)
         if not self.is_flow:
             return ((1 - position) * count).long().clamp(0, count - 1)
         sigma = (1 - position).clamp(1 / count, 1).float()
         return self.shift * sigma / (1 + (self.shift - 1) * sigma) * count
+
+    def _position(self, level: float) -> float:
+        """Where along the whole process, 0 (pure noise) to 1 (clean), a noise level lies."""
+        return 1 - level / (self.shift - (self.shift - 1) * level)
 
     def noise_levels(self, timesteps: Tensor) -> Tensor:
         """Timesteps as fractions of the process, shape (B,), float32: 0 for a clean latent, 1 for pure noise."""

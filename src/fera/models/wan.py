@@ -18,16 +18,15 @@ add(
 
 # The area of its smaller videos, as a square.
 _RESOLUTION = 640
-_TWO = (
-    "this Wan has two transformers, each for noise levels of its own; fera trains bases that have one: Wan 2.1, or the "
-    "one of 5 billion parameters of Wan 2.2"
-)
+_ODD = "this Wan has a second transformer, but its pipeline says nothing of when to use it (boundary_ratio)"
 
 
 def wan(pipe: Any) -> Family:
-    """Wan 2.1, and 2.2 with 5 billion parameters, which is told a timestep a token."""
+    """Wan 2.1 and 2.2: the latter with two transformers (14B), or with one that is told a timestep a token (5B)."""
     call = {"guidance_scale": 1.0, "num_frames": 1}
     expands = bool(pipe.config.expand_timesteps)
+    boundary = pipe.config.boundary_ratio
+    has_two = pipe.transformer is not None and pipe.transformer_2 is not None
 
     def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         config: Any = denoiser.config
@@ -53,7 +52,8 @@ def wan(pipe: Any) -> Family:
         video=Video(int(pipe.vae_scale_factor_temporal), 24.0 if expands else 16.0),
         reads={"text_encoder": None},
         call=call,
-        refusal=_TWO if pipe.transformer is None or pipe.transformer_2 is not None else "",
+        ranges={"transformer": (boundary, 1.0), "transformer_2": (0.0, boundary)} if has_two and boundary else {},
+        refusal=_ODD if pipe.transformer_2 is not None and not boundary else "",
     )
 
 
@@ -61,4 +61,4 @@ def _latents(vae: Any, pixels: Tensor) -> Tensor:
     return folded(by_channel(encoded_clip(vae, pixels), vae.config.latents_mean, vae.config.latents_std))
 
 
-add_family("WanPipeline", wan, "Wan 2.1, 2.2 (5B)")
+add_family("WanPipeline", wan, "Wan 2.1, 2.2")

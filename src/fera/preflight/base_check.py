@@ -10,8 +10,7 @@ from fera.data.caption_checks import check_cleaning, text_limits
 from fera.data.clips.fitting import clip_settings
 from fera.data.example import Example
 from fera.data.pair_checks import with_sources
-from fera.models.components import denoisers
-from fera.models.families import family_of
+from fera.models.families import family_of, trained_denoiser
 from fera.models.noise import noise_process
 from fera.pipelines.base import load_base
 from fera.pipelines.quantization import quantize
@@ -55,7 +54,7 @@ def look_with_base(
     examples = [*training, *held_out]
     if examples:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        quantize(next(iter(denoisers(pipe).values())), config.quantization, device)
+        quantize(trained_denoiser(pipe, config.adapter.component)[1], config.quantization, device)
         report.text_limits = text_limits(pipe, family, examples)
         with noting(report):
             report.cleaned = check_cleaning(pipe, examples, config.data.trigger_word)

@@ -14,8 +14,7 @@ from fera.config import OptimizationConfig, TrainConfig
 from fera.data.buckets import Shape, Size
 from fera.data.captions import caption_variants
 from fera.data.example import Example
-from fera.models.components import denoisers
-from fera.models.families import Family, family_of
+from fera.models.families import Family, family_of, trained_denoiser
 from fera.training.start.kappa import with_kappa
 from fera.training.trained.kinds import adapter_of
 from fera.training.trained.start_from import open_start
@@ -74,7 +73,7 @@ def estimate(
         device: where to time.
     """
     family = family_of(pipe)
-    denoiser: Any = next(iter(denoisers(pipe).values()))
+    denoiser: Any = trained_denoiser(pipe, config.adapter.component)[1]
     settings = config.train
     encoders: list[nn.Module] = [
         part

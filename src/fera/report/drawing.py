@@ -70,7 +70,7 @@ def draw_pictures(run: Run, sampling: Sampling, listener: Listener) -> Drawn:
         FeraError: there is nothing to draw with, or the base or the adapter cannot be loaded.
     """
     # diffusers takes seconds to import, and a page without fresh pictures does without it.
-    from fera.models.components import denoisers
+    from fera.models.families import trained_denoiser
     from fera.pipelines.base import load_base, to_device
     from fera.training.trained.kinds import adapter_of
 
@@ -83,7 +83,7 @@ def draw_pictures(run: Run, sampling: Sampling, listener: Listener) -> Drawn:
     adapter = adapter_of(config.adapter)
     adapter.load(pipe, folder)
     to_device(pipe, sampling.device)
-    with adapter.routings(next(iter(denoisers(pipe).values()))) as routings:
+    with adapter.routings(trained_denoiser(pipe, config.adapter.component)[1]) as routings:
         after = _draw(pipe, prompts, settings, "adapted", listener)
     made = (
         f"{settings['num_inference_steps']} denoising steps, guidance {settings['guidance_scale']:g}, seeds from "

@@ -31,8 +31,7 @@ from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
 from fera.generation.sources import check_sources, read_masks, read_sources
-from fera.models.components import denoisers
-from fera.models.families import Family, family_of, native_resolution, size_multiple
+from fera.models.families import Family, family_of, native_resolution, size_multiple, trained_denoiser
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.base import load_base
 from fera.pipelines.quantization import check_quantization, quantize
@@ -108,12 +107,13 @@ def open_sources(
     dtypes = {"vae": torch.float32, "default": dtype}
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
     family = family_of(pipe)
-    name, denoiser = next(iter(denoisers(pipe).items()))
+    name, denoiser = trained_denoiser(pipe, config.adapter.component)
     quantize(denoiser, config.quantization, device)
     examples, held_out = (with_sources(some, family, type(pipe).__name__) for some in (examples, held_out))
     check_class_pictures(family, config)
     check_drawing(pipe, config.validation)
-    process = noise_process(pipe.scheduler, config.train.prediction_type)
+    levels = family.ranges.get(name, (0.0, 1.0))
+    process = replace(noise_process(pipe.scheduler, config.train.prediction_type), levels=levels)
     if config.data.reads_clips:
         counts, rate = clip_settings(config.data, family.video, type(pipe).__name__)
         examples, short = fit_clips(examples, counts, rate, skip_bad=config.data.skip_bad)

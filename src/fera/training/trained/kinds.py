@@ -70,7 +70,7 @@ def adapter_of(config: AdapterConfig, start: Start | None = None) -> Adapter:
     if start is not None:
         own = start.config if start.has_router else replace(start.config, kappa=config.kappa)
         return RoutedAdapter(own, start=start)
-    placed, apart = {"target_modules", "exclude_modules", "blocks"}, {"start_from", "plain", "full"}
+    placed, apart = {"target_modules", "exclude_modules", "blocks"}, {"start_from", "plain", "full", "component"}
     apart |= {"router_init", "router_entropy", "top_k"}
     return RoutedAdapter(FeraConfig(**config.model_dump(exclude=placed | apart)), layers)
 

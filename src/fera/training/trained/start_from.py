@@ -15,13 +15,13 @@ from fera.adapters.file import open_adapter
 from fera.config import AdapterConfig
 from fera.errors import FeraError
 from fera.format import CONFIG, METADATA_KEY, WEIGHTS
-from fera.models.components import denoisers
+from fera.models.families import trained_denoiser
 from fera.models.layers import Layers, settings_for
 from fera.pipelines.plain_loras import LoraPair, read_plain_lora
 from fera.tuner import FeraConfig
 
 # Of a configuration's settings, those that an adapter that goes on may still have anew.
-_OWN = ("lora_dropout", "top_k", "router_init", "router_entropy", "start_from", "plain", "full")
+_OWN = ("component", "lora_dropout", "top_k", "router_init", "router_entropy", "start_from", "plain", "full")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def open_start(config: AdapterConfig, pipe: Any) -> Start | None:
     """
     if config.start_from is None:
         return None
-    name, denoiser = next(iter(denoisers(pipe).items()))
+    name, denoiser = trained_denoiser(pipe, config.component)
     try:
         if _is_routed(config.start_from):
             return _from_adapter(config)
