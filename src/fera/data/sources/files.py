@@ -89,11 +89,11 @@ def check_inside(path: Path, folder: Path, *, follow_symlinks: bool) -> Path:
     """
     if _CONTROL.search(path.name):
         raise FeraError(f"a file in {folder} has control characters in its name, {path.name!r}; rename it")
-    if path.parent == folder and not path.is_symlink():
-        return path  # resolving is slow, and most files are these
     try:
+        if path.parent == folder and not path.is_symlink():
+            return path  # resolving is slow, and most files are these
         leaves = not follow_symlinks and not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # links in a circle
+    except (OSError, RuntimeError) as error:  # links in a circle, a name that is too long
         raise FeraError(f"{path} cannot be followed: {error}") from error
     if leaves:
         raise FeraError(
