@@ -255,13 +255,13 @@ def test_metadata_names_that_are_no_names(image_folder, name):
         find(image_folder)
 
 
-@pytest.mark.parametrize("victim", ["0.png", "0.txt", "metadata.jsonl"])
 def test_a_name_that_is_too_long_for_a_file_is_refused(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a" * 400 + ".png", "text": "x"}))
     with pytest.raises(FeraError, match="cannot be followed: .*name too long"):
         find_examples(tmp_path, DataConfig(train_data_dir=tmp_path))
 
 
+@pytest.mark.parametrize("victim", ["0.png", "0.txt", "metadata.jsonl"])
 def test_links_that_lead_out_are_refused_unless_wanted(image_folder, tmp_path, victim):
     outside = tmp_path / "outside"
     outside.mkdir()
