@@ -6,6 +6,7 @@ import torch
 from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlPipeline,
     FluxFillPipeline,
     FluxImg2ImgPipeline,
     FluxKontextPipeline,
@@ -78,6 +79,11 @@ def make_kontext_pipeline() -> FluxKontextPipeline:
     return make_pipeline(FluxKontextPipeline)
 
 
+def make_control_pipeline() -> FluxControlPipeline:
+    """To each token it appends that of the given picture."""
+    return make_pipeline(FluxControlPipeline, in_channels=32, out_channels=16)
+
+
 def unpack(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
     """With the pipeline's own function."""
     return pipe._unpack_latents(latents, CALL["height"], CALL["width"], pipe.vae_scale_factor)
@@ -91,6 +97,13 @@ CASES = [
         make_fill_pipeline,
         CALL | {"image": picture(0), "mask_image": picture(1, mode="L")},
         OTHER_PROMPT | {"image": picture(2), "mask_image": picture(3, mode="L")},
+        unpack,
+    ),
+    Case(
+        "flux-control",
+        make_control_pipeline,
+        CALL | {"control_image": picture(0)},
+        OTHER_PROMPT | {"control_image": picture(1)},
         unpack,
     ),
     Case(

@@ -1,11 +1,14 @@
 """Stable Diffusion's UNet and its variants, and SD 3's transformer."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
 from tiny import make_clip, make_sd3_pipeline, make_sd_pipeline, make_unet, make_vae
@@ -37,17 +40,18 @@ def make_edit_pipeline() -> StableDiffusionInstructPix2PixPipeline:
     return StableDiffusionInstructPix2PixPipeline(**components, requires_safety_checker=False)
 
 
-def make_xl_pipeline() -> StableDiffusionXLPipeline:
+def make_xl_pipeline(pipeline: Any = StableDiffusionXLPipeline, in_channels: int = 4) -> Any:
     """SDXL; its scheduler scales the latent that the UNet gets."""
     text_encoder, tokenizer = make_clip()
     torch.manual_seed(3)
-    return StableDiffusionXLPipeline(
+    return pipeline(
         vae=make_vae(),
         text_encoder=text_encoder,
         text_encoder_2=CLIPTextModelWithProjection(text_encoder.config).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=make_unet(
+            in_channels=in_channels,
             cross_attention_dim=64,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
@@ -56,6 +60,11 @@ def make_xl_pipeline() -> StableDiffusionXLPipeline:
         scheduler=EulerDiscreteScheduler(),
         add_watermarker=False,
     )
+
+
+def make_xl_inpaint_pipeline() -> StableDiffusionXLInpaintPipeline:
+    """With a UNet for the latent, the mask and the masked picture's latent."""
+    return make_xl_pipeline(StableDiffusionXLInpaintPipeline, in_channels=9)
 
 
 CASES = [
@@ -78,5 +87,13 @@ CASES = [
         copies=3,
     ),
     Case("sdxl", make_xl_pipeline, CALL, OTHER_PROMPT, component="unet", copies=2),
+    Case(
+        "sdxl-inpaint",
+        make_xl_inpaint_pipeline,
+        CALL | {"image": picture(0), "mask_image": picture(1, mode="L"), "strength": 1.0},
+        OTHER_PROMPT | {"image": picture(2), "mask_image": picture(3, mode="L")},
+        component="unet",
+        copies=2,
+    ),
     Case("sd3", make_sd3_pipeline, CALL, OTHER_PROMPT, copies=2),
 ]

@@ -8,9 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from clip_cases import clip_folder
-from diffusers import CogVideoXDDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionInpaintPipeline,
+)
 from peft import inject_adapter_in_model
 from PIL import Image
+from tiny import make_unet
 from torch.nn import functional
 from trained_cases import CASES
 from training_cases import log_of, power_cut, run_config
@@ -32,7 +38,7 @@ from fera.models.families import FAMILIES, family_of, latent_scale, native_resol
 from fera.models.noise import noise_process
 from fera.training import to_toml, train
 from fera.training.start.checkpointing import checkpoint_gradients
-from models import chroma, cogvideox, ernie_image, hunyuan
+from models import chroma, cogvideox, ernie_image, hunyuan, stable_diffusion
 from models.inputs import picture
 
 CAPTION = "a red rocket"
@@ -437,6 +443,12 @@ def test_packed_frames_are_refused():
     pipe.transformer.register_to_config(patch_size_t=2)
     with pytest.raises(FeraError, match="this CogVideoX packs frames of its latent in twos"):
         family_of(pipe)
+
+
+def test_inpainting_without_a_hole_is_refused():
+    components = stable_diffusion.make_inpaint_pipeline().components | {"unet": make_unet()}
+    with pytest.raises(FeraError, match="this UNet inpaints by noise alone"):
+        family_of(StableDiffusionInpaintPipeline(**components, requires_safety_checker=False))
 
 
 def test_a_distilled_transformer_is_refused():

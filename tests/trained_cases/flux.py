@@ -19,10 +19,18 @@ def make_fill():
     return pipe
 
 
+def make_control():
+    """Likewise."""
+    pipe = flux.make_control_pipeline()
+    certain(pipe.vae)
+    return pipe
+
+
 CASES = [
     Case("flux", flux.make_pipeline),
     Case("flux-dev", make_dev, {"guidance_scale": 1.0}),
     Case("flux-kontext", flux.make_kontext_pipeline, sources=((24, 16),)),
     Case("flux-kontext-other-shape", flux.make_kontext_pipeline, sources=((48, 48),)),
+    Case("flux-control", make_control, sources=((24, 16),)),
     Case("flux-fill", make_fill, sources=((24, 16),), is_filled=True),
 ]

@@ -17,10 +17,18 @@ def make_inpaint_pipeline():
     return pipe
 
 
+def make_xl_inpaint_pipeline():
+    """Likewise."""
+    pipe = stable_diffusion.make_xl_inpaint_pipeline()
+    certain(pipe.vae)
+    return pipe
+
+
 CASES = [
     Case("sd", make_sd_pipeline, OFF),
     Case("sdxl", make_xl_pipeline, OFF),
     Case("sd3", make_sd3_pipeline, OFF),
     Case("sd-inpaint", make_inpaint_pipeline, OFF, sources=((24, 16),), is_filled=True),
+    Case("sdxl-inpaint", make_xl_inpaint_pipeline, OFF, sources=((24, 16),), is_filled=True),
     Case("instruct-pix2pix", stable_diffusion.make_edit_pipeline, OFF, sources=((24, 16),)),
 ]

@@ -23,7 +23,13 @@ add(
         layouts.packed_by_ids,
         JOINT_ATTENTION,
         timestep_range=FRACTION,
-        pipelines=("FluxPipeline", "FluxImg2ImgPipeline", "FluxFillPipeline", "FluxKontextPipeline"),
+        pipelines=(
+            "FluxPipeline",
+            "FluxImg2ImgPipeline",
+            "FluxFillPipeline",
+            "FluxKontextPipeline",
+            "FluxControlPipeline",
+        ),
     ),
 )
 
@@ -63,6 +69,11 @@ def kontext(pipe: Any) -> Family:
     return flux(pipe, Pairs(arguments, size=size))
 
 
+def control(pipe: Any) -> Family:
+    """FLUX.1 Control (Canny, Depth): to each token it appends that of the source at the same place."""
+    return flux(pipe, Pairs(lambda sources, mask, drawn: {"control_image": sources[0]}))
+
+
 def fill(pipe: Any) -> Family:
     """FLUX.1 Fill: to each token it appends those of the picture with its hole blank, and the hole's pixels."""
     return flux(pipe, Pairs(picture_and_mask, hole=True))
@@ -85,6 +96,8 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     tokens, ids = pack(noisy), places(rows, columns, noisy)
     if "hole" in conditions:
         tokens = torch.cat([tokens, pack(conditions["source_0"]), pack(_hole(conditions["hole"], noisy))], dim=2)
+    elif config.in_channels == 2 * tokens.shape[2]:
+        tokens = torch.cat([tokens, pack(conditions["source_0"])], dim=2)
     else:
         for source in sources_of(conditions):
             there = places(source.shape[2] // 2, source.shape[3] // 2, noisy)
@@ -111,4 +124,5 @@ def _hole(hole: Tensor, noisy: Tensor) -> Tensor:
 
 add_family("FluxPipeline", flux, "FLUX.1")
 add_family("FluxKontextPipeline", kontext, "FLUX.1 Kontext")
+add_family("FluxControlPipeline", control, "FLUX.1 Control")
 add_family("FluxFillPipeline", fill, "FLUX.1 Fill")

@@ -1,5 +1,6 @@
 """Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ add(
             "StableDiffusionInpaintPipeline",
             "StableDiffusionInstructPix2PixPipeline",
             "StableDiffusionXLPipeline",
+            "StableDiffusionXLInpaintPipeline",
             "KolorsPipeline",
             "KandinskyV22InpaintPipeline",
         ),
@@ -36,6 +38,10 @@ add(
     Denoiser("hidden_states", layouts.own_channels, JOINT_ATTENTION, pipelines=("StableDiffusion3Pipeline",)),
 )
 
+_NO_HOLE = (
+    "this UNet inpaints by noise alone, and is told nothing of the hole: train it for text to image, as what it is, "
+    "and inpaint with the adapter"
+)
 _BOTH = ("text_encoder", "text_encoder_2")
 
 
@@ -46,12 +52,7 @@ def sd(pipe: Any) -> Family:
 
 def inpaint(pipe: Any) -> Family:
     """Inpainting by a UNet of its own: to the latent it appends the hole and the picture with its hole blank."""
-    refusal = ""
-    if pipe.unet.config.in_channels == pipe.vae.config.latent_channels:
-        refusal = (
-            "this UNet inpaints by noise alone, and is told nothing of the hole: train it as what it is, a "
-            "StableDiffusionPipeline, and inpaint with the adapter"
-        )
+    refusal = _NO_HOLE if pipe.unet.config.in_channels == pipe.vae.config.latent_channels else ""
     parts = ("tokenizer", "text_encoder")
     pairs = Pairs(picture_and_mask, hole=True)
     return Family(parts, _encode_sd, _predict_filled, clip=("text_encoder",), pairs=pairs, refusal=refusal)
@@ -78,6 +79,13 @@ def sd3(pipe: Any) -> Family:
     )
 
 
+def sdxl_inpaint(pipe: Any) -> Family:
+    """SDXL inpainting by a UNet of its own; unless told otherwise, its pipeline leaves a trace of what was there."""
+    family = sdxl(pipe)
+    refusal = _NO_HOLE if pipe.unet.config.in_channels == pipe.vae.config.latent_channels else ""
+    return replace(family, pairs=Pairs(picture_and_mask, hole=True), call={"strength": 1.0}, refusal=refusal)
+
+
 def sdxl(pipe: Any) -> Family:
     """SDXL. It is told a picture's own size, where it was cropped, and the size it is trained at.
 
@@ -91,8 +99,9 @@ def sdxl(pipe: Any) -> Family:
         sizes = conditions.get("time_ids", whole).to(noisy)
         added = {"text_embeds": conditions["text_embeds"], "time_ids": sizes}
         text = conditions["encoder_hidden_states"]
+        latents = _filled(noisy, conditions) if "hole" in conditions else noisy
         prediction: Tensor = denoiser(
-            noisy, timesteps, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
+            latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
         )[0]
         return prediction
 
@@ -155,9 +164,13 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
 
 
 def _predict_filled(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    return _predict_told(denoiser, _filled(noisy, conditions), timesteps, conditions)
+
+
+def _filled(noisy: Tensor, conditions: Conditions) -> Tensor:
+    """The latent, the hole at its size, and the picture with its hole blank."""
     hole = functional.interpolate(conditions["hole"], size=noisy.shape[2:])
-    latents = torch.cat([noisy, hole.to(noisy), conditions["source_0"].to(noisy)], dim=1)
-    return _predict_told(denoiser, latents, timesteps, conditions)
+    return torch.cat([noisy, hole.to(noisy), conditions["source_0"].to(noisy)], dim=1)
 
 
 def _predict_edited(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
@@ -175,3 +188,4 @@ add_family("StableDiffusionXLPipeline", sdxl, "SDXL")
 add_family("StableDiffusion3Pipeline", sd3, "Stable Diffusion 3, 3.5")
 add_family("StableDiffusionInpaintPipeline", inpaint, "Stable Diffusion inpainting")
 add_family("StableDiffusionInstructPix2PixPipeline", instruct_pix2pix, "InstructPix2Pix")
+add_family("StableDiffusionXLInpaintPipeline", sdxl_inpaint, "SDXL inpainting")
