@@ -29,18 +29,21 @@ PRESETS = {
     "ovis-image-style.toml": "ovis-image",
     "wan-style.toml": "wan",
     "wan22-style.toml": "wan-14b",
+    "flux-kontext-edit.toml": "flux-kontext",
+    "qwen-image-edit.toml": "qwen-image-edit-plus",
 }
 # Its prediction is proven in tests/training/test_two_experts.py.
 WAN22 = Case("wan-14b", wan.make_14b, height=32, width=48, frames=9)
 
 
 def test_every_preset_is_tried():
-    assert {path.name for path in EXAMPLES.glob("*-style.toml")} == {*PRESETS, "emoji-style.toml"}
+    assert {path.name for path in EXAMPLES.glob("*.toml")} == {*PRESETS, "emoji-style.toml"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_trains_and_draws(preset, image_folder, tmp_path):
+def test_a_preset_trains_and_draws(preset, image_folder, tmp_path, monkeypatch):
     case = next(case for case in [*CASES, WAN22] if case.name == PRESETS[preset])
+    case.patch(monkeypatch)
     pipe = case.pipeline()
     if preset == "sd15-style.toml":
         pipe.register_modules(scheduler=DDIMScheduler())  # the released model's noise process; the tiny one is of flow
@@ -61,6 +64,8 @@ def test_a_preset_trains_and_draws(preset, image_folder, tmp_path):
     if case.frames:
         changes |= {"data.train_data_dir": clip_folder(tmp_path / "clips"), "validation.num_frames": case.frames}
         changes["data.num_frames"] = case.frames
+    if case.sources:
+        changes |= {"data.source_path": image_folder, "validation.sources": image_folder / "0.png"}
     flags = [part for name, value in changes.items() for part in (f"--{name}", str(value))]
     assert main(["train", str(EXAMPLES / preset), *flags]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
