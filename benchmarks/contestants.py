@@ -27,6 +27,7 @@ from fera.pipelines.base import lay_out
 from fera.training.step.compiling import compile_denoiser
 from fera.training.step.optimizers import build_optimizer
 from fera.training.trained.kinds import adapter_of
+from fera.training.trained.soft_prompt import soft_prompt_groups
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 EXPERTS, RANK = 3, 4
@@ -183,6 +184,14 @@ def copied(base: nn.Module) -> nn.Module:
     return copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
 
 
+def with_soft_prompt(base: nn.Module, count: int) -> nn.Module:
+    """As `with_fera`, with a soft prompt."""
+    denoiser = copied(base)
+    config = AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS, num_virtual_tokens=count)
+    adapter_of(config).add(denoiser)
+    return denoiser
+
+
 def with_gradient_routing(base: nn.Module) -> nn.Module:
     """A copy of a base with experts that all act, for steps that are routed."""
     denoiser = copied(base)
@@ -195,7 +204,7 @@ def training_step(denoiser: nn.Module, batch: Batch, *, routes_updates: bool = F
     denoiser.train()
     cast_training_params(denoiser, torch.float32)
     settings = OptimizationConfig()
-    optimizer = build_optimizer(settings, denoiser)
+    optimizer = build_optimizer(settings, denoiser, soft_prompt_groups(settings, denoiser))
     if routes_updates:
         route_updates(denoiser, optimizer)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]

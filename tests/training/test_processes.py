@@ -68,6 +68,23 @@ def assert_same_run(one: TrainConfig, other: TrainConfig) -> None:
 
 
 @pytest.mark.slow
+def test_routed_updates_and_phases_are_those_of_one_process(tiny_sd_dir, image_folder, tmp_path):
+    """Under DDP, where processes must choose the same experts and stop learning the same weights."""
+    sections = {
+        "train": {"steps": 6, "checkpointing_steps": 3, "gradient_accumulation_steps": 2, "adam_epsilon": 1e-4}
+        | {"learning_rate": 1e-3, "soft_prompt_then_freeze": 0.5},
+        "adapter": {"router": "gradient", "ranks": [3, 1], "num_virtual_tokens": 2},
+    }
+    alone = run_config(tiny_sd_dir, image_folder, tmp_path / "alone", **sections)
+    train(alone)
+    both = shared_batch(alone, tmp_path / "both", 2)
+    Path(f"{both.output_dir}.toml").write_text(to_toml(both))
+    in_two_processes(tmp_path, LAYOUTS["ddp"], f"{both.output_dir}.toml")
+    assert_same_run(alone, both)
+    assert log_of(alone, "updates") == log_of(both, "updates")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_runs_and_checkpoints_are_those_of_one_process(tiny_sd_dir, image_folder, tmp_path, layout):
     """With the consistency loss on a part of the steps, and measured on the way."""

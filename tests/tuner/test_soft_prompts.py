@@ -6,7 +6,7 @@ from adapter_cases import add_adapter, draw, make_pipeline
 from models import aura_flow, flux, pixart, qwen_image, sana
 from peft import get_peft_model, inject_adapter_in_model
 from tiny import make_unet
-from tuner_cases import find_gate, unet_inputs
+from tuner_cases import CASES, config, find_gate, predict, unet_inputs
 
 import fera
 from fera import FeraConfig, FeraError
@@ -15,6 +15,16 @@ from fera.export.writing import export_lora
 from fera.models.components import denoisers
 
 COUNT = 3
+# As small as they come: the compiler's time grows with the layers.
+SMALL = {
+    "unet": {
+        "block_out_channels": (16,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "mid_block_type": None,
+    },
+    "sd3": {"num_layers": 1},
+}
 
 
 def adapted(pipe, count=COUNT, **settings):
@@ -167,3 +177,16 @@ def test_a_call_without_text_and_numbers_out_of_range_are_clear_errors():
         unet(torch.randn(1, 4, 8, 8), 5, None)
     with pytest.raises(FeraError, match="num_virtual_tokens must be an integer of at least 0"):
         FeraConfig(num_virtual_tokens=-1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_it_compiles_without_a_break(case):
+    torch._dynamo.reset()
+    model = inject_adapter_in_model(config(num_virtual_tokens=2), case.model(**SMALL[case.name]))
+    inputs = [case.inputs(2, seed=seed) for seed in range(2)]
+    with torch.no_grad():
+        expected = [predict(model, one) for one in inputs]
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        for one, right in zip(inputs, expected, strict=True):
+            torch.testing.assert_close(predict(compiled, one), right, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()

@@ -1,6 +1,5 @@
 """Learned vectors among what a denoiser is told of the text: where they go, in each class of denoisers."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fera.errors import FeraError
+from fera.models.registry import argument_names
 
 STATES = "encoder_hidden_states"
 
@@ -78,7 +78,8 @@ def with_soft_prompt(
         FeraError: the call has no states of a text.
     """
     entry = text_states(denoiser)
-    names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+    # Asked for where it matters alone: a compiler cannot follow it.
+    names = [] if STATES in kwargs else argument_names(type(denoiser))
     call = {**dict(zip(names, args, strict=False)), **kwargs}
     states = call.get(STATES)
     if not isinstance(states, Tensor) or states.ndim != 3:
@@ -93,4 +94,4 @@ def with_soft_prompt(
         call[entry.mask] = functional.pad(mask, (len(vectors), 0), value=kept)
     if entry.ids is not None and (ids := call.get(entry.ids)) is not None:
         call[entry.ids] = functional.pad(ids, (0, 0, len(vectors), 0))
-    return tuple(call.pop(name) for name in names[: len(args)]), call
+    return (tuple(call.pop(name) for name in names[: len(args)]) if names else args), call

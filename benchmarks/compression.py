@@ -1,0 +1,135 @@
+"""What it would cost a diffusion base to be held as its principal subspaces: loss and memory by spectral energy kept.
+
+Principal subspaces (CERSA, arXiv 2605.08174) keep of each weight the leading singular directions that hold a share of
+its energy, the sum of squared singular values, and drop the rest. Here the emoji base's UNet is held so, its linear
+layers and its convolutions (a kernel as a matrix (out, in h w)), and its denoising loss is measured, without any
+training: on pictures that the base draws itself, and on those of another style. As factors a layer is held where they
+have fewer numbers than the weight; elsewhere the weight stays whole.
+
+    python -m benchmarks.compression
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import nn
+
+from fera.config import DataConfig
+from fera.data.cache.encoded import EncodedSet
+from fera.data.checking import check_images
+from fera.data.sources import find_examples
+from fera.demo import base_path, unpack_style
+from fera.evaluation import EvaluationSettings
+from fera.evaluation.denoising import denoising_samples, encode_folder, mean_losses
+from fera.generation import generate
+from fera.models.components import denoisers
+from fera.pipelines.base import load_base
+
+ENERGIES = (0.9, 0.95, 0.99, 0.999)
+STYLE = "twemoji"
+_SAMPLES = 228  # four of each of the 57 test names
+
+
+@dataclass(frozen=True)
+class Row:
+    """The base with a share of its weights' energy.
+
+    Args:
+        energy: the share; 1 for the base as it is.
+        factored: layers held as factors.
+        layers: of how many.
+        stored: numbers held, over those of the whole UNet.
+        own_loss: on the base's own drawings.
+        style_loss: on the test pictures of another style.
+    """
+
+    energy: float
+    factored: int
+    layers: int
+    stored: float
+    own_loss: float
+    style_loss: float
+
+
+def rank_for(singular_values: torch.Tensor, energy: float) -> int:
+    """How many leading directions hold a share of the energy, at least 1."""
+    held = singular_values.square().cumsum(0) / singular_values.square().sum()
+    return min(int((held < energy).sum()) + 1, len(singular_values))
+
+
+@torch.no_grad()
+def held_as_factors(unet: nn.Module, energy: float) -> tuple[int, int, float]:
+    """Replace weights by what their factors multiply to; layers held so, of how many, and the share of numbers held."""
+    total = sum(parameter.numel() for parameter in unet.parameters())
+    saved = factored = layers = 0
+    for module in unet.modules():
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            continue
+        layers += 1
+        matrix = module.weight.flatten(1).double()
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        rank = rank_for(values, energy)
+        numbers = rank * sum(matrix.shape)
+        if numbers < matrix.numel():
+            factored, saved = factored + 1, saved + matrix.numel() - numbers
+            product = (left[:, :rank] * values[:rank]) @ right[:rank]
+            module.weight.copy_(product.view_as(module.weight))
+    return factored, layers, 1 - saved / total
+
+
+def measure(pipe: StableDiffusionPipeline, data: EncodedSet) -> float:
+    """Mean denoising loss."""
+    settings = EvaluationSettings(loss_samples=_SAMPLES, batch_size=16)
+    return mean_losses(denoising_samples(pipe, data, settings, lambda *told: None))[0]
+
+
+def _encoded(pipe: StableDiffusionPipeline, folder: Path, cache: Path) -> EncodedSet:
+    examples, _ = check_images(find_examples(folder, DataConfig(train_data_dir=folder)), skip_bad=False)
+    return encode_folder(pipe, examples, (64, 64), cache, torch.device("cpu"), lambda *told: None)
+
+
+def _drawn(pipe: StableDiffusionPipeline, like: Path, folder: Path) -> Path:
+    """The base's own pictures of a folder's captions."""
+    folder.mkdir()
+    captions = [example.caption for example in find_examples(like, DataConfig(train_data_dir=like))]
+    images = generate(pipe, captions, seed=0, num_inference_steps=24, guidance_scale=3.0, batch_size=16)
+    for number, (caption, image) in enumerate(zip(captions, images, strict=True)):
+        image.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
+    return folder
+
+
+def rows() -> list[Row]:
+    """The base as it is, and with less and less of it."""
+    pipe = load_base(str(base_path()))
+    name, whole = next(iter(denoisers(pipe).items()))
+    found = []
+    with TemporaryDirectory() as folder:
+        style = unpack_style(STYLE, folder) / "test"
+        data = [
+            _encoded(pipe, place, Path(folder, "cache")) for place in (_drawn(pipe, style, Path(folder, "own")), style)
+        ]
+        for energy in (1.0, *reversed(ENERGIES)):
+            unet = copy.deepcopy(whole)
+            layers = sum(isinstance(module, nn.Linear | nn.Conv2d) for module in unet.modules())
+            factored, layers, stored = (0, layers, 1.0) if energy == 1 else held_as_factors(unet, energy)
+            setattr(pipe, name, unet)
+            found.append(Row(energy, factored, layers, stored, *(measure(pipe, one) for one in data)))
+    return found
+
+
+if __name__ == "__main__":
+    table = rows()
+    Path("docs/results/compression.json").write_text(json.dumps([asdict(row) for row in table], indent=1) + "\n")
+    print("| energy kept | layers held as factors | numbers held | loss on its own drawings | loss on another style |")
+    print("|---|---|---|---|---|")
+    for row in table:
+        print(
+            f"| {row.energy:g} | {row.factored} of {row.layers} | {row.stored:.2f} | {row.own_loss:.4f} | "
+            f"{row.style_loss:.4f} |"
+        )
