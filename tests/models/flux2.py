@@ -31,21 +31,20 @@ REFERENCE = {"image": [picture(0, 64, 72)]}
 OTHER_REFERENCE = {"image": [picture(1, 64, 72)]}
 
 
-def make_transformer(guidance_embeds: bool, joint_attention_dim: int = 32) -> Flux2Transformer2DModel:
+def make_transformer(guidance_embeds: bool, **overrides: object) -> Flux2Transformer2DModel:
     """For 4-channel latents, text width 32."""
+    settings = {
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "timestep_guidance_channels": 16,
+        "axes_dims_rope": (4, 4, 4, 4),
+    }
     torch.manual_seed(0)
-    model = Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=joint_attention_dim,
-        timestep_guidance_channels=16,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=guidance_embeds,
-    )
-    return awake(model)
+    return awake(Flux2Transformer2DModel(**settings | overrides, guidance_embeds=guidance_embeds))
 
 
 def make_pipeline(
@@ -66,7 +65,7 @@ def make_pipeline(
         vae=vae.eval(),
         text_encoder=None,
         tokenizer=None,
-        transformer=make_transformer(guidance_embeds, joint_attention_dim),
+        transformer=make_transformer(guidance_embeds, joint_attention_dim=joint_attention_dim),
     )
 
 

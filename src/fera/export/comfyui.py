@@ -12,6 +12,7 @@ _RENAMED: dict[str, dict[str, str]] = {
         r"\.attn1\.": ".self_attn.",
         r"\.attn2\.": ".cross_attn.",
         r"_attn\.to_([qkv])$": r"_attn.\1",
+        r"_attn\.add_([kv])_proj$": r"_attn.\1_img",
         r"_attn\.to_out\.0$": "_attn.o",
         r"\.ffn\.net\.0\.proj$": ".ffn.0",
         r"\.ffn\.net\.2$": ".ffn.2",
@@ -40,3 +41,18 @@ def rename(denoiser: str | None, layer: str) -> str:
     for pattern, name in _RENAMED[denoiser or ""].items():
         layer = re.sub(pattern, name, layer)
     return layer
+
+
+def names_in_comfyui(denoiser: str, layer: str) -> list[str]:
+    """What a LoRA file may call a layer, so that ComfyUI's own map knows it; the first that is there counts.
+
+    Args:
+        denoiser: class name of the denoiser.
+        layer: diffusers' path of the layer in it.
+    """
+    if "UNet" in denoiser:
+        return [f"lora_unet_{layer.replace('.', '_')}"]
+    if denoiser == "Lumina2Transformer2DModel":
+        layer = layer.replace(".attn.", ".attention.")
+    renamed = rename(denoiser, layer) if denoiser in _RENAMED else layer
+    return [f"transformer.{layer}", f"diffusion_model.{renamed}"]

@@ -1,15 +1,14 @@
 """The plain LoRA that a routed adapter is under one fixed gate."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from fera.adapters.file import AdapterFile
+from fera.adapters.scales import expert_scale
 from fera.errors import FeraError
 from fera.format import PEFT_PREFIX, ROUTER_KEY
 from fera.traces.gates import GateChoice, choose_gate
@@ -92,7 +91,7 @@ def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
     for name, down in downs.items():
         if name not in ups:
             raise FeraError(f"{file.weights} has no lora_B for {name}: it is incomplete")
-        weights = rank_weights(gate, down.shape[0]) * layer_scale(config, name)
+        weights = rank_weights(gate, down.shape[0]) * expert_scale(vars(config), name)
         up = ups[name].float()
         layers[name] = Pair(down, (up * weights.view(1, -1, *[1] * (up.ndim - 2))).to(ups[name].dtype))
     return StaticLora(layers, gate, config, _text(file))
@@ -154,19 +153,3 @@ def check_plain(config: FeraConfig) -> None:
 def rank_weights(gate: Tensor, width: int) -> Tensor:
     """The gate of the expert that each of a layer's ranks belongs to, shape (E r,); a 1 for all of them alike."""
     return gate.repeat_interleave(width // gate.shape[0])
-
-
-def layer_scale(config: FeraConfig, layer: str) -> float:
-    """Scale of the experts in a layer, as PEFT finds it from the patterns.
-
-    Args:
-        config: the adapter's.
-        layer: its path in the denoiser.
-    """
-    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
-    rank = ranks.get(get_pattern_key(list(ranks), layer), config.r)
-    if not config.has_gate:  # one LoRA of all ranks
-        rank = rank * config.num_experts if config.ranks is None else sum(config.ranks)
-    alpha = alphas.get(get_pattern_key(list(alphas), layer), config.lora_alpha)
-    assert alpha is not None  # the config has filled it in
-    return alpha / (math.sqrt(rank) if config.use_rslora else rank)

@@ -15,10 +15,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from fera.method.bands import FrequencyBands
-from fera.method.fixed_routers import NoRouter, RankMaskRouter, UniformRouter
-from fera.method.released_bands import ReleasedBands
-from fera.method.router import SoftFrequencyRouter
+from fera.method.fixed_routers import NoRouter
+from fera.method.from_settings import new_router, router_input
 from fera.method.router_input import RouterInput
 from fera.method.routing import Routing
 from fera.models.reading import CallReader
@@ -119,9 +117,9 @@ class FrequencyGate(nn.Module, BaseTunerLayer):
         if not config.has_gate:
             self.router[adapter_name] = NoRouter()
             return
-        inputs = input_of(config)
-        self.inputs[adapter_name] = inputs
-        router = _router_of(config, inputs.size).requires_grad_(False)
+        settings = vars(config) | {"kappa": config.chosen_kappa}
+        self.inputs[adapter_name] = router_input(settings)
+        router = new_router(settings).requires_grad_(False)
         # On meta under `low_cpu_mem_usage`: PEFT gives it weights and a device when it loads them.
         is_meta = any(parameter.is_meta for parameter in router.parameters())
         self.router[adapter_name] = router if is_meta else router.to(device)
@@ -349,18 +347,3 @@ def _may_read(gate: Tensor) -> bool:
 def _repeats(gate: Tensor, period: int) -> bool:
     copies = gate.unflatten(0, (-1, period))
     return bool((copies - copies[:1]).abs().max() <= _ROUNDING)
-
-
-def input_of(config: FeraConfig) -> RouterInput:
-    """What the router of an adapter reads."""
-    bands = ReleasedBands if config.indicator == "released" else FrequencyBands
-    return RouterInput(config.router_input, bands(config.num_bands, config.chosen_kappa))
-
-
-def _router_of(config: FeraConfig, entries: int) -> nn.Module:
-    """A fresh router that reads so many entries."""
-    if config.router == "uniform":
-        return UniformRouter(config.num_experts)
-    if config.router == "rank_mask":
-        return RankMaskRouter(config.num_experts)
-    return SoftFrequencyRouter(entries, config.num_experts, config.router_features, config.temperature)

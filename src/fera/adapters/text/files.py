@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fera.adapters.tensors import save_tensors
-from fera.adapters.text.lora import TextLora
+from fera.adapters.text.text_lora import TextLora
 from fera.errors import FeraError
 from fera.format import TEXT_LORA, TOKEN_FILES
 from fera.support.files import replace_file

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from peft import LoraConfig, PeftType, inject_adapter_in_model
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
+from fera.adapters.text.text_lora import TextLora
 from fera.errors import FeraError
 
 # Transformers calls the layers of a bare CLIP text model without it since 5.6; files of LoRAs have it all the same.
@@ -22,21 +22,6 @@ _PLAIN: dict[str, Any] = {
     "rank_pattern": {},
     "alpha_pattern": {},
 }
-
-
-@dataclass(frozen=True)
-class TextLora:
-    """LoRA of one text encoder.
-
-    Args:
-        rank: the rank of all layers.
-        alpha: its strength is alpha / rank.
-        layers: down matrix (R, in) and up matrix (out, R) by the layer's path, as files have it.
-    """
-
-    rank: int
-    alpha: float
-    layers: dict[str, tuple[Tensor, Tensor]]
 
 
 def path_in_file(path: str) -> str:

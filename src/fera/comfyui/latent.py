@@ -1,0 +1,62 @@
+"""What a router reads in ComfyUI: the latent as diffusers' denoiser would get it, and how noisy it is."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fera.errors import FeraError
+from fera.models.layouts import unpack
+
+# Their latents have 2 x 2 pixels an entry; diffusers' are what those pixels were.
+_OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel")
+# Latents of videos, whose given frames are in the latent itself.
+_WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel")
+
+
+def latent_of(denoiser: str, sampling: Any, sigma: Tensor, x: Tensor, denoise_mask: Tensor | None = None) -> Tensor:
+    """The latent of a call, as the router was trained on it.
+
+    Args:
+        denoiser: class name, in diffusers, of the denoiser that the adapter was trained on.
+        sampling: ComfyUI's `model_sampling`.
+        sigma: shape (B,).
+        x: shape (B, C, H, W), (B, C, T, H, W) or (B, C, L), not scaled yet.
+        denoise_mask: 0 where the latent is given, as ComfyUI hands it to models of videos; broadcastable to `x`.
+
+    Returns:
+        Shape (B, C, H, W) or (B, C, L); frames count as channels. What is given as a condition is zero.
+    """
+    latent: Tensor = sampling.calculate_input(sigma, x)
+    if denoise_mask is not None and denoiser in _WITH_GIVEN_FRAMES:
+        latent = latent * (denoise_mask > 0)
+    if latent.ndim == 5:
+        latent = latent.flatten(1, 2)
+    if denoiser in _OF_BLOCKS:
+        latent = unpack(latent.flatten(2).transpose(1, 2), *latent.shape[2:])
+    return latent
+
+
+def noise_level_of(sampling: Any, sigma: Tensor) -> Tensor:
+    """How noisy a call's latent is.
+
+    Args:
+        sampling: ComfyUI's `model_sampling`.
+        sigma: shape (B,).
+
+    Returns:
+        Shape (B,), float32, 0 (clean) to 1 (pure noise), as diffusers' pipelines tell by their timesteps.
+
+    Raises:
+        FeraError: sigma goes beyond both, as in EDM sampling, whose adapters cannot read it.
+    """
+    kinds = {kind.__name__ for kind in type(sampling).__mro__}
+    if "CONST" in kinds:  # flow: sigma is the share of noise
+        level = sigma.float()
+    elif "ModelSamplingDiscrete" in kinds:
+        level = sampling.timestep(sigma).float() / len(sampling.sigmas)
+    else:
+        raise FeraError(
+            "the adapter's router reads the timestep, and this model's sampling has none (EDM); take the model's own "
+            "sampling, or an adapter whose router_input has no timestep"
+        )
+    return level.reshape(-1)

@@ -1,0 +1,48 @@
+"""An adapter's parts in the text encoders, as ComfyUI takes them: nothing routes these."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fera.adapters.text.files import TextFiles, token_file
+from fera.errors import FeraError
+
+
+def patches(text: TextFiles, key_map: dict[str, str], load_lora: Any) -> dict[Any, Any]:
+    """The LoRA of the text encoders as patches of ComfyUI's.
+
+    Args:
+        text: the parts.
+        key_map: names of a LoRA file to weights, as `comfy.lora.model_lora_keys_clip` gives them.
+        load_lora: `comfy.lora.load_lora`.
+
+    Raises:
+        FeraError: a layer is not in these text encoders.
+    """
+    tensors: dict[str, Tensor] = {}
+    for encoder in text.loras:
+        lora = text.lora(encoder)
+        for path, (down, up) in lora.layers.items():
+            name = f"{encoder}.{path}"
+            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
+            tensors[f"{name}.alpha"] = torch.tensor(float(lora.alpha))
+    names = {key.rpartition(".lora_A")[0] for key in tensors if ".lora_A" in key}
+    if missing := sorted(names - key_map.keys()):
+        raise FeraError(
+            f"{len(missing)} of {len(names)} layers of the adapter's text encoders are not in this CLIP: "
+            f"{', '.join(missing[:3])}. Give the CLIP of the base that it was trained on"
+        )
+    found: dict[Any, Any] = load_lora(tensors, key_map, log_missing=False)
+    return found
+
+
+def about_token(text: TextFiles) -> str:
+    """How to use a learned token in ComfyUI; empty where there is none."""
+    if text.token is None:
+        return ""
+    files = " and ".join(str(text.folder / token_file(encoder)) for encoder in text.vectors)
+    return (
+        f"the adapter has learned the token {text.token}. ComfyUI reads tokens from models/embeddings: copy {files} "
+        "there, under a name of your choice, and write embedding:NAME in the prompt"
+    )
