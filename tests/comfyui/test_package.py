@@ -1,0 +1,67 @@
+"""The folder that goes into ComfyUI: what it offers, and its example."""
+
+import json
+import sys
+import types
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from fera.comfyui.nodes import NODES
+
+FOLDER = Path(__file__).parents[2] / "comfyui"
+
+
+@pytest.fixture
+def folders(monkeypatch, tmp_path):
+    """ComfyUI's module that knows its folders."""
+    module = types.ModuleType("folder_paths")
+    module.models_dir = str(tmp_path)
+    module.folder_names_and_paths = {}
+    module.get_folder_paths = lambda name: [str(tmp_path / name)]
+    module.get_filename_list = lambda name: ["style.safetensors"]
+    monkeypatch.setitem(sys.modules, "folder_paths", module)
+    return module
+
+
+def load():
+    spec = util.spec_from_file_location("fera_nodes", FOLDER / "__init__.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_package_offers_the_nodes_and_names_the_folder(folders, tmp_path):
+    module = load()
+    assert module.NODE_CLASS_MAPPINGS == {name: node for name, (node, _) in NODES.items()}
+    assert set(module.NODE_DISPLAY_NAME_MAPPINGS) == set(NODES)
+    paths, suffixes = folders.folder_names_and_paths["fera"]
+    assert paths == [str(tmp_path / "fera"), str(tmp_path / "loras")] and suffixes == {".safetensors"}
+
+
+def test_each_nodes_inputs_are_its_functions(folders):
+    for name, (node, _) in NODES.items():
+        given = node.INPUT_TYPES()
+        inputs = [*given["required"], *given.get("optional", {})]
+        code = getattr(node, node.FUNCTION).__code__
+        taken = code.co_varnames[1 : code.co_argcount]
+        assert sorted(inputs) == sorted(taken), name
+
+
+def test_the_example_fits_the_nodes(folders):
+    graph = json.loads((FOLDER / "example_workflows" / "fera.json").read_text("utf-8"))
+    own = {node["id"]: node for node in graph["nodes"] if node["type"] in NODES}
+    assert {node["type"] for node in own.values()} == set(NODES)
+    for node in own.values():
+        kind = NODES[node["type"]][0]
+        given = kind.INPUT_TYPES()
+        inputs = {name: spec[0] for name, spec in (given["required"] | given.get("optional", {})).items()}
+        linked = {slot["name"]: slot["type"] for slot in node["inputs"]}
+        assert linked.items() <= inputs.items()
+        assert len(node["widgets_values"]) == len(inputs) - len(linked)
+        assert tuple(slot["type"] for slot in node["outputs"]) == kind.RETURN_TYPES
+    for number, start, slot, end, place, kind in graph["links"]:
+        nodes = {node["id"]: node for node in graph["nodes"]}
+        assert number in nodes[start]["outputs"][slot]["links"] and nodes[start]["outputs"][slot]["type"] == kind
+        assert nodes[end]["inputs"][place]["link"] == number
