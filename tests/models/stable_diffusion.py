@@ -9,6 +9,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableDiffusionXLPipeline,
 )
 from tiny import make_clip, make_sd3_pipeline, make_sd_pipeline, make_unet, make_vae
@@ -40,7 +41,7 @@ def make_edit_pipeline() -> StableDiffusionInstructPix2PixPipeline:
     return StableDiffusionInstructPix2PixPipeline(**components, requires_safety_checker=False)
 
 
-def make_xl_pipeline(pipeline: Any = StableDiffusionXLPipeline, in_channels: int = 4) -> Any:
+def make_xl_pipeline(pipeline: Any = StableDiffusionXLPipeline, in_channels: int = 4, **more: Any) -> Any:
     """SDXL; its scheduler scales the latent that the UNet gets."""
     text_encoder, tokenizer = make_clip()
     torch.manual_seed(3)
@@ -59,12 +60,18 @@ def make_xl_pipeline(pipeline: Any = StableDiffusionXLPipeline, in_channels: int
         ),
         scheduler=EulerDiscreteScheduler(),
         add_watermarker=False,
+        **more,
     )
 
 
 def make_xl_inpaint_pipeline() -> StableDiffusionXLInpaintPipeline:
     """With a UNet for the latent, the mask and the masked picture's latent."""
     return make_xl_pipeline(StableDiffusionXLInpaintPipeline, in_channels=9)
+
+
+def make_xl_edit_pipeline(**settings: Any) -> StableDiffusionXLInstructPix2PixPipeline:
+    """With a UNet for the latent and the given picture's latent."""
+    return make_xl_pipeline(StableDiffusionXLInstructPix2PixPipeline, in_channels=8, **settings)
 
 
 CASES = [
@@ -94,6 +101,14 @@ CASES = [
         OTHER_PROMPT | {"image": picture(2), "mask_image": picture(3, mode="L")},
         component="unet",
         copies=2,
+    ),
+    Case(
+        "sdxl-instruct-pix2pix",
+        make_xl_edit_pipeline,
+        CALL | {"image": picture(0)},
+        OTHER_PROMPT | {"image": picture(1)},
+        component="unet",
+        copies=3,
     ),
     Case("sd3", make_sd3_pipeline, CALL, OTHER_PROMPT, copies=2),
 ]

@@ -451,6 +451,11 @@ def test_inpainting_without_a_hole_is_refused():
         family_of(StableDiffusionInpaintPipeline(**components, requires_safety_checker=False))
 
 
+def test_an_edit_that_is_not_saved_as_it_is_is_refused():
+    with pytest.raises(FeraError, match="CosXL Edit is not saved as one"):
+        family_of(stable_diffusion.make_xl_edit_pipeline(is_cosxl_edit=True))
+
+
 def test_a_distilled_transformer_is_refused():
     pipe = hunyuan.make_image_pipeline()
     pipe.transformer.register_to_config(guidance_embeds=True)

@@ -30,5 +30,6 @@ CASES = [
     Case("sd3", make_sd3_pipeline, OFF),
     Case("sd-inpaint", make_inpaint_pipeline, OFF, sources=((24, 16),), is_filled=True),
     Case("sdxl-inpaint", make_xl_inpaint_pipeline, OFF, sources=((24, 16),), is_filled=True),
+    Case("sdxl-instruct-pix2pix", stable_diffusion.make_xl_edit_pipeline, OFF, sources=((24, 16),)),
     Case("instruct-pix2pix", stable_diffusion.make_edit_pipeline, OFF, sources=((24, 16),)),
 ]

@@ -10,8 +10,8 @@ from torch.nn import functional
 from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
-from fera.models.latents import AS_THEY_ARE, shifted, standardized
-from fera.models.pairs import Pairs, one_picture, picture_and_mask
+from fera.models.latents import AS_THEY_ARE, LatentUnits, shifted, standardized
+from fera.models.pairs import Pairs, one_picture, picture_and_mask, sources_of
 from fera.models.placement import Placement
 from fera.models.prompts import prompt_settings, with_empty
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
@@ -27,6 +27,7 @@ add(
             "StableDiffusionInstructPix2PixPipeline",
             "StableDiffusionXLPipeline",
             "StableDiffusionXLInpaintPipeline",
+            "StableDiffusionXLInstructPix2PixPipeline",
             "KolorsPipeline",
             "KandinskyV22InpaintPipeline",
         ),
@@ -61,7 +62,7 @@ def inpaint(pipe: Any) -> Family:
 def instruct_pix2pix(pipe: Any) -> Family:
     """InstructPix2Pix: to the latent it appends that of the source, which is not scaled."""
     parts = ("tokenizer", "text_encoder")
-    pairs = Pairs(one_picture, units=lambda vae: AS_THEY_ARE)
+    pairs = Pairs(one_picture, units=_unscaled)
     return Family(parts, _encode_pix2pix, _predict_edited, clip=("text_encoder",), pairs=pairs)
 
 
@@ -86,6 +87,19 @@ def sdxl_inpaint(pipe: Any) -> Family:
     return replace(family, pairs=Pairs(picture_and_mask, hole=True), call={"strength": 1.0}, refusal=refusal)
 
 
+def sdxl_instruct_pix2pix(pipe: Any) -> Family:
+    """InstructPix2Pix of SDXL."""
+    # A pipeline's folder does not say that it is one of these, which scale the source: it would be trained as another.
+    refusal = "a CosXL Edit is not saved as one, and would be drawn otherwise" if pipe.is_cosxl_edit else ""
+        "a CosXL Edit is not saved as one by diffusers, and would be drawn otherwise" if pipe.is_cosxl_edit else ""
+    )
+    return replace(sdxl(pipe), pairs=Pairs(one_picture, units=_unscaled), refusal=refusal)
+
+
+def _unscaled(vae: Any) -> LatentUnits:
+    return AS_THEY_ARE
+
+
 def sdxl(pipe: Any) -> Family:
     """SDXL. It is told a picture's own size, where it was cropped, and the size it is trained at.
 
@@ -99,7 +113,10 @@ def sdxl(pipe: Any) -> Family:
         sizes = conditions.get("time_ids", whole).to(noisy)
         added = {"text_embeds": conditions["text_embeds"], "time_ids": sizes}
         text = conditions["encoder_hidden_states"]
-        latents = _filled(noisy, conditions) if "hole" in conditions else noisy
+        if "hole" in conditions:
+            latents = _filled(noisy, conditions)
+        else:
+            latents = torch.cat([noisy, *(source.to(noisy) for source in sources_of(conditions))], dim=1)
         prediction: Tensor = denoiser(
             latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
         )[0]
@@ -189,3 +206,4 @@ add_family("StableDiffusion3Pipeline", sd3, "Stable Diffusion 3, 3.5")
 add_family("StableDiffusionInpaintPipeline", inpaint, "Stable Diffusion inpainting")
 add_family("StableDiffusionInstructPix2PixPipeline", instruct_pix2pix, "InstructPix2Pix")
 add_family("StableDiffusionXLInpaintPipeline", sdxl_inpaint, "SDXL inpainting")
+add_family("StableDiffusionXLInstructPix2PixPipeline", sdxl_instruct_pix2pix, "InstructPix2Pix of SDXL")
