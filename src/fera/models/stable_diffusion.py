@@ -91,8 +91,6 @@ def sdxl_instruct_pix2pix(pipe: Any) -> Family:
     """InstructPix2Pix of SDXL."""
     # A pipeline's folder does not say that it is one of these, which scale the source: it would be trained as another.
     refusal = "a CosXL Edit is not saved as one, and would be drawn otherwise" if pipe.is_cosxl_edit else ""
-        "a CosXL Edit is not saved as one by diffusers, and would be drawn otherwise" if pipe.is_cosxl_edit else ""
-    )
     return replace(sdxl(pipe), pairs=Pairs(one_picture, units=_unscaled), refusal=refusal)
 
 
