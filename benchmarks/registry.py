@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks import (
+    clips,
     compiled,
     consistency,
     full,
@@ -40,10 +41,11 @@ BENCHMARKS: dict[str, Builder] = {
     "share": share.races,
     "startup": startup.races,
     "pictures": pictures.races,
+    "clips": clips.races,
     "neighbours": neighbours.races,
 }
 
 # Many minutes on two cores: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures", "neighbours")
+APART = ("compiled", "full", "share", "pictures", "neighbours", "clips")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

@@ -36,6 +36,7 @@ from fera.models import (  # noqa: F401
     qwen_image,
     qwen_image21,
     sana,
+    skyreels,
     stable_audio,
     stable_cascade,
     stable_diffusion,

@@ -28,27 +28,13 @@ def wan(pipe: Any) -> Family:
     boundary = pipe.config.boundary_ratio
     has_two = pipe.transformer is not None and pipe.transformer_2 is not None
 
-    def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-        config: Any = denoiser.config
-        frames = frames_behind_channels(denoiser, noisy)
-        if expands:
-            tokens = frames[0, 0].numel() // (config.patch_size[1] * config.patch_size[2])
-            timesteps = timesteps[:, None].expand(-1, tokens)
-        prediction: Tensor = denoiser(
-            hidden_states=frames,
-            timestep=timesteps,
-            encoder_hidden_states=conditions["encoder_hidden_states"],
-            return_dict=False,
-        )[0]
-        return folded(prediction)
-
     return Family(
         ("tokenizer", "text_encoder"),
         reader(named("encoder_hidden_states"), **call),
-        predict,
+        _predict_by_token if expands else predict,
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
-        latents=_latents,
+        latents=latents_of,
         video=Video(int(pipe.vae_scale_factor_temporal), 24.0 if expands else 16.0),
         reads={"text_encoder": None},
         call=call,
@@ -57,7 +43,26 @@ def wan(pipe: Any) -> Family:
     )
 
 
-def _latents(vae: Any, pixels: Tensor) -> Tensor:
+def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    """The prediction of a denoiser that is called as Wan's; as `Family.predict`."""
+    prediction: Tensor = denoiser(
+        hidden_states=frames_behind_channels(denoiser, noisy),
+        timestep=timesteps,
+        encoder_hidden_states=conditions["encoder_hidden_states"],
+        return_dict=False,
+    )[0]
+    return folded(prediction)
+
+
+def _predict_by_token(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    """Told a timestep a token, (B, T L)."""
+    config: Any = denoiser.config
+    tokens = frames_behind_channels(denoiser, noisy)[0, 0].numel() // (config.patch_size[1] * config.patch_size[2])
+    return predict(denoiser, noisy, timesteps[:, None].expand(-1, tokens), conditions)
+
+
+def latents_of(vae: Any, pixels: Tensor) -> Tensor:
+    """Clean latents by Wan's autoencoder; as `Family.latents`."""
     return folded(by_channel(encoded_clip(vae, pixels), vae.config.latents_mean, vae.config.latents_std))
 
 

@@ -1,0 +1,40 @@
+"""SkyReels V2: text to video, by Wan's parts."""
+
+from typing import Any
+
+from fera.models import layouts_video
+from fera.models.conditions import named, reader
+from fera.models.families import add_family
+from fera.models.family import Family
+from fera.models.registry import Denoiser, add
+from fera.models.video import Video
+from fera.models.wan import latents_of, predict
+
+add(
+    "SkyReelsV2Transformer3DModel",
+    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("SkyReelsV2Pipeline",)),
+)
+
+# Frames a second that it has learned.
+_FRAME_RATE = 24.0
+# The area of its smaller videos, as a square.
+_RESOLUTION = 720
+
+
+def skyreels(pipe: Any) -> Family:
+    """SkyReels V2 whose frames have one timestep; those that force frames one after another have other pipelines."""
+    call = {"guidance_scale": 1.0, "num_frames": 1}
+    return Family(
+        ("tokenizer", "text_encoder"),
+        reader(named("encoder_hidden_states"), **call),
+        predict,
+        scale=int(pipe.vae_scale_factor_spatial),
+        resolution=_RESOLUTION,
+        latents=latents_of,
+        video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
+        reads={"text_encoder": None},
+        call=call,
+    )
+
+
+add_family("SkyReelsV2Pipeline", skyreels, "SkyReels V2")
