@@ -7,7 +7,8 @@ from adapter_cases import TARGETS, add_adapter, denoiser_of, make_pipeline
 from torch import Tensor
 
 import fera
-from fera.export.static import Pair, StaticLora
+from fera.export.pair import Pair
+from fera.export.static import StaticLora
 from fera.traces.gates import GateTrace
 
 GATE = [0.2, 0.3, 0.5]

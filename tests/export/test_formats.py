@@ -24,6 +24,7 @@ import fera
 from fera import FeraConfig, FeraError
 from fera.export import comfyui
 from fera.export.formats import FORMATS, encode
+from fera.export.tools import format_for
 from fera.export.writing import export_lora
 
 
@@ -203,7 +204,7 @@ def test_kohya_names_the_base(width, sdxl, version):
     assert metadata["ss_v2"] == str(version == "sd_v2")
 
 
-@pytest.mark.parametrize("denoiser", comfyui._RENAMED)
+@pytest.mark.parametrize("denoiser", [name for name in comfyui._RENAMED if name in COMFYUI])
 def test_comfyui(denoiser):
     pipeline, settings = COMFYUI[denoiser]
     with torch.device("meta"):
@@ -247,11 +248,18 @@ def test_names_of_the_original_wan():
 @pytest.mark.parametrize(
     ("format", "denoiser", "layer", "message"),
     [
-        ("comfyui", "UNet2DConditionModel", "a.to_q", "UNet2DConditionModel are not known.* diffusers, kohya$"),
+        ("comfyui", "DiTTransformer2DModel", "a.to_q", "DiTTransformer2DModel are not known to fera"),
+        ("comfyui", "Lumina2Transformer2DModel", "layers.0.feed_forward.linear_1", "not known to fera for: layers"),
+        ("comfyui", "Lumina2Transformer2DModel", "layers.0.attn.to_q", "neither keys nor values"),
         ("comfyui", "WanTransformer3DModel", "proj_out", "not known to fera for: proj_out.* can hold it: diffusers$"),
-        ("kohya", "SD3Transformer2DModel", "a.to_q", "no names for the layers of a SD3.* can hold it: diffusers$"),
-        ("kohya", "FluxTransformer2DModel", "x_embedder", "not known to fera for: x_embedder.* diffusers$"),
-        ("diffusers", "PixArtTransformer2DModel", "a.to_q", "loads no LoRA into a PixArt.* can hold it: none$"),
+        (
+            "kohya",
+            "SD3Transformer2DModel",
+            "a.to_q",
+            "no names for the layers of a SD3.* can hold it: diffusers, comfyui$",
+        ),
+        ("kohya", "FluxTransformer2DModel", "x_embedder", "not known to fera for: x_embedder.* diffusers, comfyui$"),
+        ("diffusers", "PixArtTransformer2DModel", "a.to_q", "loads no LoRA into a PixArt.* can hold it: comfyui$"),
         ("webui", "UNet2DConditionModel", "a.to_q", "unknown format 'webui'; there are: diffusers, kohya, comfyui"),
     ],
 )
@@ -281,3 +289,61 @@ def test_the_command_line_offers_these_formats():
     from fera.cli import export
 
     assert tuple(FORMATS) == export.FORMATS
+
+
+def test_comfyui_names_of_transformers_and_unets():
+    """By `transformer.` and diffusers' path; of UNets as kohya."""
+    keys = encode(make_lora("FluxTransformer2DModel", {"transformer_blocks.0.attn.to_q": (4, 5)}), "comfyui")[0]
+    assert set(keys) == {f"transformer.transformer_blocks.0.attn.to_q.lora_{side}.weight" for side in "AB"}
+    unet = make_lora("UNet2DConditionModel", {"mid_block.attentions.0.proj_in": (4, 5)})
+    assert encode(unet, "comfyui")[0].keys() == encode(unet, "kohya")[0].keys()
+
+
+def test_comfyui_fuses_the_attention_of_lumina_2():
+    """Weights of the fused layer are those of its parts, one under the other; what has no LoRA stays as it is."""
+    layers = {"layers.0.attn.to_q": (6, 6), "layers.0.attn.to_v": (6, 4), "layers.0.attn.to_out.0": (6, 6)}
+    lora = make_lora("Lumina2Transformer2DModel", layers)
+    tensors = encode(lora, "comfyui")[0]
+    assert {key.rpartition(".lora_")[0] for key in tensors} == {
+        "diffusion_model.layers.0.attention.qkv",
+        "diffusion_model.layers.0.attention.out",
+    }
+    key = "diffusion_model.layers.0.attention.qkv.lora_"
+    fused = tensors[f"{key}B.weight"] @ tensors[f"{key}A.weight"]
+    q, v = (lora.layers[f"layers.0.attn.to_{part}"] for part in "qv")
+    torch.testing.assert_close(fused, torch.cat([q.up @ q.down, torch.zeros(4, 6), v.up @ v.down]))
+
+
+@pytest.mark.parametrize(
+    ("tool", "denoiser", "format"),
+    [
+        ("comfyui", "UNet2DConditionModel", "comfyui"),
+        ("kohya", "SD3Transformer2DModel", "kohya"),
+        ("diffusers", "WanTransformer3DModel", "diffusers"),
+        ("forge", "UNet2DConditionModel", "kohya"),
+        ("forge", "FluxTransformer2DModel", "diffusers"),
+        ("invokeai", "UNet2DConditionModel", "kohya"),
+        ("invokeai", "QwenImageTransformer2DModel", "diffusers"),
+        ("sdcpp", "FluxTransformer2DModel", "kohya"),
+    ],
+)
+def test_the_format_of_a_tool(tool, denoiser, format):
+    assert format_for(tool, make_lora(denoiser, {"a.to_q": (4, 5)})) == format
+
+
+def test_a_tool_that_does_not_know_the_base():
+    lora = make_lora("WanTransformer3DModel", {"blocks.0.attn1.to_q": (4, 5)})
+    with pytest.raises(
+        FeraError, match="forge is not known to read LoRAs of a Wan.*name the format: diffusers, comfyui"
+    ):
+        format_for("forge", lora)
+    with pytest.raises(FeraError, match="unknown tool 'webui'; there are: comfyui, kohya"):
+        format_for("webui", lora)
+
+
+@pytest.mark.parametrize(
+    ("width", "architecture"), [(768, "stable-diffusion-v1/lora"), (1024, "stable-diffusion-v2-512/lora")]
+)
+def test_modelspec_names_the_base_as_kohya_does(width, architecture):
+    lora = make_lora("UNet2DConditionModel", {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (width, 8)})
+    assert encode(lora, "kohya")[1]["modelspec.architecture"] == architecture

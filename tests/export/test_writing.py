@@ -1,12 +1,14 @@
 """What `export_lora` measures, and what it writes."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from adapter_cases import add_adapter, denoiser_of, make_pipeline
 from export_cases import GATE, TRACE, routed, save
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tuner_cases import find_gate, unet_inputs
 
 import fera
@@ -130,7 +132,8 @@ def test_a_schedule_of_the_routed_gates_is_nearer_than_one_lora(tmp_path):
         ("out", {"gate": "uniform", "schedule": 2}, "a schedule needs a trace"),
         ("out.safetensors", {"gate": TRACE, "schedule": 2}, "give a folder as output"),
         ("out", {"gate": TRACE, "schedule": 9}, "the trace has 4"),
-        ("out", {"gate": "uniform", "format": "comfyui"}, "Formats that can hold it: diffusers, kohya"),
+        ("out", {"gate": "uniform", "format": "webui"}, "unknown format 'webui'"),
+        ("out", {"gate": "uniform", "tool": "webui"}, "unknown tool 'webui'"),
         ("out", {"gate": "uniform", "prompts": ["a rocket"]}, "both a base and prompts"),
     ],
 )
@@ -165,3 +168,27 @@ def test_a_failure_leaves_the_old_files(adapter, tmp_path, monkeypatch):
     with pytest.raises(FeraError, match="cannot write the export .* No space left"):
         export_lora(adapter, tmp_path / "out", TRACE, schedule=2, overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_precision_of_the_file(adapter, tmp_path):
+    for dtype in (torch.float16, torch.bfloat16):
+        export_lora(adapter, tmp_path / "low.safetensors", "uniform", dtype=dtype, overwrite=True)
+        assert {tensor.dtype for tensor in load_file(tmp_path / "low.safetensors").values()} == {dtype}
+    export_lora(adapter, tmp_path / "full.safetensors", "uniform")
+    low, full = (load_file(tmp_path / f"{name}.safetensors") for name in ("low", "full"))
+    for key, tensor in full.items():
+        torch.testing.assert_close(low[key].float(), tensor, rtol=1e-2, atol=1e-2)
+
+
+def test_numbers_beyond_the_precision_are_refused(adapter, tmp_path):
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    key = next(key for key in tensors if "lora_B" in key)
+    tensors[key] = tensors[key] * 1e6 + 1e6
+    large = tmp_path / "large"
+    shutil.copytree(adapter, large)
+    save_file(tensors, large / "adapter_model.safetensors", metadata)
+    with pytest.raises(FeraError, match="holds numbers beyond float16; choose another"):
+        export_lora(large, tmp_path / "out.safetensors", "uniform", dtype=torch.float16)
+    assert not (tmp_path / "out.safetensors").exists()

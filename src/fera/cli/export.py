@@ -11,12 +11,20 @@ if TYPE_CHECKING:
 
 # The keys of fera.export.formats.FORMATS, whose import costs seconds.
 FORMATS = ("diffusers", "kohya", "comfyui")
+# fera.export.tools.TOOLS
+TOOLS = ("comfyui", "kohya", "diffusers", "forge", "invokeai", "sdcpp")
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run folder, safetensors file or Hub id")
-    parser.add_argument("--format", choices=FORMATS, default="diffusers", help="key names (%(default)s)")
+    named = parser.add_mutually_exclusive_group()
+    named.add_argument("--format", choices=FORMATS, default="diffusers", help="key names (%(default)s)")
+    named.add_argument(
+        "--for", dest="tool", choices=TOOLS, help="the tool that is to load it, which chooses the format"
+    )
+    parser.add_argument("--dtype", choices=_DTYPES, help="precision of the file; that of the adapter when left out")
     parser.add_argument(
         "--gate",
         metavar="GATE",
@@ -44,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write, say where and how good it is."""
+    import torch
     from rich.console import Console
 
     from fera.cli.quiet import quiet_libraries
@@ -62,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output,
         gate,
         format=arguments.format,
+        tool=arguments.tool,
+        dtype=None if arguments.dtype is None else getattr(torch, _DTYPES[arguments.dtype]),
         schedule=arguments.schedule,
         pipe=None if arguments.base is None else load_base(arguments.base),
         prompts=arguments.prompts,

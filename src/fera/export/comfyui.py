@@ -1,10 +1,31 @@
-"""Names of layers in ComfyUI's own format: those of the original models, behind `diffusion_model.`."""
+"""Names of layers in files that ComfyUI loads: each that its own map knows, which differs between models.
+
+Of UNets it knows kohya's names; of some transformers diffusers' own path, behind `transformer.`; of the others the path
+in the original model, behind `diffusion_model.`. `tests/comfyui` loads them with ComfyUI's own code.
+"""
 
 import re
+from collections.abc import Mapping
 
-# What to replace in diffusers' path of a layer, in this order, for each class; most kept the original's names.
+import torch
+
+from fera.export.pair import Pair
+
+# Models of which it knows diffusers' paths.
+_BY_DIFFUSERS = (
+    "AuraFlowTransformer2DModel",
+    "ChromaTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "FluxTransformer2DModel",
+    "Krea2Transformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+)
+
+# What to replace in diffusers' path of a layer, in this order, for each of the others; most kept the original's names.
 _RENAMED: dict[str, dict[str, str]] = {
     "LTXVideoTransformer3DModel": {r"^proj_in$": "patchify_proj", r"^time_embed\.": "adaln_single."},
+    "LTX2VideoTransformer3DModel": {},
     "HiDreamImageTransformer2DModel": {},
     "QwenImageTransformer2DModel": {},
     "ZImageTransformer2DModel": {},
@@ -20,20 +41,43 @@ _RENAMED: dict[str, dict[str, str]] = {
 }
 
 # Layers whose names are known to survive the way to the format and back.
-_WAN = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
+_WAN = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
 
-HOLDS = f"{', '.join(sorted(_RENAMED))} (Wan: attention and feed-forward layers)"
+_LUMINA2 = "Lumina2Transformer2DModel"
+# Its attention has queries, keys and values in one layer.
+_FUSED = re.compile(r"(?P<block>.+)\.attn\.to_(?P<part>[qkv])")
+_OUT = re.compile(r"(?P<block>.+)\.attn\.to_out\.0")
+
+HOLDS = (
+    "UNets under kohya's names, "
+    f"{', '.join(sorted((*_BY_DIFFUSERS, *_RENAMED)))} (Wan: attention and feed-forward layers), "
+    f"attention of a {_LUMINA2}"
+)
 
 
 def refuses(denoiser: str | None, layers: list[str]) -> str | None:
-    """Why the format cannot hold layers of a denoiser, or None."""
-    if denoiser not in _RENAMED:
+    """Why the format cannot hold layers of a denoiser that is no UNet, or None."""
+    if denoiser not in (*_BY_DIFFUSERS, *_RENAMED, _LUMINA2):
         return f"its key names for a {denoiser} are not known to fera"
+    unknown = []
     if denoiser == "WanTransformer3DModel":
         unknown = [layer for layer in layers if not re.fullmatch(_WAN, layer)]
-        if unknown:
-            return f"its key names are not known to fera for: {', '.join(unknown[:3])}"
-    return None
+    if denoiser == _LUMINA2:
+        unknown = [layer for layer in layers if not (_FUSED.fullmatch(layer) or _OUT.fullmatch(layer))]
+        blocks = {match["block"] for layer in layers if (match := _FUSED.fullmatch(layer))}
+        for block in sorted(blocks):
+            if not {f"{block}.attn.to_k", f"{block}.attn.to_v"} & set(layers):
+                return f"queries of {block} are adapted and neither keys nor values, so the width of those is not known"
+    return f"its key names are not known to fera for: {', '.join(unknown[:3])}" if unknown else None
+
+
+def named(denoiser: str | None, layers: Mapping[str, Pair]) -> dict[str, Pair]:
+    """The LoRA of each layer by the name that ComfyUI knows, for layers that are not refused."""
+    if denoiser in _BY_DIFFUSERS:
+        return {f"transformer.{layer}": pair for layer, pair in layers.items()}
+    if denoiser == _LUMINA2:
+        return _lumina2(layers)
+    return {f"diffusion_model.{rename(denoiser, layer)}": pair for layer, pair in layers.items()}
 
 
 def rename(denoiser: str | None, layer: str) -> str:
@@ -52,7 +96,27 @@ def names_in_comfyui(denoiser: str, layer: str) -> list[str]:
     """
     if "UNet" in denoiser:
         return [f"lora_unet_{layer.replace('.', '_')}"]
-    if denoiser == "Lumina2Transformer2DModel":
+    if denoiser == _LUMINA2:
         layer = layer.replace(".attn.", ".attention.")
     renamed = rename(denoiser, layer) if denoiser in _RENAMED else layer
     return [f"transformer.{layer}", f"diffusion_model.{renamed}"]
+
+
+def _lumina2(layers: Mapping[str, Pair]) -> dict[str, Pair]:
+    found: dict[str, Pair] = {}
+    blocks: dict[str, dict[str, Pair]] = {}
+    for layer, pair in layers.items():
+        if match := _OUT.fullmatch(layer):
+            found[f"diffusion_model.{match['block']}.attention.out"] = pair
+        elif match := _FUSED.fullmatch(layer):
+            blocks.setdefault(match["block"], {})[match["part"]] = pair
+    for block, parts in blocks.items():
+        some = next(iter(parts.values()))
+        keys = parts.get("k") or parts["v"]
+        # Queries are as wide as the model; keys and values of grouped heads are narrower, and alike.
+        widths = {"q": some.down.shape[1], "k": len(keys.up), "v": len(keys.up)}
+        there = [part for part in widths if part in parts]
+        ups = [parts[part].up if part in parts else some.up.new_zeros(width, 0) for part, width in widths.items()]
+        downs = torch.cat([parts[part].down for part in there])
+        found[f"diffusion_model.{block}.attention.qkv"] = Pair(downs, torch.block_diag(*ups))
+    return found

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fera.errors import FeraError
 from fera.export import comfyui, kohya
-from fera.export.static import Pair, StaticLora
+from fera.export.pair import Pair
+from fera.export.static import StaticLora
 
 Tensors = dict[str, Tensor]
 
@@ -158,17 +159,26 @@ def _kohya_metadata(lora: StaticLora) -> dict[str, str]:
 
 
 def _comfyui_refuses(lora: StaticLora) -> str | None:
-    if lora.text:
-        return "its key names for text encoders are not known to fera"
+    if lora.denoiser == kohya.UNET:
+        return _kohya_refuses(lora)
     return comfyui.refuses(lora.denoiser, list(lora.layers))
 
 
 def _comfyui_tensors(lora: StaticLora) -> Tensors:
+    if lora.denoiser == kohya.UNET:
+        return _kohya_tensors(lora)
+    pairs = comfyui.named(lora.denoiser, lora.layers)
+    # Of text encoders it knows diffusers' names.
+    pairs |= {f"{encoder}.{path}": pair for encoder, layers in lora.text.items() for path, pair in layers.items()}
     return {
-        f"diffusion_model.{comfyui.rename(lora.denoiser, layer)}.lora_{side}.weight": tensor
-        for layer, pair in lora.layers.items()
+        f"{name}.lora_{side}.weight": tensor
+        for name, pair in pairs.items()
         for side, tensor in (("A", pair.down), ("B", pair.up))
     }
+
+
+def _comfyui_metadata(lora: StaticLora) -> dict[str, str]:
+    return _kohya_metadata(lora) if lora.denoiser == kohya.UNET else {}
 
 
 def _modelspec(lora: StaticLora) -> dict[str, str]:
@@ -186,6 +196,9 @@ def _architecture(lora: StaticLora) -> str:
     """ModelSpec's name where the adapter's file tells, else the denoiser's class."""
     if is_sdxl(lora):
         return "stable-diffusion-xl-v1-base"
+    if lora.denoiser == kohya.UNET:
+        is_second = kohya.base_version(lora.denoiser, lora.layers, is_sdxl=False) == "sd_v2"
+        return "stable-diffusion-v2-512" if is_second else "stable-diffusion-v1"
     named = {"SD3Transformer2DModel": "stable-diffusion-3", kohya.FLUX: "flux-1-dev"}
     return named.get(lora.denoiser or "", lora.denoiser or "unknown")
 
@@ -199,5 +212,5 @@ FORMATS: dict[str, Format] = {
         _diffusers_metadata,
     ),
     "kohya": Format("lora.safetensors", kohya.HOLDS, _kohya_refuses, _kohya_tensors, _kohya_metadata),
-    "comfyui": Format("lora.safetensors", comfyui.HOLDS, _comfyui_refuses, _comfyui_tensors, lambda lora: {}),
+    "comfyui": Format("lora.safetensors", comfyui.HOLDS, _comfyui_refuses, _comfyui_tensors, _comfyui_metadata),
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from fera.export.static import Pair
+from fera.export.pair import Pair
 
 UNET = "UNet2DConditionModel"
 FLUX = "FluxTransformer2DModel"

@@ -10,35 +10,13 @@ from torch import Tensor
 from fera.adapters.file import AdapterFile
 from fera.adapters.scales import expert_scale
 from fera.errors import FeraError
+from fera.export.pair import Pair
 from fera.format import PEFT_PREFIX, ROUTER_KEY
 from fera.traces.gates import GateChoice, choose_gate
 from fera.tuner import FeraConfig
 
 _KEY = re.compile(r"^base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
 _ROUTER = PEFT_PREFIX + ROUTER_KEY
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The LoRA of one layer: its weight changes by `up @ down`, no further scale.
-
-    Args:
-        down: shape (R, in), or (R, in, h, w) of a convolution.
-        up: shape (out, R), or (out, R, 1, 1).
-    """
-
-    down: Tensor
-    up: Tensor
-
-    @property
-    def rank(self) -> int:
-        """R, all experts' ranks together."""
-        return self.down.shape[0]
-
-    @property
-    def is_convolution(self) -> bool:
-        """Whether the layer is a convolution."""
-        return self.down.ndim == 4
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fera.adapters.file import AdapterFile, open_adapter
@@ -17,6 +18,7 @@ from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
 from fera.export.static import gate_for, static_lora
 from fera.export.tokens import token_files
+from fera.export.tools import format_for
 from fera.method.routing import Routing
 from fera.pipelines.adapters import load_adapter, unload
 from fera.traces.gates import GateChoice, GateTrace, trace_of
@@ -61,6 +63,8 @@ def export_lora(
     gate: GateChoice | None,
     *,
     format: str = "diffusers",
+    tool: str | None = None,
+    dtype: torch.dtype | None = None,
     schedule: int | None = None,
     pipe: Any = None,
     prompts: Sequence[str] = (),
@@ -77,6 +81,8 @@ def export_lora(
         gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`; None for an adapter
             whose router is "gradient", which is a plain LoRA and exact as one.
         format: a key of `fera.export.formats.FORMATS`.
+        tool: one of `fera.export.tools.TOOLS`, which chooses the format; `format` is not looked at then.
+        dtype: precision of the file's tensors; that of the adapter when left out.
         schedule: number of LoRAs, each with the mean gate of its range of the trace's steps; one in all when left out.
         pipe: pipeline of the base without adapters, to measure with; it is left as it was.
         prompts: to measure with; not those the adapter was trained on.
@@ -94,7 +100,10 @@ def export_lora(
         raise FeraError("to measure an export give both a base and prompts, or neither")
     if pipe is not None and not file.config.has_gate:
         raise FeraError("the export is exact, there is nothing to measure: leave base and prompts out")
-    encoded = [encode(static_lora(file, part.gate), format) for part in parts]
+    loras = [static_lora(file, part.gate) for part in parts]
+    if tool is not None:
+        format = format_for(tool, loras[0])
+    encoded = [_cast(*encode(lora, format), dtype) for lora in loras]
     paths = _paths(Path(output), FORMATS[format].file_name, len(parts), schedule is not None)
     tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
@@ -112,6 +121,16 @@ def export_lora(
     writers |= {path: _saver(held, {"format": "pt"}) for path, held in tokens.items()}
     _write_all(writers)
     return Exported([*paths, *tokens], [part.gate.tolist() for part in parts], gap, not file.config.has_gate)
+
+
+def _cast(tensors: Tensors, metadata: dict[str, str], dtype: torch.dtype | None) -> tuple[Tensors, dict[str, str]]:
+    """Tensors in another precision."""
+    if dtype is None:
+        return tensors, metadata
+    cast = {key: tensor.to(dtype) for key, tensor in tensors.items()}
+    if broken := [key for key, tensor in cast.items() if not torch.isfinite(tensor).all()]:
+        raise FeraError(f"{broken[0]} holds numbers beyond {str(dtype).removeprefix('torch.')}; choose another `dtype`")
+    return cast, metadata
 
 
 def _parts(file: AdapterFile, gate: GateChoice | None, schedule: int | None) -> list[_Part]:

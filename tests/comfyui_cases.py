@@ -1,0 +1,44 @@
+"""Calls of one denoiser in ComfyUI and in diffusers, with the same weights (`comfyui_engine`)."""
+
+import torch
+
+from fera.comfyui.latent import noise_level_of
+
+# Beside the defaults of the class: layers of other kinds, where ComfyUI's map has them.
+MORE = {
+    "sd15": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj", "proj_in", "ff.net.0.proj"],
+    "sdxl": ["to_q", "to_out.0", "conv2", "conv", "conv_in", "proj_out", "linear_1"],
+    "sd3": ["to_q", "to_k", "add_v_proj", "to_add_out", "ff.net.2", "norm1.linear", "proj_out"],
+    "flux": ["to_q", "to_k", "to_v", "add_q_proj", "proj_mlp", "proj_out", "norm_out.linear", "x_embedder"],
+    "flux2": None,
+    "qwen_image": ["to_q", "add_k_proj", "img_mlp.net.2", "img_mod.1"],
+    "wan": ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"],
+    "z_image": ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2"],
+}
+
+
+def inputs(twin, batch=2, part=0.4, seed=0):
+    """Latents that differ in how their energy is spread, sigmas, and text."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, *twin.latent, generator=generator)
+    x[0] = x[0].cumsum(-1).cumsum(-2) / 4
+    sigma = float(twin.model.model_sampling.percent_to_sigma(part))
+    return x, torch.full((batch,), sigma), torch.randn(batch, *twin.context, generator=generator)
+
+
+@torch.no_grad()
+def in_comfyui(twin, patcher, x, sigma, context):
+    """A call of the model as ComfyUI's samplers make it."""
+    extra = {
+        key: value.expand(len(x), *value.shape[1:]) if torch.is_tensor(value) else value
+        for key, value in twin.extra.items()
+    }
+    options = {"wrappers": patcher.wrappers}
+    return patcher.model.apply_model(x, sigma, c_crossattn=context, transformer_options=options, **extra)
+
+
+@torch.no_grad()
+def in_diffusers(twin, denoiser, x, sigma, context):
+    sampling = twin.model.model_sampling
+    prediction = twin.predict(denoiser, sampling.calculate_input(sigma, x), noise_level_of(sampling, sigma), context)
+    return sampling.calculate_denoised(sigma, prediction, x)
