@@ -58,6 +58,14 @@ def test_a_schedule(export, tmp_path):
     assert err.count("gate:") == 3
 
 
+def test_a_tool_and_a_precision(export, tmp_path):
+    code, _, _ = export("--gate", "uniform", "--for", "comfyui", "--dtype", "bf16")
+    assert code == 0
+    with safe_open(tmp_path / "out" / "lora.safetensors", "pt") as file:
+        assert all(key.startswith("lora_unet_") for key in file.keys())
+        assert {str(file.get_tensor(key).dtype) for key in file.keys()} == {"torch.bfloat16"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,7 +77,8 @@ def test_a_schedule(export, tmp_path):
         (["--trace", "x.csv"], "x.csv cannot be read"),
         (["--schedule", "2", "--gate", "uniform"], "--schedule needs --trace"),
         (["--gate", "uniform", "--base", "emoji"], "needs both --base and --prompts"),
-        (["--gate", "uniform", "--format", "comfyui"], "Formats that can hold it: diffusers, kohya"),
+        (["--gate", "uniform", "--format", "kohya", "--for", "comfyui"], "not allowed with argument"),
+        (["--gate", "uniform", "--for", "webui"], "invalid choice: 'webui'"),
         (["--gate", "uniform", "--format", "webui"], "invalid choice: 'webui'"),
     ],
 )

@@ -134,7 +134,10 @@ def _kohya_pairs(lora: StaticLora) -> dict[str, Pair]:
 
 
 def _kohya_tensors(lora: StaticLora) -> Tensors:
-    pairs = _kohya_pairs(lora)
+    return _with_alpha(_kohya_pairs(lora))
+
+
+def _with_alpha(pairs: Mapping[str, Pair]) -> Tensors:
     # One alpha for the whole file, as trainers write it; what it would change in layers of other ranks is taken back.
     alpha = max(pair.rank for pair in pairs.values())
     tensors: Tensors = {}
@@ -159,14 +162,14 @@ def _kohya_metadata(lora: StaticLora) -> dict[str, str]:
 
 
 def _comfyui_refuses(lora: StaticLora) -> str | None:
-    if lora.denoiser == kohya.UNET:
-        return _kohya_refuses(lora)
-    return comfyui.refuses(lora.denoiser, list(lora.layers))
+    return None if lora.denoiser == kohya.UNET else comfyui.refuses(lora.denoiser, list(lora.layers))
 
 
 def _comfyui_tensors(lora: StaticLora) -> Tensors:
     if lora.denoiser == kohya.UNET:
-        return _kohya_tensors(lora)
+        # Of SDXL's blocks it knows diffusers' names too, however many layers they have.
+        named = kohya.named(lora.denoiser, lora.layers, is_sdxl=False)
+        return _with_alpha(named | kohya.text_named(lora.denoiser, lora.text, is_sdxl(lora)))
     pairs = comfyui.named(lora.denoiser, lora.layers)
     # Of text encoders it knows diffusers' names.
     pairs |= {f"{encoder}.{path}": pair for encoder, layers in lora.text.items() for path, pair in layers.items()}
