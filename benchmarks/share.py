@@ -31,7 +31,7 @@ from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from benchmarks.small_sd15 import FULL, TINY, unet_of
 from fera import FeraConfig, SoftFrequencyRouter
-from fera.tuner.gate import input_of
+from fera.method.from_settings import router_input
 
 
 def races(setting: Setting) -> Iterator[Race]:
@@ -58,7 +58,7 @@ def _race(setting: Setting, name: str, shape: tuple[int, ...], forward: Callable
 def _routing(device: torch.device, shape: tuple[int, ...]) -> Callable[[Clock], float]:
     """What routes a forward, as a fresh adapter of `fera train` does it; seconds of one."""
     config = FeraConfig(r=RANK, num_experts=EXPERTS, router_input="shares+timestep")
-    inputs = input_of(config)
+    inputs = router_input(vars(config) | {"kappa": config.chosen_kappa})
     router = SoftFrequencyRouter(inputs.size, EXPERTS, config.router_features, config.temperature).to(device)
     latent, level, calls = torch.randn(shape, device=device), torch.rand(shape[0], device=device), 50
 
