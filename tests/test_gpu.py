@@ -16,6 +16,7 @@ from tuner_cases import CASES, UNET, Case, adapter_gradients, config, fill, find
 
 import fera
 from fera.pipelines.base import load_base
+from fera.pipelines.block_offload import offload_blocks, waiting_names
 from fera.training import train
 from fera.tuner.fast.linear import RoutedLinear
 
@@ -182,3 +183,29 @@ def test_mixed_precision_takes_the_short_cut(monkeypatch):
     monkeypatch.setattr(LoraLinear, "forward", refuse)
     with torch.autocast("cuda", torch.bfloat16):
         predict(model.train(), on_gpu(UNET.inputs(2), torch.bfloat16)).float().sum().backward()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_blocks_that_wait_in_memory(case, count, checkpointed):
+    """The same numbers as on the device throughout, and none of the blocks' weights is left there."""
+    expected, got = (fill(get_peft_model(case.model(), config())).train() for _ in range(2))
+    inputs = on_gpu(case.inputs(3))
+    expected.to("cuda")
+    offload_blocks(got.get_base_model(), torch.device("cuda"), "blocks", count)
+    for model in (expected, got):
+        if checkpointed:
+            model.get_base_model().enable_gradient_checkpointing()
+    for _ in range(3):  # from the second step on blocks come ahead
+        expected.zero_grad()
+        got.zero_grad()
+        assert float(step(got, inputs)) == pytest.approx(float(step(expected, inputs)), rel=1e-5)
+        gradients = adapter_gradients(expected)
+        for name, gradient in adapter_gradients(got).items():
+            torch.testing.assert_close(gradient, gradients[name], rtol=1e-4, atol=1e-6)
+    waiting = {*waiting_names(got.get_base_model())}
+    assert waiting
+    for name, weight in got.get_base_model().named_parameters():
+        assert weight.device.type == ("cpu" if name in waiting else "cuda")
+        assert weight.is_pinned() == (name in waiting)

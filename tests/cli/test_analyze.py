@@ -124,3 +124,12 @@ def test_mistakes(analyze, tiny_sd_dir, tmp_path, arguments, message):
     code, _, err = analyze("--base", tiny_sd_dir, *arguments)
     assert code == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "out" / "analysis.json").exists()
+
+
+def test_blocks_that_wait_give_the_same_table(analyze, ink, image_folder, tmp_path):
+    options = ("--adapter", ink, "--data", image_folder, "--levels", 2, "--pictures", 2, "--no-experts")
+    for name, offload in (("plain", "none"), ("offloaded", "blocks")):
+        code, _, err = analyze(*options, "--offload", offload, output=name)
+        assert code == 0, err
+    plain, offloaded = ((tmp_path / name / "reconstruction.csv").read_bytes() for name in ("plain", "offloaded"))
+    assert plain == offloaded

@@ -124,6 +124,20 @@ def test_a_late_start_that_cannot_be(generate, tiny_sd_dir, options, message):
     assert code == 2 and message in " ".join(err.split())
 
 
+@pytest.mark.parametrize("offload", ["blocks", "disk"])
+def test_blocks_that_wait_draw_the_same(generate, runs, tmp_path, offload):
+    options = ["a red rocket", "--adapter", runs / "ink"]
+    assert generate(*options, output="plain")[0] == 0
+    assert generate(*options, "--offload", offload, output=offload)[0] == 0
+    images = [pixels(tmp_path / name / "000-a-red-rocket.png") for name in ("plain", offload)]
+    assert np.array_equal(*images)
+
+
+def test_files_in_another_precision_are_named_with_the_flag(generate, tiny_sd_dir):
+    code, _, err = generate("a red rocket", "--base", tiny_sd_dir, "--offload", "disk", "--precision", "bf16")
+    assert code == 2 and "--offload is disk, but no file in" in err and "(there it is float32)" in err
+
+
 def test_a_base_alone(generate, tiny_sd_dir, tmp_path):
     assert generate("a red rocket", "--base", tiny_sd_dir)[0] == 0
     assert (tmp_path / "out" / "000-a-red-rocket.png").is_file()

@@ -204,15 +204,16 @@ def test_hints_name_what_is_not_done_yet(configure):
     order = [
         "train.batch_size (it is 4",
         "gradient_checkpointing",
+        "train.offload",
         "mixed_precision",
         "resolution (it is 16)",
         "adapter.r",
     ]
     places = [hint.index(text) for text in order]
     assert places == sorted(places)
-    done = {"batch_size": 1, "gradient_checkpointing": True, "mixed_precision": "bf16"}
+    done = {"batch_size": 1, "gradient_checkpointing": True, "mixed_precision": "bf16", "offload": "blocks"}
     hint = memory_hint(configure(train=done))
-    assert not any(name in hint for name in ("batch_size", "gradient_checkpointing", "mixed_precision"))
+    assert not any(name in hint for name in ("batch_size", "gradient_checkpointing", "mixed_precision", "offload"))
 
 
 def test_memory_runs_out_in_a_step(configure, monkeypatch, tmp_path, capsys):

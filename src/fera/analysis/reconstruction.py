@@ -22,6 +22,7 @@ from fera.data.cache.encoded import Batch
 from fera.errors import FeraError
 from fera.method.bands import FrequencyBands
 from fera.models.noise import NoiseProcess, spread_timesteps
+from fera.pipelines.block_offload import move
 from fera.support.progress import SILENT
 from fera.training.start.opening import Sources, encode, open_sources
 
@@ -69,7 +70,7 @@ class Pictures:
             starts = range(0, len(encoded), _BATCH)
             self._batches = [encoded.batch(range(i, min(i + _BATCH, len(encoded)))) for i in starts]
         # Encoding leaves its parts on the CPU, and the autoencoder in float32.
-        sources.pipe.to(device)
+        move(sources.pipe, device)
         sources.pipe.vae.to(sources.dtype)
 
     def __len__(self) -> int:

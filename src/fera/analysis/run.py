@@ -51,6 +51,8 @@ class Analysis:
         overwrite: replace an analysis in the folder.
         device: where to compute; the fastest there is when left out.
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
+        offload: where the blocks of the denoiser wait for their use: "none" (on the device), "blocks" (in host memory)
+            or "disk" (in the base's files).
     """
 
     sampling: Sampling | None
@@ -67,6 +69,7 @@ class Analysis:
     overwrite: bool = False
     device: str | None = None
     precision: str = "fp32"
+    offload: str = "none"
 
 
 def analyze(request: Analysis, listener: Listener = SILENT) -> Findings:
@@ -103,7 +106,7 @@ def analyze(request: Analysis, listener: Listener = SILENT) -> Findings:
         load_adapter(pipe, path, adapter_name=ADAPTED)
         set_adapters(pipe, ADAPTED, weight)
         listener.say(f"adapter: {path}, weight {weight:g}")
-    device = to_device(pipe, request.device)
+    device = to_device(pipe, request.device, request.offload)
 
     findings = Findings(settings=_settings(request, base, bands))
     if sources is not None:

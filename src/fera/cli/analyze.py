@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         device=arguments.device,
         precision=arguments.precision,
+        offload=arguments.offload,
     )
     with Terminal() as terminal:
         findings = analyze(request, terminal)

@@ -153,10 +153,12 @@ def _picture(picture: "PictureReport") -> str:
 def _costs(report: "DataReport") -> dict[str, str]:
     costs = report.estimates
     assert costs is not None
+    (_, memory), *others = costs.memory_bytes.items()
     return {
         "cache on disk": f"{_bytes(costs.cache_bytes)}: {costs.latents} latents, {costs.captions} captions",
         "trained parameters": f"{costs.trained_parameters:,}",
-        "memory": f"{_bytes(costs.memory_bytes)} for weights and optimizer, and activations on top",
+        "memory": f"{_bytes(memory)} for weights and optimizer, and activations on top",
+        **{f"  train.offload = {name}": _bytes(value) for name, value in others},
         "encoding": about_time(costs.encoding_seconds),
         "training": f"{about_time(costs.training_seconds)}, {costs.step_seconds:.2g} s a step",
     }

@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         device=arguments.device,
         precision=arguments.precision,
+        offload=arguments.offload,
     )
     with Terminal() as terminal:
         files = draw(drawing, terminal)

@@ -17,3 +17,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the base's weights (%(default)s)"
     )
+    group.add_argument(
+        "--offload",
+        choices=("none", "blocks", "disk"),
+        default="none",
+        help="where the denoiser's blocks wait for their use: on the device, in host memory, or in the base's files "
+        "(%(default)s)",
+    )

@@ -1,7 +1,7 @@
 """Section `train`: the optimization, and which settings go with which optimizer."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +49,16 @@ class OptimizationConfig(Section):
         default="no",
         description="Compile steps by torch.compile: the blocks that the denoiser repeats, or all of it. Faster after "
         "a first step that takes up to minutes: [performance.md](performance.md).",
+    )
+    offload: Literal["none", "blocks", "disk"] = Field(
+        default="none",
+        description="Where the blocks of the frozen base wait for their use: on the device, in host memory, or in the "
+        "base's own files: [training.md](training.md#a-base-larger-than-the-device).",
+    )
+    blocks_on_device: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Blocks on the device at a time where they are offloaded; auto is 2, one in use and one on its "
+        "way.",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
         default="no", description="Precision of the frozen base; adapter and router stay in float32."
@@ -193,6 +203,10 @@ class OptimizationConfig(Section):
         check_optimizer_settings(self)
         if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
             raise ValueError("train.ema_decay is set, but train.use_ema is off: set both or neither")
+        if self.blocks_on_device != "auto" and self.offload == "none":
+            raise ValueError('train.blocks_on_device is set, but train.offload is none: set train.offload = "blocks"')
+        if self.offload != "none" and self.compile == "denoiser":
+            raise ValueError('offloaded blocks come one by one: set train.compile = "blocks", or leave it out')
         if self.snr_gamma is not None and self.debiased_estimation_loss:
             raise ValueError("train.snr_gamma and train.debiased_estimation_loss both weight the loss by SNR; keep one")
         if self.report_to is not None and "none" in self.report_to and len(set(self.report_to)) > 1:

@@ -77,6 +77,7 @@ class TrainConfig(Section):
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
         if self.quantization != "none" and scheme != "LORA":
             raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
+        check_offload(self)
         rates = {}
         if self.text_encoder.train_text_encoder:
             rates["text_encoder.learning_rate"] = self.text_encoder.learning_rate
@@ -105,3 +106,28 @@ class TrainConfig(Section):
             if self.trains_text:
                 raise ValueError("a baseline is the denoiser's alone: leave text_encoder and tokens out")
         return self
+
+
+def check_offload(config: TrainConfig) -> None:
+    """Find settings that do not go with a base whose blocks wait elsewhere.
+
+    Raises:
+        ValueError: one does not.
+    """
+    settings, quantization = config.train, config.quantization
+    if settings.offload == "none":
+        return
+    if config.adapter.full:
+        raise ValueError("adapter.full trains the base's weights, and those that train.offload moves are frozen")
+    if quantization == "8bit":
+        raise ValueError(
+            "train.offload cannot free weights in 8 bits, which bitsandbytes keeps beside them: set quantization = "
+            '"4bit", or leave it out'
+        )
+    if quantization != "none" and settings.offload == "disk":
+        raise ValueError('the base\'s files are not quantized: set train.offload = "blocks", or leave quantization out')
+    if quantization != "none" and not settings.gradient_checkpointing:
+        raise ValueError(
+            "bitsandbytes keeps weights in 4 bits from the forward to the backward pass: train.offload would free none "
+            "without train.gradient_checkpointing = true"
+        )

@@ -62,6 +62,8 @@ class Drawing:
         batch_size: images at a time; clips are drawn one at a time.
         device: where to draw; the fastest there is when left out.
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
+        offload: where the blocks of the denoiser wait for their use: "none" (on the device), "blocks" (in host memory)
+            or "disk" (in the base's files).
     """
 
     prompts: Sequence[str]
@@ -85,6 +87,7 @@ class Drawing:
     batch_size: int = 8
     device: str | None = None
     precision: str = "fp32"
+    offload: str = "none"
 
 
 def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
@@ -255,7 +258,7 @@ def _load(base: str, drawing: Drawing, names: Sequence[str]) -> Any:
         load_adapter(pipe, path, adapter_name=name)
     if names:
         set_adapters(pipe, list(names), [weight for _, weight in drawing.adapters])
-    to_device(pipe, drawing.device)
+    to_device(pipe, drawing.device, drawing.offload)
     return pipe
 
 

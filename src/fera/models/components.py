@@ -11,6 +11,9 @@ from fera.models.registry import is_known
 Target = Any
 
 
+# What UNets repeat besides the blocks that diffusers names, which are those of their attention.
+_CONVOLUTIONAL = ("ResnetBlock2D",)
+
 # What the only component of a denoiser without a pipeline is called.
 BARE = "denoiser"
 
@@ -52,3 +55,23 @@ def repeated_blocks(denoiser: nn.Module) -> set[str]:
     """Classes of the blocks that a denoiser repeats, by name; none where diffusers does not say."""
     named: Any = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None)
     return {type(module).__name__ for module in denoiser.modules()} & {*(named or ())}
+
+
+def offloadable_blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """The blocks that a denoiser repeats, convolutional ones too, in order and none inside another.
+
+    None where diffusers does not say which they are.
+
+    Args:
+        denoiser: with or without adapters.
+    """
+    names = repeated_blocks(denoiser)
+    if not names:
+        return []
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in denoiser.modules():
+        if type(module).__name__ in {*names, *_CONVOLUTIONAL} and module not in inside:
+            found.append(module)
+            inside.update(module.modules())
+    return found

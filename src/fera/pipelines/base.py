@@ -12,6 +12,8 @@ from torch import nn
 
 from fera.demo import base_path
 from fera.errors import FeraError, reason_of
+from fera.models.components import denoisers
+from fera.pipelines.block_offload import move, offload_blocks
 from fera.pipelines.single_file import SEPARATOR, SingleFile, guessed_config, load_single_file, single_file
 
 # Name of the base that comes with fera.
@@ -104,23 +106,27 @@ def lay_out(part: nn.Module) -> nn.Module:
     return part
 
 
-def to_device(pipe: Any, name: str | None) -> str:
+def to_device(pipe: Any, name: str | None, offload: str = "none") -> str:
     """Move a pipeline.
 
     Args:
         pipe: the pipeline.
         name: the name of the device, such as "cuda"; the fastest there is when None.
+        offload: where the blocks of its denoisers wait for their use, as `offload_blocks` takes it.
 
     Returns:
         The device's name.
 
     Raises:
-        FeraError: there is no such device here, or the pipeline does not fit.
+        FeraError: there is no such device here, or the pipeline does not fit, or its blocks cannot wait elsewhere.
     """
     fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = fastest if name is None else name
     try:
-        pipe.to(device)
+        if offload != "none":
+            for denoiser in denoisers(pipe).values():
+                offload_blocks(denoiser, torch.device(device), offload)
+        move(pipe, device)
     except (RuntimeError, AssertionError) as error:
         raise FeraError(f"`device` {device}: {str(error).splitlines()[0]}") from error
     return device

@@ -14,7 +14,9 @@ from fera.config import OptimizationConfig, TrainConfig
 from fera.data.buckets import Shape, Size
 from fera.data.captions import caption_variants
 from fera.data.example import Example
+from fera.models.components import offloadable_blocks
 from fera.models.families import Family, family_of, trained_denoiser
+from fera.pipelines.block_offload import blocks_on_device
 from fera.training.start.kappa import with_kappa
 from fera.training.trained.kinds import adapter_of
 from fera.training.trained.start_from import open_start
@@ -41,8 +43,9 @@ class Estimates:
         captions: different captions to encode, all orders of tags and the empty one.
         cache_bytes: the cache bytes of all of these on disk.
         trained_parameters: the trained parameters of the adapter.
-        memory_bytes: weights, and the adapter with its gradients and optimizer; activations come on top and grow with
-            batch and picture size.
+        memory_bytes: of the device by `train.offload`, the run's own first: weights, and the adapter with its gradients
+            and optimizer; activations come on top and grow with batch and picture size. With "blocks" the rest of the
+            weights is in the machine's memory, with "disk" in the base's files.
         encoding_seconds: the encoding seconds of an empty cache.
         step_seconds: the seconds of one optimizer step.
         training_seconds: the seconds of all steps; without pictures and held-out losses along the way.
@@ -53,7 +56,7 @@ class Estimates:
     captions: int
     cache_bytes: int
     trained_parameters: int
-    memory_bytes: int
+    memory_bytes: dict[str, int]
     encoding_seconds: float
     step_seconds: float
     training_seconds: float
@@ -125,19 +128,21 @@ def estimate(
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     if config.trains_text:
         trained += sum(parameter.numel() for parameter in TextTraining(pipe, family, config, device).parameters)
-    frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
+    frozen = {offload: _frozen_bytes(denoiser, settings, offload) for offload in _offloads(denoiser, config)}
     # Encoders go before training begins, unless pictures are drawn along the way.
     encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
-    training_bytes = frozen + bytes_a_trained_parameter(settings) * trained
+    trained_bytes = bytes_a_trained_parameter(settings) * trained
+    stay = config.validation.prompts or config.trains_text
     return Estimates(
         device=str(device),
         latents=len(different) * mirrorings,
         captions=len(captions | {""}),
         cache_bytes=latent_bytes + len(captions | {""}) * caption_bytes,
         trained_parameters=trained,
-        memory_bytes=training_bytes + encoder_bytes
-        if config.validation.prompts or config.trains_text
-        else max(training_bytes, encoder_bytes),
+        memory_bytes={
+            offload: held + trained_bytes + encoder_bytes if stay else max(held + trained_bytes, encoder_bytes)
+            for offload, held in frozen.items()
+        },
         encoding_seconds=encode_seconds * len(different) * mirrorings + caption_seconds * len(captions | {""}),
         step_seconds=step_seconds,
         training_seconds=step_seconds * settings.steps,
@@ -148,6 +153,26 @@ def _volume(shape: Shape, stride: int) -> int:
     """Pixels of a picture, or of a clip's frames that become a frame of the latent each."""
     width, height, *frames = shape
     return width * height * (1 + sum(count - 1 for count in frames) // stride)
+
+
+def _offloads(denoiser: nn.Module, config: TrainConfig) -> list[str]:
+    """The values of `train.offload` that a run could have, that of the run first."""
+    if not offloadable_blocks(denoiser) or config.adapter.full or config.quantization == "8bit":
+        return [config.train.offload]
+    others = ["none", "blocks"] if config.quantization != "none" else ["none", "blocks", "disk"]
+    return list(dict.fromkeys([config.train.offload, *others]))
+
+
+def _frozen_bytes(denoiser: nn.Module, settings: OptimizationConfig, offload: str) -> int:
+    """Memory of the device for frozen weights: all of them, or those outside of blocks and of the largest blocks."""
+    frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
+    if offload == "none":
+        return frozen
+    blocks = sorted(
+        sum(parameter.nbytes for parameter in block.parameters() if not parameter.requires_grad)
+        for block in offloadable_blocks(denoiser)
+    )
+    return frozen - sum(blocks[: max(0, len(blocks) - blocks_on_device(settings.blocks_on_device))])
 
 
 def bytes_a_trained_parameter(settings: OptimizationConfig) -> int:

@@ -66,6 +66,8 @@ def memory_hint(config: TrainConfig) -> str:
         )
     if not train.gradient_checkpointing:
         ways.append("set train.gradient_checkpointing = true")
+    if train.offload == "none" and not adapter.full:
+        ways.append('set train.offload = "blocks"')
     if train.mixed_precision == "no":
         ways.append('set train.mixed_precision = "bf16"')
     ways.append("lower data.resolution" + (f" (it is {data.resolution})" if data.resolution else ""))

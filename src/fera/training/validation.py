@@ -16,6 +16,7 @@ from fera.data.buckets import Shape, Size, bucket_sizes, nearest_bucket
 from fera.data.cache.encoded import EncodedSet
 from fera.generation.sources import read_masks, read_sources
 from fera.models.noise import fixed_noise, spread_timesteps
+from fera.pipelines.block_offload import move
 from fera.support.files import replace_file, replace_text
 from fera.training.start.prepare import Setup
 from fera.training.step.losses import denoising_losses
@@ -90,7 +91,7 @@ def draw_samples(
     settings = config.validation
     folder.mkdir(parents=True, exist_ok=True)
     with evaluating(setup.denoiser), _evaluating_text(setup), _as_loaded(setup):
-        setup.pipe.to(device)
+        move(setup.pipe, device)
         sources = read_sources(settings.sources, len(settings.prompts))
         masks = read_masks(settings.masks, len(settings.prompts))
         frames, video = config.drawn_frames, setup.family.video

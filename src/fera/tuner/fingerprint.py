@@ -97,7 +97,7 @@ def check_same_base(found: dict[str, Any], expected: dict[str, Any], tolerance: 
 
 def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Matrices and kernels of the base by their names without any adapter."""
-    added = {id(tensor) for tensor in _added_tensors(model)}
+    added = {id(tensor) for tensor in added_tensors(model)}
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.named_parameters():
         if tensor.ndim >= 2 and id(tensor) not in added:
@@ -107,7 +107,7 @@ def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _added_tensors(model: nn.Module) -> Iterator[Tensor]:
+def added_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Weights that came after the base: of PEFT's layers, of an IP-Adapter, of the gate."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):

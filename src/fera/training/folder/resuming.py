@@ -28,6 +28,8 @@ FREE = (
     "train.checkpoints_total_limit",
     "train.gradient_checkpointing",
     "train.compile",
+    "train.offload",
+    "train.blocks_on_device",
     "train.max_skipped_steps",
     "train.report_to",
     "train.logging_dir",

@@ -17,10 +17,12 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fera.config import TrainConfig
 from fera.errors import FeraError
 from fera.models.components import repeated_blocks
+from fera.pipelines.block_offload import waiting_names
 from fera.training.processes.zero import ZeroOptimizer, share
 from fera.training.processes.zero_launch import check_zero, is_launched, launched_plainly
 
@@ -97,6 +99,7 @@ def _refused(config: TrainConfig) -> list[str]:
         f"quantization is {config.quantization}": config.quantization != "none",
         f"train.optimizer is {settings.optimizer}": settings.optimizer != "adamw",
         "train.use_ema is set": settings.use_ema,
+        f"train.offload is {settings.offload}": settings.offload != "none",
         "train.compile is set": settings.compile != "no",
         "train.mixed_precision is fp16": settings.mixed_precision == "fp16",
         "validation.prompts are set (draw from checkpoints by fera generate)": bool(config.validation.prompts),
@@ -144,7 +147,10 @@ def shard(
     if is_launched():
         return share(accelerator, denoiser, optimizer, max_grad_norm)
     if not is_sharded(accelerator):
-        return accelerator.prepare(denoiser, optimizer)
+        if waiting := waiting_names(denoiser):
+            # Frozen and equal everywhere: no process has to send them to the others, nor have them on its device.
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(denoiser, waiting)
+        return accelerator.prepare(denoiser, optimizer, device_placement=[not waiting, True])
     for weight in denoiser.parameters():
         weight.data = weight.data.contiguous()  # FSDP2 takes no convolutions that lie channels last
     plugin = accelerator.state.fsdp_plugin

@@ -76,6 +76,7 @@ def _refused(config: TrainConfig) -> list[str]:
     """Settings that are not supported under ZeRO."""
     checks = {
         "text encoders or tokens are trained": config.trains_text,
+        f"train.offload is {config.train.offload}": config.train.offload != "none",
         "train.compile is set": config.train.compile != "no",
         f"quantization is {config.quantization}": config.quantization != "none",
         "adapter.num_virtual_tokens is set": config.adapter.num_virtual_tokens > 0,

@@ -20,6 +20,7 @@ from fera.data.example import Example
 from fera.data.index import user_index
 from fera.data.sources import find
 from fera.errors import FeraError
+from fera.pipelines.block_offload import move
 from fera.support.files import replace_file
 from fera.support.progress import Listener
 
@@ -103,7 +104,7 @@ def _draw(
 
     prompt = str(config.data.class_prompt)
     settings = config.validation
-    pipe.to(device)
+    move(pipe, device)
     done = 0
     for first, count in _batches(numbers):
         images = generate(
@@ -122,7 +123,7 @@ def _draw(
             replace_file(folder / _file_name(number), partial(save_image, image, metadata=about))
         done += count
         listener.advance("class pictures", done, len(numbers))
-    pipe.to("cpu")
+    move(pipe, "cpu")
 
 
 def _batches(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

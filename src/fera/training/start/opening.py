@@ -34,6 +34,7 @@ from fera.generation.sources import check_sources, read_masks, read_sources
 from fera.models.families import Family, family_of, native_resolution, size_multiple, trained_denoiser
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.base import load_base
+from fera.pipelines.block_offload import offload_blocks
 from fera.pipelines.quantization import check_quantization, quantize
 from fera.support.progress import Listener
 from fera.training.start.class_pictures import mixed, prepare_class_images
@@ -108,7 +109,9 @@ def open_sources(
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
     family = family_of(pipe)
     name, denoiser = trained_denoiser(pipe, config.adapter.component)
-    quantize(denoiser, config.quantization, device)
+    is_offloaded = config.train.offload != "none"
+    quantize(denoiser, config.quantization, torch.device("cpu") if is_offloaded else device)
+    offload_blocks(denoiser, device, config.train.offload, config.train.blocks_on_device)
     examples, held_out = (with_sources(some, family, type(pipe).__name__) for some in (examples, held_out))
     check_class_pictures(family, config)
     check_drawing(pipe, config.validation)

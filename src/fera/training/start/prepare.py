@@ -18,6 +18,7 @@ from fera.method.calibration import Calibration
 from fera.method.routing import Routing
 from fera.models.families import Conditions, Family
 from fera.models.noise import NoiseProcess
+from fera.pipelines.block_offload import place
 from fera.support.progress import Listener
 from fera.training.start.checkpointing import checkpoint_gradients
 from fera.training.start.encoders import free_encoders
@@ -147,9 +148,11 @@ def prepare(
         free_encoders(sources.pipe, sources.family, text.names if text else ())
     elif sources.pipe.vae.dtype != sources.dtype:
         sources.pipe.vae.to(sources.dtype)  # as it will be when pictures are drawn with the finished adapter
+    if not on_cpu:
+        place(sources.denoiser, device)
     return Setup(
         pipe=sources.pipe,
-        denoiser=sources.denoiser if on_cpu else sources.denoiser.to(device),
+        denoiser=sources.denoiser,
         adapter=adapter,
         gate=gate_of(sources.denoiser),
         family=sources.family,

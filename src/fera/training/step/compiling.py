@@ -14,6 +14,7 @@ from torch import nn
 from fera.config import TrainConfig
 from fera.errors import FeraError
 from fera.models.components import repeated_blocks
+from fera.pipelines.block_offload import is_offloaded
 
 BACKEND = "inductor"
 # Each size of pictures by itself: code for any size takes longer than that for several, where it can be written.
@@ -57,7 +58,11 @@ def compile_denoiser(denoiser: nn.Module, what: str) -> None:
                 '"denoiser"'
             )
         for block in blocks:
-            block.compile(backend=BACKEND, dynamic=_DYNAMIC)
+            if is_offloaded(denoiser):
+                # Without its hooks: weights come and go before and after what is compiled.
+                block.forward = torch.compile(block.forward, backend=BACKEND, dynamic=_DYNAMIC)
+            else:
+                block.compile(backend=BACKEND, dynamic=_DYNAMIC)
 
 
 def uncompiled(config: TrainConfig) -> AbstractContextManager[Any]:
