@@ -60,6 +60,7 @@ def test_a_run_resumes_bit_for_bit_and_logs_who_was_updated(trained):
 def test_inspect_tells_its_ranks(trained):
     described = describe(trained.output_dir)
     assert described["settings"]["ranks"] == [3, 1, 2] and described["settings"]["scale"] == 1
+    assert "router_input" not in described["settings"], "nothing is read without a gate"
     parameters = described["parameters"]
     assert parameters["per_expert"] == [parameters["experts"] // 6 * rank for rank in (3, 1, 2)]
     assert parameters["router"] == 0

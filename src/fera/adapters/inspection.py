@@ -18,6 +18,8 @@ _SETTINGS = (
     *("router", "router_input", "temperature", "router_features"),
 )
 
+_OF_A_GATE = ("num_bands", "kappa", "router_input", "temperature", "router_features")
+
 
 def describe(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """Describe an adapter.
@@ -74,6 +76,8 @@ def _text(text: "TextFiles") -> dict[str, Any]:
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     shown = {name: settings.get(name, DEFAULTS[name]) for name in _SETTINGS}
+    if shown["router"] == "gradient":  # without a gate nothing is read
+        shown = {name: value for name, value in shown.items() if name not in _OF_A_GATE}
     if not shown["num_virtual_tokens"]:
         del shown["num_virtual_tokens"]
     if settings.get("expert") is not None:
