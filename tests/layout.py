@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
     "preflight": 8,
     "report": 8,
     "comparison": 9,
+    "web": 9,
     "cli": 10,
     "comfyui": 10,
 }
@@ -41,6 +42,7 @@ LIBRARIES: dict[int, set[str]] = {
     5: {"PIL", "accelerate", "av", "bitsandbytes", "datasets", "diffusers", "numpy", "transformers"},
     7: {"deepspeed", "packaging", "trackio", "wandb"},
     8: {"jinja2", "markupsafe", "torchmetrics", "torchvision"},
+    9: {"starlette", "uvicorn"},
     10: {"comfy", "folder_paths", "rich"},
 }
 # Plugins of Pillow, for the one module that needs them.

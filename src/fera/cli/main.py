@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "import": "turn a checkpoint of the released FeRA code into an adapter",
     "push": "upload an adapter and its card to the Hugging Face Hub",
     "report": "write one HTML file about a training run",
+    "web": "serve a page on this machine, to train and watch in",
     "evaluate": "measure adapters on real pictures: held-out loss, style, concepts, distances",
     "compare": "train methods side by side on styles and seeds, and say what their differences are worth",
     "demo": "fine-tune the bundled emoji base to another style, with pictures before and after",
