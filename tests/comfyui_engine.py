@@ -135,12 +135,16 @@ def copy_weights(denoiser: nn.Module, model: Any, names: Mapping[str, Any]) -> N
         raise AssertionError(f"ComfyUI's model has more: {sorted(left)[:5]}")
 
 
-def sd15() -> Twin:
-    """Stable Diffusion 1.5's UNet; ComfyUI gives it eight heads."""
+def sd15(in_channels: int = 4) -> Twin:
+    """Stable Diffusion 1.5's UNet; ComfyUI gives it eight heads. That for inpainting takes nine channels."""
     from tiny import make_unet
 
-    settings = _UNET | {"use_linear_in_transformer": False, "context_dim": 32, "num_heads": 8, "adm_in_channels": None}
-    denoiser = make_unet(block_out_channels=(32, 64), norm_num_groups=32, attention_head_dim=8)
+    settings = (
+        _UNET
+        | {"in_channels": in_channels}
+        | {"use_linear_in_transformer": False, "context_dim": 32, "num_heads": 8, "adm_in_channels": None}
+    )
+    denoiser = make_unet(block_out_channels=(32, 64), norm_num_groups=32, attention_head_dim=8, in_channels=in_channels)
     comfy = engine()
     model = comfy.model_base.BaseModel(comfy.supported_models.SD15(copy.deepcopy(settings)), device="cpu")
     copy_weights(denoiser, model, comfy.utils.unet_to_diffusers(settings))

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 from comfyui_cases import MORE, in_comfyui, in_diffusers, inputs
-from comfyui_engine import TWINS, engine
+from comfyui_engine import TWINS, engine, sd15
 from peft import inject_adapter_in_model
 from tuner_cases import fill
 
@@ -16,6 +16,7 @@ import fera
 from fera import FeraConfig, FeraError
 from fera.comfyui.adapter import read_adapter
 from fera.comfyui.control import GateControl
+from fera.comfyui.latent import noise_level_of
 from fera.comfyui.nodes import RecordGates, SetGate, ShowGates, loaded, routed
 
 pytestmark = pytest.mark.comfyui
@@ -79,6 +80,23 @@ def test_the_order_of_a_batch_and_its_chunks_do_not_matter(sd, tmp_path):
     torch.testing.assert_close(turned, whole[order], rtol=1e-4, atol=1e-4)
     chunks = [in_comfyui(sd, patcher, x[n : n + 1], sigma[:1], context[n : n + 1]) for n in range(4)]
     torch.testing.assert_close(torch.cat(chunks), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_of_a_condition_do_not_steer_the_gate(tmp_path):
+    """A base for inpainting is given a mask and the masked picture behind the latent."""
+    twin = sd15(in_channels=9)
+    denoiser, adapter = adapted(twin, tmp_path / "ink")
+    x, sigma, context = inputs(twin)
+    patcher, trace = RecordGates().record(routed(twin.patcher(), adapter, 1.0))
+    conditions = [torch.randn(2, 5, *x.shape[2:], generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    drawn = [in_comfyui(twin, patcher, x, sigma, context, c_concat=condition) for condition in conditions]
+    assert torch.equal(trace[0].gates, trace[1].gates) and not torch.equal(*drawn)
+    sampling = twin.model.model_sampling
+    latent = torch.cat([sampling.calculate_input(sigma, x), conditions[0]], dim=1)
+    with torch.no_grad(), fera.trace(denoiser) as steps:
+        prediction = twin.predict(denoiser, latent, noise_level_of(sampling, sigma), context)
+    torch.testing.assert_close(trace[0].gates, steps[0].gates, rtol=0, atol=1e-5)
+    torch.testing.assert_close(drawn[0], sampling.calculate_denoised(sigma, prediction, x), rtol=1e-3, atol=1e-4)
 
 
 def test_two_adapters_and_one_of_comfyuis_own(sd, tmp_path):
