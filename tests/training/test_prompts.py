@@ -27,11 +27,19 @@ from fera.training import to_toml
 
 CPU = torch.device("cpu")
 # Tokens that each pipeline reads of a prompt: CLIP's of these tiny ones 16, T5's and Gemma's as diffusers has it.
+_SD = {"text_encoder": 16}
+_SDXL = {"text_encoder": 16, "text_encoder_2": 16}
+_FLUX = {"text_encoder": 16, "text_encoder_2": 512}
 LIMITS = {
-    "StableDiffusionPipeline": {"text_encoder": 16},
-    "StableDiffusionXLPipeline": {"text_encoder": 16, "text_encoder_2": 16},
+    **dict.fromkeys(
+        ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"), _SD
+    ),
+    **dict.fromkeys(
+        ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
+        _SDXL,
+    ),
+    **dict.fromkeys(("FluxPipeline", "FluxKontextPipeline", "FluxControlPipeline", "FluxFillPipeline"), _FLUX),
     "StableDiffusion3Pipeline": {"text_encoder": 16, "text_encoder_2": 16, "text_encoder_3": 256},
-    "FluxPipeline": {"text_encoder": 16, "text_encoder_2": 512},
     "PixArtAlphaPipeline": {"text_encoder": 120},
     "PixArtSigmaPipeline": {"text_encoder": 300},
     "SanaPipeline": {"text_encoder": 300},
@@ -39,12 +47,14 @@ LIMITS = {
     "BriaPipeline": {"text_encoder": 128},
     "BriaFiboPipeline": {"text_encoder": 3000},
     "ChromaPipeline": {"text_encoder": 512},
+    "CogVideoXPipeline": {"text_encoder": 226},
     "CogView3PlusPipeline": {"text_encoder": 224},
     "CogView4Pipeline": {"text_encoder": 1024},
     "HiDreamImagePipeline": dict.fromkeys(("text_encoder", *(f"text_encoder_{i}" for i in (2, 3, 4))), 128),
     "HunyuanDiTPipeline": {"text_encoder": 77, "text_encoder_2": 256},
     "KolorsPipeline": {"text_encoder": 256},
     "LTXPipeline": {"text_encoder": 128},
+    "SkyReelsV2Pipeline": {"text_encoder": 512},
     "WanPipeline": {"text_encoder": 512},
 }
 

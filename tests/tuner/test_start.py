@@ -120,7 +120,7 @@ def test_errors_name_what_is_missing(tiny_unet):
         fera.start_router(adapted(tiny_unet), *noisy(), adapter_name="ink")
     with pytest.raises(FeraError, match="router='rank_mask' masks by the timestep"):
         FeraConfig(router="rank_mask")
-    with pytest.raises(FeraError, match="router must be one of soft, uniform, rank_mask, got 'hard'"):
+    with pytest.raises(FeraError, match="router must be one of soft, uniform, rank_mask, gradient, got 'hard'"):
         FeraConfig(router="hard")
     with pytest.raises(FeraError, match="needs indicator='bands'"):
         FeraConfig(router_input="log_energies", indicator="released")

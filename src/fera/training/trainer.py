@@ -30,7 +30,7 @@ from fera.training.step.randomness import is_chosen, mixed_seed
 from fera.training.step.skipping import Fault, is_overflow
 from fera.training.summary import Summary, summarize
 from fera.training.telling.reporter import Reporter, StepLines
-from fera.training.trained.soft_prompt import SoftPromptPhase
+from fera.training.trained.soft_prompt import phase_of
 from fera.training.validating import Validator
 from fera.tuner.fingerprint import fingerprint
 
@@ -69,7 +69,7 @@ class Trainer:
             setup.text.train()
         self._model, self._optimizer = shard(accelerator, setup.denoiser, optimizer, config.train.max_grad_norm)
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._phase = SoftPromptPhase(config.train, setup.denoiser, self._trained)
+        self._phase = phase_of(config.train, setup.denoiser, self._trained)
         # Takes accelerate's autocast off the denoiser's own forward: pipelines that draw pictures do without it.
         accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
         compile_denoiser(setup.denoiser, config.train.compile)
@@ -142,7 +142,8 @@ class Trainer:
         scaler = self._accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else None
         settings = self._config.train
-        self._phase.hold(self.step)
+        if self._phase is not None:
+            self._phase.hold(self.step)
         norm = clip_gradients(self._accelerator, self._optimizer, self._trained, settings.max_grad_norm)
         # Of all processes together, so that they agree.
         if norm is not None and not torch.isfinite(norm) and self._fault is None and not is_overflow(scale):

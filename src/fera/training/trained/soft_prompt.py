@@ -70,11 +70,17 @@ class SoftPromptPhase:
         self._vectors = soft_prompt_of(denoiser)
         own = {id(vectors) for vectors in self._vectors}
         self._others = [parameter for parameter in trained if id(parameter) not in own]
-        self._has_phases = bool(self._vectors) and settings.soft_prompt_then_freeze > 0
         self._end = settings.soft_prompt_then_freeze * settings.steps
 
     def hold(self, step: int) -> None:
         """Drop the gradients of what does not learn; `step` steps were taken."""
-        if self._has_phases:
-            for parameter in self._others if step < self._end else self._vectors:
-                parameter.grad = None
+        for parameter in self._others if step < self._end else self._vectors:
+            parameter.grad = None
+
+
+def phase_of(
+    settings: OptimizationConfig, denoiser: nn.Module, trained: Sequence[nn.Parameter]
+) -> SoftPromptPhase | None:
+    """The phase of a run whose soft prompt has one; arguments as for `SoftPromptPhase`."""
+    has_phase = bool(soft_prompt_of(denoiser)) and settings.soft_prompt_then_freeze > 0
+    return SoftPromptPhase(settings, denoiser, trained) if has_phase else None
