@@ -12,6 +12,7 @@ from benchmarks import (
     layer,
     memory,
     neighbours,
+    offload,
     pictures,
     processes,
     run,
@@ -43,9 +44,10 @@ BENCHMARKS: dict[str, Builder] = {
     "pictures": pictures.races,
     "clips": clips.races,
     "neighbours": neighbours.races,
+    "offload": offload.races,
 }
 
 # Many minutes on two cores: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures", "neighbours", "clips")
+APART = ("compiled", "full", "share", "pictures", "neighbours", "offload", "clips")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]
