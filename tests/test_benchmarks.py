@@ -44,7 +44,19 @@ from fera import FeraConfig, register_denoiser
 CPU = torch.device("cpu")
 
 # What trains whole denoisers: many seconds each.
-HEAVY = {"step", "compiled", "consistency", "memory", "run", "processes", "full", "startup", "pictures", "clips"}
+HEAVY = {
+    "step",
+    "compiled",
+    "consistency",
+    "memory",
+    "run",
+    "processes",
+    "full",
+    "startup",
+    "pictures",
+    "clips",
+    "offload",
+}
 
 
 class Ticks:
