@@ -24,7 +24,7 @@ import fera
 from fera import FeraConfig, FeraError
 from fera.export import comfyui
 from fera.export.formats import FORMATS, encode
-from fera.export.tools import format_for
+from fera.export.tools import TOOLS, format_for
 from fera.export.writing import export_lora
 
 
@@ -288,7 +288,7 @@ def test_diffusers_metadata_is_a_config_of_peft(tmp_path):
 def test_the_command_line_offers_these_formats():
     from fera.cli import export
 
-    assert tuple(FORMATS) == export.FORMATS
+    assert tuple(FORMATS) == export.FORMATS and TOOLS == export.TOOLS
 
 
 def test_comfyui_names_of_transformers_and_unets():
