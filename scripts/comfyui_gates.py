@@ -11,7 +11,8 @@ from comfyui_engine import emoji, engine
 from PIL import Image
 
 from fera.comfyui.adapter import read_adapter
-from fera.comfyui.nodes import RecordGates, ShowGates, routed
+from fera.comfyui.nodes import RecordGates, ShowGates
+from fera.comfyui.patching import routed
 
 STEPS = 24
 PROMPTS = ["camera", "telephone", "red heart", "evergreen tree", "sunglasses", "cherries", "minibus", "growing heart"]

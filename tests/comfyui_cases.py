@@ -14,6 +14,7 @@ MORE = {
     "qwen_image": ["to_q", "add_k_proj", "img_mlp.net.2", "img_mod.1"],
     "wan": ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"],
     "z_image": ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2"],
+    "lumina2": ["to_q", "to_k", "to_v", "to_out.0", "linear_1", "linear_2", "linear_3", "norm1.linear"],
 }
 
 

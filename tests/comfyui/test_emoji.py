@@ -9,7 +9,8 @@ from tuner_cases import fill
 import fera
 from fera import FeraConfig
 from fera.comfyui.adapter import read_adapter
-from fera.comfyui.nodes import RecordGates, routed
+from fera.comfyui.nodes import RecordGates
+from fera.comfyui.patching import routed
 
 pytestmark = pytest.mark.comfyui
 

@@ -38,6 +38,13 @@ def test_the_package_offers_the_nodes_and_names_the_folder(folders, tmp_path):
     assert set(module.NODE_DISPLAY_NAME_MAPPINGS) == set(NODES)
     paths, suffixes = folders.folder_names_and_paths["fera"]
     assert paths == [str(tmp_path / "fera"), str(tmp_path / "loras")] and suffixes == {".safetensors"}
+    assert folders.folder_names_and_paths["fera_schedules"] == (paths, {".json"})
+
+
+def test_schedules_are_told_from_other_json(folders, monkeypatch):
+    names = ["style-loras/schedule.json", "civitai.json"]
+    monkeypatch.setattr(folders, "get_filename_list", lambda name: {"fera_schedules": names}[name])
+    assert NODES["FeraLoadSchedule"][0].INPUT_TYPES()["required"]["schedule"][0] == names[:1]
 
 
 def test_each_nodes_inputs_are_its_functions(folders):
@@ -49,10 +56,19 @@ def test_each_nodes_inputs_are_its_functions(folders):
         assert sorted(inputs) == sorted(taken), name
 
 
-def test_the_example_fits_the_nodes(folders):
-    graph = json.loads((FOLDER / "example_workflows" / "fera.json").read_text("utf-8"))
+EXAMPLES = sorted((FOLDER / "example_workflows").glob("*.json"))
+
+
+def test_the_examples_use_all_nodes():
+    graphs = [json.loads(path.read_text("utf-8")) for path in EXAMPLES]
+    assert {node["type"] for graph in graphs for node in graph["nodes"]} >= set(NODES)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_fit_the_nodes(folders, path):
+    graph = json.loads(path.read_text("utf-8"))
     own = {node["id"]: node for node in graph["nodes"] if node["type"] in NODES}
-    assert {node["type"] for node in own.values()} == set(NODES)
+    assert own
     for node in own.values():
         kind = NODES[node["type"]][0]
         given = kind.INPUT_TYPES()

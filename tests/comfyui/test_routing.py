@@ -17,7 +17,8 @@ from fera import FeraConfig, FeraError
 from fera.comfyui.adapter import read_adapter
 from fera.comfyui.control import GateControl
 from fera.comfyui.latent import noise_level_of
-from fera.comfyui.nodes import RecordGates, SetGate, ShowGates, loaded, routed
+from fera.comfyui.nodes import RecordGates, SetGate, ShowGates
+from fera.comfyui.patching import loaded, routed
 
 pytestmark = pytest.mark.comfyui
 

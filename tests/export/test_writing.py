@@ -102,11 +102,11 @@ def test_a_schedule(adapter, tmp_path):
     assert schedule["loras"] == [
         {
             **{"file": "lora-1.safetensors", "gate": [0.5, 0.5, 0.0], "first_step": 1, "last_step": 2},
-            **{"start": 0.0, "end": 0.5, "timesteps": [900.0, 600.0]},
+            **{"start": 0.0, "end": 0.5, "timesteps": [900.0, 600.0], "noise_levels": [0.9, 0.6]},
         },
         {
             **{"file": "lora-2.safetensors", "gate": [0.0, 0.0, 1.0], "first_step": 3, "last_step": 4},
-            **{"start": 0.5, "end": 1.0, "timesteps": [300.0, 100.0]},
+            **{"start": 0.5, "end": 1.0, "timesteps": [300.0, 100.0], "noise_levels": [0.3, 0.1]},
         },
     ]
     assert about(exported.files[0])["gate"] == [0.5, 0.5, 0.0]

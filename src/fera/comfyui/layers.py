@@ -49,7 +49,7 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     places, missing = [], []
     for layer, experts in adapter.layers.items():
         target = next((key_map[name] for name in names_in_comfyui(adapter.denoiser, layer) if name in key_map), None)
-        place = None if target is None else _place(layer, experts, target, modules)
+        place = None if target is None else place_at(layer, experts, target, modules)
         if place is None:
             missing.append(layer)
         else:
@@ -68,8 +68,21 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     return places
 
 
-def _place(layer: str, experts: Experts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:
-    """The place that an entry of ComfyUI's map names: a key, or (key, range, function of the weight)."""
+def place_at(layer: str, experts: Experts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:
+    """The place that an entry of ComfyUI's map names.
+
+    Args:
+        layer: what messages call the layer.
+        experts: its experts.
+        target: a key of the model's weights, or (key, range, function of the weight).
+        modules: of the model, by name.
+
+    Returns:
+        None where the model has no such layer.
+
+    Raises:
+        FeraError: it has another size.
+    """
     key, span, turn = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
     path = key.removesuffix(_WEIGHT)
     module = modules.get(path)

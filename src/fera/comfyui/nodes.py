@@ -1,22 +1,21 @@
 """The nodes. ComfyUI's own modules are imported when a node runs: without them nothing here can."""
 
 import json
-import logging
 import uuid
 from pathlib import Path
 from typing import Any
 
 from fera.comfyui.adapter import LiveAdapter, read_adapter
 from fera.comfyui.control import GateControl, experts_of, weights_of
-from fera.comfyui.layers import find_places
+from fera.comfyui.patching import loaded, put, routed, scheduled, with_text
 from fera.comfyui.picture import draw
-from fera.comfyui.routing import WRAPPER, Routed
-from fera.comfyui.text import about_token, patches
+from fera.comfyui.schedule import SCHEDULE, read_schedule
 from fera.errors import FeraError
 from fera.method.routing import Routing
 
 # Of ComfyUI's folders of models: adapters lie in `models/fera`, or among the LoRAs.
 FOLDER = "fera"
+SCHEDULES = "fera_schedules"
 _CATEGORY = "FeRA"
 _STRENGTH = {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.01}
 _PART = {"min": 0.0, "max": 1.0, "step": 0.01}
@@ -70,13 +69,61 @@ class LoadAdapter:
             FeraError: the file is no routed adapter, or one of another model.
         """
         adapter = self._adapter(_path_of(adapter_name))
-        return routed(model, adapter, strength), _with_text(clip, adapter, strength_clip)
+        return routed(model, adapter, strength), with_text(clip, adapter, strength_clip)
 
     def _adapter(self, path: Path) -> LiveAdapter:
         changed = path.stat().st_mtime
         if self._read is None or self._read[:2] != (path, changed):
             self._read = (path, changed, read_adapter(path))
         return self._read[2]
+
+
+class LoadSchedule:
+    """Plays the LoRAs of a schedule, each while the latent is as noisy as where it was made for."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("MODEL", "CLIP")
+    DESCRIPTION = (
+        "Plays what fera export --schedule wrote: several LoRAs, one after the other along the steps. The noise in the "
+        "latent says which of them acts, whatever the sampler and its number of steps."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """What ComfyUI asks of a node: its inputs."""
+        import folder_paths
+
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "schedule": (
+                    [name for name in folder_paths.get_filename_list(SCHEDULES) if Path(name).name == SCHEDULE],
+                    {"tooltip": "A schedule.json in models/fera or models/loras, beside its LoRAs."},
+                ),
+                "strength": ("FLOAT", _STRENGTH | {"tooltip": "Multiplies what the LoRAs add; 0 switches them off."}),
+            },
+            "optional": {
+                "clip": ("CLIP", {"tooltip": "Needed where the schedule has parts in the text encoders."}),
+                "strength_clip": ("FLOAT", _STRENGTH),
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, schedule: str, **inputs: Any) -> list[float]:
+        """What ComfyUI asks of a node: another answer where it must run again."""
+        path = _path_of(schedule, SCHEDULES)
+        return [file.stat().st_mtime for file in (path, *(part.file for part in read_schedule(path)))]
+
+    def load(
+        self, model: Any, schedule: str, strength: float, clip: Any = None, strength_clip: float = 1.0
+    ) -> tuple[Any, Any]:
+        """The model with the schedule, and the CLIP with its text parts, which are the same in all of its LoRAs.
+
+        Raises:
+            FeraError: it is no schedule, its files are not whole, or they are for another model.
+        """
+        return scheduled(model, clip, _path_of(schedule, SCHEDULES), strength, strength_clip)
 
 
 class SetGate:
@@ -151,7 +198,7 @@ class SetGate:
                 start=start_percent,
                 end=end_percent,
             )
-            _put(model, key, one.controlled(control))
+            put(model, key, one.controlled(control))
         return (model,)
 
 
@@ -180,7 +227,7 @@ class RecordGates:
         trace: list[Routing] = []
         model = model.clone()
         for key, one in found.items():
-            _put(model, key, one.traced(trace))
+            put(model, key, one.traced(trace))
         model.add_callback_with_key("on_pre_run", f"fera.{uuid.uuid4()}", lambda patcher: trace.clear())
         return model, trace
 
@@ -224,6 +271,7 @@ class ShowGates:
 
 NODES: dict[str, tuple[type, str]] = {
     "FeraLoadAdapter": (LoadAdapter, "Load FeRA adapter"),
+    "FeraLoadSchedule": (LoadSchedule, "Load LoRA schedule"),
     "FeraSetGate": (SetGate, "FeRA gate"),
     "FeraRecordGates": (RecordGates, "FeRA record gates"),
     "FeraShowGates": (ShowGates, "FeRA show gates"),
@@ -235,67 +283,12 @@ def register_folder() -> None:
     """Tell ComfyUI where adapters lie: `models/fera`, and where LoRAs do."""
     import folder_paths
 
-    own = Path(folder_paths.models_dir) / FOLDER
-    folder_paths.folder_names_and_paths[FOLDER] = (
-        [str(own), *folder_paths.get_folder_paths("loras")],
-        {".safetensors"},
-    )
+    paths = [str(Path(folder_paths.models_dir) / FOLDER), *folder_paths.get_folder_paths("loras")]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+    folder_paths.folder_names_and_paths[SCHEDULES] = (paths, {".json"})
 
 
-def routed(model: Any, adapter: LiveAdapter, strength: float) -> Any:
-    """A clone of ComfyUI's model patcher with an adapter at work.
-
-    Args:
-        model: a `ModelPatcher`.
-        adapter: the adapter.
-        strength: multiplies what its experts add; finite.
-
-    Raises:
-        FeraError: the adapter is of another model.
-    """
-    import comfy.lora
-
-    if not abs(strength) < float("inf"):
-        raise FeraError(f"strength must be a finite number, got {strength}")
-    places = find_places(adapter, model.model, comfy.lora.model_lora_keys_unet(model.model, {}))
-    model = model.clone()
-    if strength:
-        _put(model, f"fera.{uuid.uuid4()}", Routed(adapter, places, strength))
-    return model
-
-
-def loaded(model: Any) -> dict[str, Routed]:
-    """The adapters at work in a model patcher, by their keys in it."""
-    wrappers = model.wrappers.get(WRAPPER, {})
-    return {key: found[0] for key, found in wrappers.items() if found and isinstance(found[0], Routed)}
-
-
-def _put(model: Any, key: str, one: Routed) -> None:
-    model.remove_wrappers_with_key(WRAPPER, key)
-    model.add_wrapper_with_key(WRAPPER, key, one)
-    model.remove_callbacks_with_key("on_detach_after", key)
-    model.add_callback_with_key("on_detach_after", key, one.free)
-
-
-def _with_text(clip: Any, adapter: LiveAdapter, strength: float) -> Any:
-    text = adapter.text
-    if text is None:
-        return clip
-    if note := about_token(text):
-        logging.warning("FeRA: %s", note)
-    if not text.loras:
-        return clip
-    if clip is None:
-        raise FeraError(f"{adapter.name} has parts in the text encoders: connect the CLIP too")
-    import comfy.lora
-
-    found = patches(text, comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), comfy.lora.load_lora)
-    clip = clip.clone()
-    clip.add_patches(found, strength)
-    return clip
-
-
-def _path_of(name: str) -> Path:
+def _path_of(name: str, folder: str = FOLDER) -> Path:
     import folder_paths
 
-    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    return Path(folder_paths.get_full_path_or_raise(folder, name))

@@ -1,5 +1,6 @@
 """An adapter's parts in the text encoders, as ComfyUI takes them: nothing routes these."""
 
+import re
 from typing import Any
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor
 
 from fera.adapters.text.files import TextFiles, token_file
 from fera.errors import FeraError
+
+# What follows a layer's name in the formats that ComfyUI reads.
+_SIDE = re.compile(r"\.(lora_[AB]\.weight|lora_(up|down)\.weight|alpha)$")
 
 
 def patches(text: TextFiles, key_map: dict[str, str], load_lora: Any) -> dict[Any, Any]:
@@ -27,7 +31,21 @@ def patches(text: TextFiles, key_map: dict[str, str], load_lora: Any) -> dict[An
             name = f"{encoder}.{path}"
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
             tensors[f"{name}.alpha"] = torch.tensor(float(lora.alpha))
-    names = {key.rpartition(".lora_A")[0] for key in tensors if ".lora_A" in key}
+    return loaded_patches(tensors, key_map, load_lora)
+
+
+def loaded_patches(tensors: dict[str, Tensor], key_map: dict[str, str], load_lora: Any) -> dict[Any, Any]:
+    """The tensors of a LoRA file for text encoders as patches of ComfyUI's.
+
+    Args:
+        tensors: by their names in the file.
+        key_map: as `comfy.lora.model_lora_keys_clip` gives it.
+        load_lora: `comfy.lora.load_lora`.
+
+    Raises:
+        FeraError: a layer is not in these text encoders.
+    """
+    names = {_SIDE.sub("", key) for key in tensors}
     if missing := sorted(names - key_map.keys()):
         raise FeraError(
             f"{len(missing)} of {len(names)} layers of the adapter's text encoders are not in this CLIP: "

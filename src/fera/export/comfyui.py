@@ -22,6 +22,8 @@ _BY_DIFFUSERS = (
     "SD3Transformer2DModel",
 )
 
+_LUMINA2 = "Lumina2Transformer2DModel"
+
 # What to replace in diffusers' path of a layer, in this order, for each of the others; most kept the original's names.
 _RENAMED: dict[str, dict[str, str]] = {
     "LTXVideoTransformer3DModel": {r"^proj_in$": "patchify_proj", r"^time_embed\.": "adaln_single."},
@@ -29,6 +31,18 @@ _RENAMED: dict[str, dict[str, str]] = {
     "HiDreamImageTransformer2DModel": {},
     "QwenImageTransformer2DModel": {},
     "ZImageTransformer2DModel": {},
+    # Queries, keys and values are one layer: see `_fused`.
+    _LUMINA2: {
+        r"\.attn\.to_out\.0$": ".attention.out",
+        r"\.attn\.": ".attention.",
+        r"\.feed_forward\.linear_(\d)$": r".feed_forward.w\1",
+        r"\.norm1\.linear$": ".adaLN_modulation.1",
+        r"^time_caption_embed\.timestep_embedder\.linear_1$": "t_embedder.mlp.0",
+        r"^time_caption_embed\.timestep_embedder\.linear_2$": "t_embedder.mlp.2",
+        r"^time_caption_embed\.caption_embedder\.": "cap_embedder.",
+        r"^norm_out\.linear_1$": "final_layer.adaLN_modulation.1",
+        r"^norm_out\.linear_2$": "final_layer.linear",
+    },
     "WanTransformer3DModel": {
         r"\.attn1\.": ".self_attn.",
         r"\.attn2\.": ".cross_attn.",
@@ -43,27 +57,23 @@ _RENAMED: dict[str, dict[str, str]] = {
 # Layers whose names are known to survive the way to the format and back.
 _WAN = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
 
-_LUMINA2 = "Lumina2Transformer2DModel"
-# Its attention has queries, keys and values in one layer.
+# Attention of Lumina 2, which has queries, keys and values in one layer.
 _FUSED = re.compile(r"(?P<block>.+)\.attn\.to_(?P<part>[qkv])")
-_OUT = re.compile(r"(?P<block>.+)\.attn\.to_out\.0")
 
 HOLDS = (
     "UNets under kohya's names, "
-    f"{', '.join(sorted((*_BY_DIFFUSERS, *_RENAMED)))} (Wan: attention and feed-forward layers), "
-    f"attention of a {_LUMINA2}"
+    f"{', '.join(sorted((*_BY_DIFFUSERS, *_RENAMED)))} (Wan: attention and feed-forward layers)"
 )
 
 
 def refuses(denoiser: str | None, layers: list[str]) -> str | None:
     """Why the format cannot hold layers of a denoiser that is no UNet, or None."""
-    if denoiser not in (*_BY_DIFFUSERS, *_RENAMED, _LUMINA2):
+    if denoiser not in (*_BY_DIFFUSERS, *_RENAMED):
         return f"its key names for a {denoiser} are not known to fera"
     unknown = []
     if denoiser == "WanTransformer3DModel":
         unknown = [layer for layer in layers if not re.fullmatch(_WAN, layer)]
     if denoiser == _LUMINA2:
-        unknown = [layer for layer in layers if not (_FUSED.fullmatch(layer) or _OUT.fullmatch(layer))]
         blocks = {match["block"] for layer in layers if (match := _FUSED.fullmatch(layer))}
         for block in sorted(blocks):
             if not {f"{block}.attn.to_k", f"{block}.attn.to_v"} & set(layers):
@@ -75,9 +85,9 @@ def named(denoiser: str | None, layers: Mapping[str, Pair]) -> dict[str, Pair]:
     """The LoRA of each layer by the name that ComfyUI knows, for layers that are not refused."""
     if denoiser in _BY_DIFFUSERS:
         return {f"transformer.{layer}": pair for layer, pair in layers.items()}
-    if denoiser == _LUMINA2:
-        return _lumina2(layers)
-    return {f"diffusion_model.{rename(denoiser, layer)}": pair for layer, pair in layers.items()}
+    fused = {layer: _FUSED.fullmatch(layer) if denoiser == _LUMINA2 else None for layer in layers}
+    found = {f"diffusion_model.{rename(denoiser, layer)}": layers[layer] for layer in layers if fused[layer] is None}
+    return found | _fused_attention({layer: pair for layer, pair in layers.items() if fused[layer] is not None})
 
 
 def rename(denoiser: str | None, layer: str) -> str:
@@ -96,20 +106,18 @@ def names_in_comfyui(denoiser: str, layer: str) -> list[str]:
     """
     if "UNet" in denoiser:
         return [f"lora_unet_{layer.replace('.', '_')}"]
-    if denoiser == _LUMINA2:
-        layer = layer.replace(".attn.", ".attention.")
     renamed = rename(denoiser, layer) if denoiser in _RENAMED else layer
     return [f"transformer.{layer}", f"diffusion_model.{renamed}"]
 
 
-def _lumina2(layers: Mapping[str, Pair]) -> dict[str, Pair]:
+def _fused_attention(layers: Mapping[str, Pair]) -> dict[str, Pair]:
+    """One LoRA for the queries, keys and values of each block, with a block-diagonal up matrix."""
     found: dict[str, Pair] = {}
     blocks: dict[str, dict[str, Pair]] = {}
     for layer, pair in layers.items():
-        if match := _OUT.fullmatch(layer):
-            found[f"diffusion_model.{match['block']}.attention.out"] = pair
-        elif match := _FUSED.fullmatch(layer):
-            blocks.setdefault(match["block"], {})[match["part"]] = pair
+        match = _FUSED.fullmatch(layer)
+        assert match is not None
+        blocks.setdefault(match["block"], {})[match["part"]] = pair
     for block, parts in blocks.items():
         some = next(iter(parts.values()))
         keys = parts.get("k") or parts["v"]

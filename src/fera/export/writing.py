@@ -20,8 +20,10 @@ from fera.export.static import gate_for, static_lora
 from fera.export.tokens import token_files
 from fera.export.tools import format_for
 from fera.method.routing import Routing
+from fera.models.registry import known
 from fera.pipelines.adapters import load_adapter, unload
 from fera.traces.gates import GateChoice, GateTrace, trace_of
+from fera.tuner import FeraConfig
 from fera.version import __version__
 
 SCHEDULE = "schedule.json"
@@ -49,11 +51,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Part:
-    """One LoRA of an export: the steps it serves, counted from 1, their timesteps, and its gate."""
+    """One LoRA of an export: the steps it serves, counted from 1, their timesteps, how noisy those are, its gate."""
 
     first_step: int
     last_step: int
     timesteps: list[float]
+    noise_levels: list[float] | None
     gate: Tensor
 
 
@@ -138,7 +141,7 @@ def _parts(file: AdapterFile, gate: GateChoice | None, schedule: int | None) -> 
     if schedule is not None and not file.config.has_gate:
         raise FeraError("an adapter without a gate is one plain LoRA at every step: leave `schedule` out")
     if schedule is None:
-        return [_Part(1, 1, [], chosen)]
+        return [_Part(1, 1, [], None, chosen)]
     if not isinstance(gate, GateTrace):
         if isinstance(gate, str) or not gate or not isinstance(gate[0], Routing):
             raise FeraError("a schedule needs a trace: its LoRAs have the mean gates of the steps they serve")
@@ -146,9 +149,18 @@ def _parts(file: AdapterFile, gate: GateChoice | None, schedule: int | None) -> 
     parts, first = [], 1
     for piece in gate.split(schedule):
         last = first + len(piece.timesteps) - 1
-        parts.append(_Part(first, last, piece.timesteps, piece.mean()))
+        parts.append(_Part(first, last, piece.timesteps, _noise_levels(file.config, piece.timesteps), piece.mean()))
         first = last + 1
     return parts
+
+
+def _noise_levels(config: FeraConfig, timesteps: list[float]) -> list[float] | None:
+    """How noisy the latents of timesteps are, 0 (clean) to 1 (pure noise); None where the denoiser is not known."""
+    denoiser = known().get((config.base_fingerprint or {}).get("class", ""))
+    if denoiser is None:
+        return None
+    clean, noise = denoiser.timestep_range
+    return [round((timestep - clean) / (noise - clean), 6) for timestep in timesteps]
 
 
 def _paths(output: Path, file_name: str, count: int, is_schedule: bool) -> list[Path]:
@@ -192,6 +204,8 @@ def _entry(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
             "end": round(part.last_step / total, 6),
             "timesteps": part.timesteps,
         }
+    if part.noise_levels:
+        entry["noise_levels"] = part.noise_levels
     return entry
 
 

@@ -1,0 +1,114 @@
+"""Adapters on ComfyUI's own objects: a model patcher that routes them, a CLIP with their text parts."""
+
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fera.comfyui.acting import WRAPPER, ExpertLayers
+from fera.comfyui.adapter import LiveAdapter
+from fera.comfyui.layers import find_places
+from fera.comfyui.routing import Routed
+from fera.comfyui.schedule import Scheduled, bounds_of, lora_places, read_lora, read_schedule
+from fera.comfyui.text import about_token, loaded_patches, patches
+from fera.errors import FeraError
+
+
+def routed(model: Any, adapter: LiveAdapter, strength: float) -> Any:
+    """A clone of ComfyUI's model patcher with an adapter at work.
+
+    Args:
+        model: a `ModelPatcher`.
+        adapter: the adapter.
+        strength: multiplies what its experts add; finite.
+
+    Raises:
+        FeraError: the adapter is of another model.
+    """
+    import comfy.lora
+
+    _check_strength(strength)
+    places = find_places(adapter, model.model, comfy.lora.model_lora_keys_unet(model.model, {}))
+    model = model.clone()
+    if strength:
+        put(model, f"fera.{uuid.uuid4()}", Routed(adapter, ExpertLayers(adapter.name, places), strength))
+    return model
+
+
+def scheduled(model: Any, clip: Any, path: Path, strength: float, strength_clip: float) -> tuple[Any, Any]:
+    """A clone of ComfyUI's model patcher with a schedule's LoRAs at work, and one of its CLIP with their text parts.
+
+    Args:
+        model: a `ModelPatcher`.
+        clip: a `CLIP`, or None.
+        path: the schedule.
+        strength: multiplies what the LoRAs add; finite.
+        strength_clip: the same for the text parts.
+
+    Raises:
+        FeraError: as `LoadSchedule.load`.
+    """
+    import comfy.lora
+
+    for given in (strength, strength_clip):
+        _check_strength(given)
+    parts = read_schedule(path)
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    layers, text = [], dict[str, Tensor]()
+    for part in parts:
+        tensors, text = read_lora(part.file)
+        places = lora_places(part.file, tensors, names, model.model, comfy.lora.load_lora)
+        layers.append(ExpertLayers(part.file.stem, places))
+    if text and clip is None:
+        raise FeraError(f"{path} has parts in the text encoders: connect the CLIP too")
+    if text:
+        key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+        clip = clip.clone()
+        clip.add_patches(loaded_patches(text, key_map, comfy.lora.load_lora), strength_clip)
+    model = model.clone()
+    put(model, f"fera.{uuid.uuid4()}", Scheduled(layers, bounds_of(parts), strength))
+    return model, clip
+
+
+def loaded(model: Any) -> dict[str, Routed]:
+    """The adapters at work in a model patcher, by their keys in it."""
+    wrappers = model.wrappers.get(WRAPPER, {})
+    return {key: found[0] for key, found in wrappers.items() if found and isinstance(found[0], Routed)}
+
+
+def _check_strength(strength: float) -> None:
+    if not abs(strength) < float("inf"):
+        raise FeraError(f"strength must be a finite number, got {strength}")
+
+
+def put(model: Any, key: str, one: Routed | Scheduled) -> None:
+    """Put an adapter into a patcher, in the place of what has the key there."""
+    model.remove_wrappers_with_key(WRAPPER, key)
+    model.add_wrapper_with_key(WRAPPER, key, one)
+    model.remove_callbacks_with_key("on_detach_after", key)
+    model.add_callback_with_key("on_detach_after", key, one.free)
+
+
+def with_text(clip: Any, adapter: LiveAdapter, strength: float) -> Any:
+    """A clone of ComfyUI's `CLIP` with the text parts of an adapter; the same where it has none.
+
+    Raises:
+        FeraError: there are such parts, and no CLIP or another one.
+    """
+    text = adapter.text
+    if text is None:
+        return clip
+    if note := about_token(text):
+        logging.warning("FeRA: %s", note)
+    if not text.loras:
+        return clip
+    if clip is None:
+        raise FeraError(f"{adapter.name} has parts in the text encoders: connect the CLIP too")
+    import comfy.lora
+
+    found = patches(text, comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), comfy.lora.load_lora)
+    clip = clip.clone()
+    clip.add_patches(found, strength)
+    return clip
