@@ -135,8 +135,13 @@ def copy_weights(denoiser: nn.Module, model: Any, names: Mapping[str, Any]) -> N
         raise AssertionError(f"ComfyUI's model has more: {sorted(left)[:5]}")
 
 
-def sd15(in_channels: int = 4) -> Twin:
-    """Stable Diffusion 1.5's UNet; ComfyUI gives it eight heads. That for inpainting takes nine channels."""
+def sd15(in_channels: int = 4, dtype: torch.dtype = torch.float32) -> Twin:
+    """Stable Diffusion 1.5's UNet; ComfyUI gives it eight heads. That for inpainting takes nine channels.
+
+    Args:
+        in_channels: of the UNet.
+        dtype: of ComfyUI's weights, which it computes with in float32; diffusers' are what those are.
+    """
     from tiny import make_unet
 
     settings = (
@@ -146,7 +151,11 @@ def sd15(in_channels: int = 4) -> Twin:
     )
     denoiser = make_unet(block_out_channels=(32, 64), norm_num_groups=32, attention_head_dim=8, in_channels=in_channels)
     comfy = engine()
-    model = comfy.model_base.BaseModel(comfy.supported_models.SD15(copy.deepcopy(settings)), device="cpu")
+    config = comfy.supported_models.SD15(copy.deepcopy(settings))
+    config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
+    model = comfy.model_base.BaseModel(config, device="cpu")
+    for weight in denoiser.parameters():
+        weight.data = weight.data.to(dtype).float()
     copy_weights(denoiser, model, comfy.utils.unet_to_diffusers(settings))
 
     def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
@@ -480,12 +489,35 @@ def emoji() -> tuple[Any, Any]:
     pipe = StableDiffusionPipeline.from_pretrained(fera.demo.base_path())
     pipe.scheduler = Euler()
     pipe.set_progress_bar_config(disable=True)
+    denoiser = Denoiser.from_pretrained(fera.demo.base_path(), subfolder="unet")
+    return _flow_model(denoiser.eval().requires_grad_(False)), pipe
+
+
+def self_routing(unet: nn.Module) -> Any:
+    """A patcher of ComfyUI's whose denoiser is diffusers' UNet, called as diffusers' pipelines do.
+
+    What fera has put into it routes itself there, whatever ComfyUI's samplers ask of it.
+    """
+
+    class Denoiser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = unet
+            self.dtype = torch.float32
+
+        def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **others: Any) -> Tensor:
+            answer: Tensor = self.unet(x, timesteps, context).sample
+            return answer
+
+    device = torch.device("cpu")
+    return engine().model_patcher.ModelPatcher(_flow_model(Denoiser()), load_device=device, offload_device=device)
+
+
+def _flow_model(denoiser: nn.Module) -> Any:
     comfy = engine()
     config = comfy.supported_models.SD15({"disable_unet_model_creation": True, "dtype": torch.float32})
     config.latent_format = comfy.latent_formats.LatentFormat()
     config.sampling_settings = {"shift": 1.0}
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.FLOW, device="cpu")
-    model.diffusion_model = (
-        Denoiser.from_pretrained(fera.demo.base_path(), subfolder="unet").eval().requires_grad_(False)
-    )
-    return model, pipe
+    model.diffusion_model = denoiser
+    return model

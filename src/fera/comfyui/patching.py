@@ -15,6 +15,9 @@ from fera.comfyui.schedule import Scheduled, bounds_of, lora_places, read_lora, 
 from fera.comfyui.text import about_token, loaded_patches, patches
 from fera.errors import FeraError
 
+# The key of what refuses to lose an adapter.
+_GUARD = "fera"
+
 
 def routed(model: Any, adapter: LiveAdapter, strength: float) -> Any:
     """A clone of ComfyUI's model patcher with an adapter at work.
@@ -89,6 +92,31 @@ def put(model: Any, key: str, one: Routed | Scheduled) -> None:
     model.add_wrapper_with_key(WRAPPER, key, one)
     model.remove_callbacks_with_key("on_detach_after", key)
     model.add_callback_with_key("on_detach_after", key, one.free)
+    model.remove_callbacks_with_key("on_clone", _GUARD)
+    model.add_callback_with_key("on_clone", _GUARD, lambda patcher, clone: _refuse_loss(clone))
+    _refuse_loss(model)
+
+
+def _refuse_loss(model: Any) -> None:
+    """Let ComfyUI's nodes fail that would take the base's weights and leave the adapter behind, without a word."""
+    kind = type(model)
+
+    def get_key_patches(filter_prefix: str | None = None) -> Any:
+        if filter_prefix is not None:  # of nodes that merge; ComfyUI's hooks ask for all
+            raise FeraError(
+                "this model's FeRA adapter has no weights that could be merged into another model: they change at each "
+                "step. Load the adapter behind the node that merges, or merge a LoRA of fera export"
+            )
+        return kind.get_key_patches(model, filter_prefix)
+
+    def state_dict_for_saving(*arguments: Any, **options: Any) -> Any:
+        raise FeraError(
+            "this model has a FeRA adapter, which a saved checkpoint cannot hold: its weights change at each step. "
+            "Save the model without it, or with a LoRA of fera export"
+        )
+
+    model.get_key_patches = get_key_patches
+    model.state_dict_for_saving = state_dict_for_saving
 
 
 def with_text(clip: Any, adapter: LiveAdapter, strength: float) -> Any:
