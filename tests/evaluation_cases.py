@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fera.evaluation import EvaluationSettings
-from fera.evaluation.network import FEATURES, JudgeNetwork
+from fera.features.judge_network import FEATURES, JudgeNetwork
 
 STYLES = ("plain", "fancy")
 

@@ -12,7 +12,7 @@ import torch
 from pictures import STYLES, Pictures, load_pictures, plain
 
 from fera.evaluation import Judge, load_judge
-from fera.evaluation.judge import Look
+from fera.features.judge import Look
 
 
 def confusion(look: Look, pictures: Pictures) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Train the judge of `fera evaluate` on real emoji pictures of the train and validation concepts.
 
-`python scripts/judge/train_judge.py` writes `src/fera/evaluation/judge.safetensors`; it takes some ten minutes on one
+`python scripts/judge/train_judge.py` writes `src/fera/features/judge.safetensors`; it takes some ten minutes on one
 core, and needs the set archives that `scripts/emoji/sets.py` fetches. No generated picture and no test concept is
 ever shown to it. `--hold-out` trains on the train concepts alone, to choose a recipe on the validation ones.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fera.evaluation import load_judge
-from fera.evaluation.network import JudgeNetwork
+from fera.features.judge_network import JudgeNetwork
 
 CONCEPTS = 64  # of a batch, each in two styles
 TEMPERATURE = 0.1  # of the contrast between concepts
@@ -163,7 +163,7 @@ def main() -> None:
     """Train, save, say how large it is."""
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/emoji"), help="work folder of scripts/emoji")
-    parser.add_argument("--output", type=Path, default=Path("src/fera/evaluation/judge.safetensors"), help="the file")
+    parser.add_argument("--output", type=Path, default=Path("src/fera/features/judge.safetensors"), help="the file")
     parser.add_argument("--steps", type=int, default=1800, help="of the optimizer")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--hold-out", action="store_true", help="leave the validation concepts out")

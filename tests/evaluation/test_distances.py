@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from fera.evaluation.distributions import diversity, frechet_distance, kernel_distance
-from fera.evaluation.pixels import PixelSet, resized
 from fera.evaluation.wasserstein import sliced_wasserstein
+from fera.features.distributions import diversity, frechet_distance, kernel_distance
+from fera.features.pixels import PixelSet, resized
 
 
 def noise_pictures(count, seed, *, mean=128.0, deviation=40.0, side=32):
@@ -102,7 +102,7 @@ def test_other_contrast_counts_at_the_fine_level():
 def test_chunks_do_not_matter(monkeypatch):
     real, other = noise_pictures(7, 0), noise_pictures(5, 1)
     whole = sliced_wasserstein(real, other)
-    monkeypatch.setattr("fera.evaluation.pixels._CHUNK_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("fera.features.pixels._CHUNK_PIXELS", 2 * 32 * 32)
     assert [len(chunk) for chunk in real] == [2, 2, 2, 1]
     assert sliced_wasserstein(real, other) == pytest.approx(whole, rel=1e-5)
 

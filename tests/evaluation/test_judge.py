@@ -16,8 +16,8 @@ from fera.demo import unpack_style
 from fera.errors import FeraError
 from fera.evaluation import load_judge
 from fera.evaluation.concepts import gallery_of, mean_reciprocal, other_styles_gallery, share_within
-from fera.evaluation.network import EMBEDDING, FEATURES, JudgeNetwork
-from fera.evaluation.pixels import PixelSet
+from fera.features.judge_network import EMBEDDING, FEATURES, JudgeNetwork
+from fera.features.pixels import PixelSet
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fera.cli.train import add_key_flags, key_flags
+from fera.errors import FeraError
 from fera.support.durations import about_time
 
 if TYPE_CHECKING:
@@ -35,10 +36,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true", help="print JSON, with what --list shows")
     check.add_argument("--without-base", action="store_true", help="do not load the base of a configuration: quicker")
     add_key_flags(check)
+    about = "draw how far the stages of a run lie apart, and the way through them, before it is trained"
+    graph = actions.add_parser("graph", help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False)
+    graph.usage = "%(prog)s CONFIG.toml [--output FILE] [--json] [--KEY VALUE ...]"
+    graph.add_argument("config", type=Path, metavar="CONFIG.toml", help="a training configuration with data.stages")
+    graph.add_argument(
+        "--output",
+        type=Path,
+        default=Path("stages.png"),
+        metavar="FILE",
+        help="the picture: png, svg or pdf (%(default)s)",
+    )
+    graph.add_argument("--json", action="store_true", help="print JSON in the place of tables")
+    add_key_flags(graph)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check training pictures; 2 where training would refuse them."""
+    """Check training pictures, 2 where training would refuse them; or draw the graph of stages."""
+    return _graph(arguments) if arguments.action == "graph" else _check(arguments)
+
+
+def _graph(arguments: argparse.Namespace) -> int:
+    from fera.config.reading import load_config
+
+    config = load_config(arguments.config, key_flags(arguments))
+
+    from rich.console import Console
+
+    from fera.cli.console import Terminal
+    from fera.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from fera.preflight.stage_graph import stage_graph
+
+    if not arguments.output.resolve().parent.is_dir():
+        raise FeraError(f"`output` {arguments.output}: there is no folder {arguments.output.resolve().parent}")
+    with Terminal() as terminal:
+        found = stage_graph(config, terminal)
+    found.draw(arguments.output)
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        return 0
+    console = Console(highlight=False)
+    graph = found.graph
+    rows = {
+        f"{name} (target)" if place == graph.target else name: " ".join(f"{one:8.4g}" for one in row)
+        for place, (name, row) in enumerate(zip(graph.names, graph.distances, strict=True))
+    }
+    _table(console, f"distances of {graph.measure}, columns as rows:", rows)
+    length = "" if found.length is None else f", of length {found.length:.4g}"
+    separator = ", " if found.length is None else ", then "
+    console.print(f"{found.order}{length}: {separator.join(found.names)}", markup=False, soft_wrap=True)
+    console.print(str(arguments.output), markup=False, soft_wrap=True)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
     from fera.config.reading import load_config
 
     flags = key_flags(arguments)

@@ -19,8 +19,9 @@ SPLITS = ("train", "validation", "test")
 def style_folders(study: Study, output: Path) -> dict[str, Path]:
     """Folders of all styles, each with `train/`, `validation/` and `test/`.
 
-    Bundled styles are unpacked into the study's folder. Where the study wants fewer training pictures, they are the
-    first in the order of a hash of their names: a smaller number is a part of a larger one.
+    Bundled styles are unpacked into the study's folder, those that are stages of a run too. Where the study wants fewer
+    training pictures, they are the first in the order of a hash of their names: a smaller number is a part of a larger
+    one.
 
     Args:
         study: the study.
@@ -32,11 +33,13 @@ def style_folders(study: Study, output: Path) -> dict[str, Path]:
     Raises:
         FeraError: a split is missing, or has too few pictures.
     """
-    return {style_name(style): _prepare(style, study, output / DATA) for style in study.styles}
+    for style in study.stage_styles:
+        _prepare(style, study, output / DATA, None)
+    return {style_name(style): _prepare(style, study, output / DATA, study.training_pictures) for style in study.styles}
 
 
-def _prepare(style: str, study: Study, folder: Path) -> Path:
-    name, count = style_name(style), study.training_pictures
+def _prepare(style: str, study: Study, folder: Path, count: int | None) -> Path:
+    name = style_name(style)
     place = folder / (name if count is None else f"{name}-{count}")
     if style not in STYLES:
         for split in SPLITS:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fera.comparison.study import CACHE, LEARNING_RATES, Study
+from fera.comparison.study import CACHE, DATA, LEARNING_RATES, Study
 from fera.config.reading import parse_config
+from fera.demo import STYLES
 from fera.training import TrainConfig
 
 # Where things lie on a machine, and how often a run writes: another machine may differ.
@@ -110,7 +111,7 @@ def configure(study: Study, run: Run, output: Path, data: Path, learning_rate: f
         "base": study.base,
         "output_dir": run.folder(output) / "training",
         "seed": run.seed,
-        "data": study.data
+        "data": _with_styles(study.data | method.data, output)
         | {
             "train_data_dir": data / "train",
             "validation_data_dir": data / "validation",
@@ -123,9 +124,24 @@ def configure(study: Study, run: Run, output: Path, data: Path, learning_rate: f
     return parse_config(settings, f"study {study.name}, method {run.method}")
 
 
+def _with_styles(data: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Keys of [data], with folders in the place of bundled styles that are stages."""
+    if not isinstance(data.get("stages"), list):
+        return data
+
+    def found(stage: Any) -> Any:
+        is_style = isinstance(stage, dict) and stage.get("train_data_dir") in STYLES
+        return stage | {"train_data_dir": str(output / DATA / stage["train_data_dir"] / "train")} if is_style else stage
+
+    return data | {"stages": [found(stage) for stage in data["stages"]]}
+
+
 def portable(study: Study, config: TrainConfig) -> dict[str, Any]:
     """What a run's result depends on, by dotted name: the same on every machine."""
     settings = config.model_dump(mode="json")
+    # By name: their folders are the machine's.
+    for stage, name in zip(settings["data"]["stages"], config.data.stage_names, strict=True):
+        stage |= {"name": name, "train_data_dir": None}
     settings["evaluation"] = json.loads(json.dumps(asdict(study.evaluation)))
     settings["training_pictures"] = study.training_pictures
     return {name: value for name, value in flat(settings).items() if name not in _OF_THE_MACHINE}

@@ -35,6 +35,10 @@ class Method(_Section):
     learning_rates: list[float] | None = Field(
         default=None, min_length=1, description="Candidates of its own for the learning rate."
     )
+    data: dict[str, Any] = Field(
+        default={},
+        description="Keys of [data]. A stage's train_data_dir may name a bundled style, and the target's is left out.",
+    )
     adapter: dict[str, Any] = Field(default={}, description="Keys of [adapter].")
     train: dict[str, Any] = Field(default={}, description="Keys of [train].")
 
@@ -88,6 +92,14 @@ class Study(_Section):
     def style_names(self) -> list[str]:
         """Names of the styles: those of folders are the folders' own."""
         return [style_name(style) for style in self.styles]
+
+    @property
+    def stage_styles(self) -> list[str]:
+        """Bundled styles that are stages of a run, each once."""
+        tables = [self.data, *(method.data for method in self.methods.values())]
+        stages = [stage for table in tables for stage in table.get("stages", []) if isinstance(stage, dict)]
+        folders = [stage.get("train_data_dir") for stage in stages]
+        return list(dict.fromkeys(folder for folder in folders if isinstance(folder, str) and folder in STYLES))
 
     @model_validator(mode="after")
     def _check(self) -> "Study":

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fera.config.section import Section
+from fera.config.stages import StageConfig, StageDistance, StageOrder, stage_names
 
 
 class DataConfig(Section):
@@ -148,6 +149,28 @@ class DataConfig(Section):
         default=0, ge=0, le=100_000, description="Draw class pictures with the base until there are so many."
     )
     prior_loss_weight: float = Field(default=1.0, gt=0, description="Weight of the loss on class pictures.")
+    stages: list[StageConfig] = Field(
+        default=[],
+        description="Folders that the run trains on one after the other, and the last one is what it is for: "
+        "tables of train_data_dir, steps or weight, name and, once, target = true "
+        "([data.md](data.md#stages)). Of the target alone pictures are held out.",
+    )
+    stage_order: StageOrder = Field(
+        default="given",
+        description="Order of the sources, before the target: as given; the nearest to the target first; the farthest "
+        "first; path, the shortest way through all of them to the target; or together, the pictures of all stages at "
+        "once.",
+    )
+    stage_distance: StageDistance = Field(
+        default="energy",
+        description="What the distances between stages are of: energy, the energies of their latents by band; or "
+        "features of their pictures, by the judge, CLIP or Inception, as `fera evaluate` has them.",
+    )
+    stage_clip_model: str = Field(
+        default="openai/clip-vit-base-patch32",
+        min_length=1,
+        description="CLIP for stage_distance = clip: a folder or Hub id.",
+    )
     cache_dir: Path | None = Field(
         default=None,
         strict=False,
@@ -166,6 +189,32 @@ class DataConfig(Section):
         assert source is not None
         return source
 
+    @property
+    def held_out_stage(self) -> str:
+        """Name of the stage that pictures are held out of, the target; empty where there are no stages."""
+        return next((name for name, stage in zip(self.stage_names, self.stages, strict=True) if stage.target), "")
+
+    @property
+    def stage_names(self) -> list[str]:
+        """What the stages are called, in the given order."""
+        return stage_names(self.stages)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_target(cls, values: Any) -> Any:
+        """The target's folder and `train_data_dir` are one: either may be left out."""
+        stages = values.get("stages") if isinstance(values, dict) else None
+        if not isinstance(stages, list):
+            return values
+        targets = [stage for stage in stages if isinstance(stage, dict) and stage.get("target") is True]
+        if len(targets) != 1:
+            return values
+        folder = targets[0].get("train_data_dir", values.get("train_data_dir"))
+        if folder is None:
+            return values
+        filled = [stage | {"train_data_dir": folder} if stage is targets[0] else stage for stage in stages]
+        return {"train_data_dir": folder} | values | {"stages": filled}
+
     @field_validator("source_path", mode="before")
     @classmethod
     def _take_one(cls, value: Any) -> Any:
@@ -180,6 +229,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
+        self._check_stages()
         if self.train_data_dir is None and self.dataset_name is None:
             raise ValueError(
                 "missing key data.train_data_dir: set it, or data.dataset_name, in the TOML file or by a flag"
@@ -204,6 +254,39 @@ class DataConfig(Section):
         if self.num_class_images and self.class_prompt is None:
             raise ValueError("data.num_class_images needs data.class_prompt, the prompt to draw with")
         return self
+
+    def _check_stages(self) -> None:
+        if not self.stages:
+            for name in ("stage_order", "stage_distance", "stage_clip_model"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"data.{name} is set, but there are no data.stages: set both or neither")
+            return
+        targets = [stage for stage in self.stages if stage.target]
+        if len(targets) != 1:
+            raise ValueError(
+                f"data.stages has {len(targets) or 'no'} targets: give the stage that the run is for, and no other, "
+                "target = true"
+            )
+        if len(self.stages) < 2:
+            raise ValueError("data.stages has a target and no source: add one, or leave data.stages out")
+        if self.train_data_dir != targets[0].train_data_dir:
+            raise ValueError(
+                f"data.train_data_dir is {self.train_data_dir}, and the target of data.stages is "
+                f"{targets[0].train_data_dir}: they are one, so leave either out"
+            )
+        for what, held in (("folder", [s.train_data_dir for s in self.stages]), ("name", self.stage_names)):
+            if twice := [str(one) for place, one in enumerate(held) if one in held[:place]]:
+                raise ValueError(f"data.stages has the {what} {twice[0]} twice")
+        for name in ("dataset_name", "class_data_dir", "mask_path", "source_path"):
+            if getattr(self, name):
+                raise ValueError(f"data.stages are folders of pictures: leave data.{name} out")
+        if self.reads_clips and self.stage_distance != "energy":
+            raise ValueError("clips have no features of pictures: leave data.num_frames or data.stage_distance out")
+        if self.stage_order == "together" and any(stage.steps or stage.weight for stage in self.stages):
+            raise ValueError(
+                'with data.stage_order = "together" each picture counts alike: leave steps and weight of '
+                "data.stages out"
+            )
 
     def _check_clips(self) -> None:
         if any(count < 1 for count in self.num_frames) or len(set(self.num_frames)) < len(self.num_frames):

@@ -38,6 +38,17 @@ class Key:
         return type(None) in _union_members(self.field.annotation)
 
     @property
+    def holds_tables(self) -> bool:
+        """Whether it is a list of tables with keys of their own."""
+        inner = (*get_args(self.type), None)[0]
+        return get_origin(self.type) is list and isinstance(inner, type) and issubclass(inner, BaseModel)
+
+    @property
+    def inner_keys(self) -> list[str]:
+        """Keys of the tables that it holds; none where it holds none."""
+        return list(get_args(self.type)[0].model_fields) if self.holds_tables else []
+
+    @property
     def expects(self) -> str:
         """What it takes, in words: "integer, at least 1"."""
         if get_origin(self.type) is dict:
@@ -49,6 +60,8 @@ class Key:
             return "list of " + ", ".join(str(choice) for choice in get_args(get_args(self.type)[0]))
         if self.type == list[int]:
             return "list of integers"
+        if self.holds_tables:
+            return "list of tables"
         parts = [words.get(self.type, "list of texts"), *_limits(self.field.metadata)]
         for member in self._members:
             if get_origin(member) is Annotated:
@@ -100,6 +113,8 @@ def toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, BaseModel):
+        value = {name: item for name, item in value if item != type(value).model_fields[name].default}
     if isinstance(value, dict):
         items = ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {items} }}" if items else "{}"

@@ -15,7 +15,7 @@ from fera.errors import FeraError
 from fera.support.hints import did_you_mean, hint, nearest
 
 _CONFIG_BYTES = 2**20
-_PATHS = ("data.source_path", "validation.sources", "validation.masks")
+_PATHS = ("data.source_path", "data.stages", "validation.sources", "validation.masks")
 _PATHS_OR_IDS = ("base", "data.dataset_name", "adapter.start_from")
 
 
@@ -123,6 +123,8 @@ def _put(settings: dict[str, Any], name: str, value: Any, source: str) -> None:
 
 def _from_text(key: Key, text: str | Sequence[str]) -> Any:
     """The value that a flag's text stands for; text that stands for none is left to validation to refuse."""
+    if key.holds_tables:
+        return [_table(word) for word in ([text] if isinstance(text, str) else text)]
     if not isinstance(text, str):
         return [_number(word) for word in text] if _holds_integers(key) else list(text)
     if key.is_optional and text.lower() == "none":
@@ -141,6 +143,14 @@ def _holds_integers(key: Key) -> bool:
     """Whether it is a list of integers."""
     (inner,) = get_args(key.type)[:1] or (str,)
     return get_origin(key.type) is list and (get_args(inner) or (inner,))[0] is int
+
+
+def _table(word: str) -> Any:
+    """A table, written as JSON; validation refuses what is none."""
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
 
 
 def _number(word: str) -> int | str:
@@ -162,8 +172,12 @@ def _describe_problem(problem: Mapping[str, Any], source: str, flags: Set[str]) 
     known = {key.name: key for key in keys()}
     name = ".".join(str(part) for part in problem["loc"])
     # A problem inside a list is reported for the list.
+    inner = name.rpartition(".")[2]
     name = next((key for key in known if name.startswith(f"{key}.")), name)
     where = f"flag --{name}" if name in flags else source
+    if name in known and known[name].holds_tables and problem["type"] in ("extra_forbidden", "missing"):
+        what = "unknown" if problem["type"] == "extra_forbidden" else "missing"
+        return f"{what} key {inner!r} in a table of {name} in {where}{_hint(inner, known[name].inner_keys)}"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {name!r} in {where}{_hint(name, [*known, *sections])}"
     if problem["type"] == "missing":

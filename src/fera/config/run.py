@@ -9,6 +9,7 @@ from fera.config.adapter import AdapterConfig
 from fera.config.data import DataConfig
 from fera.config.optimization import OptimizationConfig, check_rates_of_text
 from fera.config.section import Section
+from fera.config.stages import stage_steps
 from fera.config.text import TextEncoderConfig, TokensConfig
 from fera.config.validation import ValidationConfig
 
@@ -70,6 +71,8 @@ class TrainConfig(Section):
     def _check(self) -> "TrainConfig":
         if self.data.validation_data_dir is not None and self.data.validation_fraction > 0:
             raise ValueError("data.validation_data_dir and data.validation_fraction are both set; keep one")
+        if self.data.stages and self.data.stage_order != "together":
+            stage_steps(self.data.stages, self.train.steps)
         if self.train.noise_offset > 0 and self.data.reads_clips:
             raise ValueError("train.noise_offset is for pictures: leave it or data.num_frames out")
         if self.adapter.full and self.quantization != "none":

@@ -74,12 +74,14 @@ def sift_images(
     return [one.example for one in good], [result for result in checked if isinstance(result, str)]
 
 
-def hold_out(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example], fraction: float, stage: str = "") -> tuple[list[Example], list[Example]]:
     """Split examples into training and validation, by name: another run holds out the same.
 
     Args:
         examples: at least two, unless `fraction` is 0.
-        fraction: share to hold out, in [0, 1); above 0 holds out at least one and leaves at least one.
+        fraction: share to hold out, in [0, 1), of the examples of `stage`; above 0 holds out at
+            least one and leaves at least one.
+        stage: the stage to hold out of; all of a run without stages.
 
     Returns:
         Training and validation examples, each in the given order.
@@ -90,7 +92,7 @@ def hold_out(examples: Sequence[Example], fraction: float) -> tuple[list[Example
     if fraction == 0:
         return list(examples), []
     # A picture that comes twice, with other captions, is on one side only.
-    names = {example.image: example.name for example in reversed(examples)}
+    names = {example.image: example.name_in_folder for example in reversed(examples) if example.stage == stage}
     if len(names) < 2:
         raise FeraError("data.validation_fraction needs two pictures at least: to train on, and to hold out")
     count = min(max(1, round(fraction * len(names))), len(names) - 1)

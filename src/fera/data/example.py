@@ -42,6 +42,7 @@ class Example:
         clip: what a look at a clip told; None of a picture.
         part: the frames of a clip that are trained on, once the frame rate is known; None of a picture.
         sources: the pictures that it is made of, in order; most examples have none.
+        stage: name of the stage that it belongs to, which then begins its own name; empty in a run without stages.
         origin: where a person finds the picture, if that is not `image`: a row of a dataset.
     """
 
@@ -59,12 +60,18 @@ class Example:
     part: Part | None = None
     origin: str = ""
     sources: tuple[Source, ...] = ()
+    stage: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.image.name)
         if not self.origin:
             object.__setattr__(self, "origin", str(self.image))
+
+    @property
+    def name_in_folder(self) -> str:
+        """Its name without that of its stage."""
+        return self.name.removeprefix(f"{self.stage}/") if self.stage else self.name
 
     @property
     def frames(self) -> int:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fera.demo import STYLES
-from fera.evaluation.judge import Judge
-from fera.evaluation.network import SIDE
-from fera.evaluation.pixels import PixelSet
+from fera.features.judge import Judge
+from fera.features.judge_network import SIDE
+from fera.features.pixels import PixelSet
 
 
 @dataclass(frozen=True)

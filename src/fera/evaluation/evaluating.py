@@ -15,10 +15,10 @@ from fera.errors import FeraError
 from fera.evaluation.concepts import gallery_of, mean_reciprocal, other_styles_gallery, share_within
 from fera.evaluation.denoising import Progress, denoising_samples, encode_folder, mean_losses
 from fera.evaluation.drawing import Drawn, draw_pictures, prompts_of
-from fera.evaluation.judge import Judge, Look, load_judge
-from fera.evaluation.pixels import PixelSet
 from fera.evaluation.results import Evaluation, Picture
 from fera.evaluation.settings import EvaluationSettings
+from fera.features.judge import Judge, Look, load_judge
+from fera.features.pixels import PixelSet
 from fera.models.components import denoisers
 from fera.models.families import native_resolution, size_multiple
 from fera.version import __version__
@@ -213,7 +213,7 @@ def _with_judgement(
 
 def _with_features(evaluation: Evaluation, real: Any, generated: Any, network: str) -> Evaluation:
     """What the features of real and generated pictures tell."""
-    from fera.evaluation.distributions import diversity, frechet_distance, kernel_distance
+    from fera.features.distributions import diversity, frechet_distance, kernel_distance
 
     reasons = dict(evaluation.reasons)
     fid = kid = None
@@ -240,7 +240,7 @@ def _with_features(evaluation: Evaluation, real: Any, generated: Any, network: s
 
 def _feature_source(settings: EvaluationSettings) -> Any:
     """A network other than the judge, loaded before any work is done that it could undo by failing."""
-    from fera.evaluation.features import InceptionFeatures, load_clip
+    from fera.features.networks import InceptionFeatures, load_clip
 
     if settings.images_per_prompt == 0:
         return None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fera.evaluation.pixels import PixelSet
+from fera.features.pixels import PixelSet
 
 _PATCH = 7  # side in pixels
 _PATCHES = 4096  # of each set and level

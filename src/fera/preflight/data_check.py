@@ -106,7 +106,7 @@ def _look_at_pictures(report: DataReport, config: TrainConfig) -> tuple[list[Exa
                 others = add_sources(_found(report, data.validation_data_dir, data), data)
                 held_out = _usable(report, others, data.validation_data_dir, data)
             else:
-                examples, held_out = hold_out(examples, data.validation_fraction)
+                examples, held_out = hold_out(examples, data.validation_fraction, data.held_out_stage)
         trained = {example.digest for example in examples}
         report.leaked = [example.name for example in held_out if example.digest in trained]
         report.rows, report.held_out = len(repeat(examples)), len(held_out)

@@ -46,7 +46,7 @@ def read_pictures(config: TrainConfig, run: Path, problems: list[str]) -> Pictur
     if data.validation_data_dir is not None:
         return Pictures(training, _find(_at_run(data.validation_data_dir, config.output_dir, run), data, problems))
     try:
-        return Pictures(*hold_out(training, data.validation_fraction)) if training else Pictures()
+        return Pictures(*hold_out(training, data.validation_fraction, data.held_out_stage)) if training else Pictures()
     except FeraError as error:
         problems.append(str(error))
         return Pictures(training)
@@ -68,7 +68,7 @@ def _at_run(folder: Path, output_dir: Path, run: Path) -> Path:
 
 def _training(config: TrainConfig, run: Path, problems: list[str]) -> list[Example]:
     data = config.data
-    if data.train_data_dir is not None:
+    if data.train_data_dir is not None and not data.stages:
         return _find(_at_run(data.train_data_dir, config.output_dir, run), data, problems)
     try:
         return check_captions(scan_training(data), data.source, data).examples

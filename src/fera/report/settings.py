@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fera.config import TrainConfig
-from fera.config.keys import keys
+from fera.config.keys import keys, toml_value
 from fera.config.reading import load_config
 from fera.errors import FeraError
 
@@ -86,6 +86,8 @@ def _text(value: object) -> str:
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value) or "none"
+    if isinstance(value, BaseModel):
+        return toml_value(value)
     if isinstance(value, dict):
         return ", ".join(f"{name} = {_text(item)}" for name, item in value.items())
     return str(value)

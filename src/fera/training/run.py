@@ -17,6 +17,7 @@ from fera.config.reading import to_toml
 from fera.errors import FeraError
 from fera.support.progress import SILENT, Listener
 from fera.training.failures import failures_explained
+from fera.training.folder.checkpoints import read_state
 from fera.training.folder.lock import run_lock
 from fera.training.folder.resuming import check_allow, check_changes, with_buckets_of
 from fera.training.folder.run_folder import RunFolder
@@ -77,6 +78,9 @@ def train(
         if checkpoint is not None:
             config, former_buckets = with_buckets_of(checkpoint, config)
         changed = check_changes(checkpoint, config, allow) if checkpoint is not None else []
+        former_stages = None
+        if checkpoint is not None and config.data.stages and not any(c.name.startswith("data.stage") for c in changed):
+            former_stages = read_state(checkpoint).get("stages")
         resumed = RunFolder.step_of(checkpoint) if checkpoint is not None else None
         accelerator = _accelerator(config, open_trackers(config, chosen_trackers(config.train.report_to), resumed))
         repo = None
@@ -85,7 +89,12 @@ def train(
         # One process fills the cache, the others find it full.
         with accelerator.main_process_first():
             setup = prepare(
-                config, accelerator.device, reporter, on_cpu=is_sharded(accelerator), former_buckets=former_buckets
+                config,
+                accelerator.device,
+                reporter,
+                on_cpu=is_sharded(accelerator),
+                former_buckets=former_buckets,
+                former_stages=former_stages,
             )
         if setup.bands is not None:
             config = with_kappa(config, setup.bands.kappa)
@@ -98,6 +107,8 @@ def train(
             trainer.restore(checkpoint, changed, allow)
         if is_main:
             run.begin(to_toml(config), resume=checkpoint is not None)
+            if setup.course is not None and former_stages is None:
+                setup.course.write(run.path)
             reporter.track(Trackers.start(accelerator, config, resumed=checkpoint is not None, logged=logged))
             if setup.calibration is not None:
                 chosen = setup.calibration.chosen

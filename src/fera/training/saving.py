@@ -85,6 +85,7 @@ class Saver:
                 "lr_scheduler": self.lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "average": self.average.state_dict(),
+                "stages": self.setup.course.names if self.setup.course is not None else None,
                 **progress.state(),
             }
             keep = self.config.train.checkpoints_total_limit if progress.is_sound else None

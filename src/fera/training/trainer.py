@@ -24,10 +24,10 @@ from fera.training.step.compiling import compile_denoiser, uncompiled
 from fera.training.step.draws import Draw, draw
 from fera.training.step.losses import Losses, denoising_losses, loss_weights
 from fera.training.step.optimizers import build_lr_scheduler, build_optimizer, route_updates_of
-from fera.training.step.order import order_of
 from fera.training.step.parameters import adapter_off
 from fera.training.step.randomness import is_chosen, mixed_seed
 from fera.training.step.skipping import Fault, is_overflow
+from fera.training.step.stages import run_order
 from fera.training.summary import Summary, summarize
 from fera.training.telling.reporter import Reporter, StepLines
 from fera.training.trained.soft_prompt import phase_of
@@ -62,7 +62,8 @@ class Trainer:
         optimizer = build_optimizer(config.train, setup.denoiser, text_groups)
         self._update_router = route_updates_of(config.adapter, setup.denoiser, optimizer)
         self._lr_scheduler = build_lr_scheduler(config.train, optimizer)
-        self._order = order_of(setup.training.groups, config, setup.lengths)
+        self._batches = config.train.gradient_accumulation_steps * accelerator.num_processes  # of a step
+        self._order = run_order(config, setup, self._batches)
         base = fingerprint(setup.denoiser)
         setup.denoiser.train()
         if setup.text is not None:
@@ -104,6 +105,7 @@ class Trainer:
         """
         began = time.monotonic()
         self._fault, self._names = None, []
+        self._enter_stage()
         if self._setup.text is not None:
             self._setup.text.at_step(self.step)
         for micro in range(self._config.train.gradient_accumulation_steps):
@@ -123,13 +125,26 @@ class Trainer:
         if self._fault is not None or not self.progress.is_sound:
             self.progress.skips.count(self._fault)
         self.progress.step += 1
-        self._pass(self._config.train.gradient_accumulation_steps * self._accelerator.num_processes)
+        self._pass(self._batches)
         if self._fault is not None:
             self._report_skip(self._fault)
         elif overflowed:  # the scaler of fp16 goes on with a smaller scale
             self._reporter.write({"step": self.step, "skipped": "overflow"})
         self.progress.window_seconds += time.monotonic() - began
         self._lines.report(self.progress, rates)
+
+    def _enter_stage(self) -> None:
+        """Say and log which stage begins, where one does."""
+        course = self._setup.course
+        stage = course.entered(self.step) if course is not None else None
+        if course is None or stage is None:
+            return
+        number, last = course.stages.index(stage) + 1, stage.start + (stage.steps or 0)
+        self._reporter.say(
+            f"stage {number} of {len(course.stages)}, {stage.name}: {len(stage.rows)} pictures, steps "
+            f"{stage.start + 1} to {last}"
+        )
+        self._reporter.write({"step": self.step, "stage": stage.name, "stage_number": number})
 
     def _pass(self, batches: int) -> None:
         """Count batches as seen."""
@@ -242,8 +257,11 @@ class Trainer:
 
     def restore(self, checkpoint: Path, changed: Sequence[Change], allow: Sequence[str]) -> None:
         """Go back to a checkpoint, as `Saver.restore` does."""
-        self.progress, is_other_data, course = self._saver.restore(checkpoint, changed, allow)
-        if is_other_data or any(change.name.startswith(("data.", "train.batch_size")) for change in changed):
+        self.progress, is_other_data, rates = self._saver.restore(checkpoint, changed, allow)
+        stage = self._setup.course.at(self.step) if self._setup.course is not None else None
+        if stage is not None:
+            self.progress.place = self.step * self._batches  # stages begin at steps, whatever those have seen
+        elif is_other_data or any(change.name.startswith(("data.", "train.batch_size")) for change in changed):
             # Batches are other ones now: on with what the run has not seen.
             self.progress.place = self._order.place_after(self.progress.samples)
         epoch, steps = self.progress.samples / len(self._setup.training), self._config.train.steps
@@ -254,8 +272,10 @@ class Trainer:
         )
         if self.step >= steps:
             self._reporter.say(f"  no step is left to train: train.steps is {steps}; more of them go on from here")
-        elif course is not None:
-            self._reporter.say(f"  {course}")
+        elif rates is not None:
+            self._reporter.say(f"  {rates}")
+        if stage is not None and stage.start < self.step < self._config.train.steps:
+            self._reporter.say(f"  in stage {stage.name}, from step {stage.start + 1} on")
         for change in changed:
             self._reporter.say(f"  changed, as allowed: {change}")
         if is_other_data:

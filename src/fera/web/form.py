@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
+
 from fera.config import TrainConfig
 from fera.config.keys import Key, is_section, keys, toml_value
 from fera.config.reading import load_config
@@ -163,7 +165,9 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return "\n".join(map(str, value))
+        return "\n".join(
+            one.model_dump_json(exclude_defaults=True) if isinstance(one, BaseModel) else str(one) for one in value
+        )
     if isinstance(value, dict):
         return json.dumps(value)
     return str(value)

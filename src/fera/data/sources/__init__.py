@@ -31,7 +31,7 @@ class Found:
     """What lies in a data folder.
 
     Args:
-        layout: "flat", "imagefolder", "repeats", "parquet", "saved" or "dataset".
+        layout: "flat", "imagefolder", "repeats", "parquet", "saved" or "dataset"; of stages how many, and theirs.
         examples: at least one; pictures may lack a caption.
         captions_from: where captions come from, in words.
         notes: a line about whatever is left alone.
@@ -99,7 +99,9 @@ def scan(folder: Path, config: DataConfig) -> Found:
 
 
 def scan_training(config: DataConfig) -> Found:
-    """As `scan`, of what a run trains on: a folder, or a dataset by its name."""
+    """As `scan`, of what a run trains on: a folder, the folders of its stages, or a dataset by its name."""
+    if config.stages:
+        return _scan_stages(config)
     if config.dataset_name is None:
         assert config.train_data_dir is not None
         return scan(config.train_data_dir, config)
@@ -109,6 +111,22 @@ def scan_training(config: DataConfig) -> Found:
     folder = Path(config.dataset_name)
     notes = _unread(folder, config) if folder.is_dir() else []
     return _captioned_all(Found("dataset", examples, f"text in column {config.caption_column!r}", notes), config)
+
+
+def _scan_stages(config: DataConfig) -> Found:
+    """Pictures of all stages in the given order, each named after its stage too."""
+    parts = []
+    for name, stage in zip(config.stage_names, config.stages, strict=True):
+        found = scan(stage.train_data_dir, config)
+        examples = [replace(example, name=f"{name}/{example.name}", stage=name) for example in found.examples]
+        parts.append(replace(found, examples=examples, notes=[f"{name}: {note}" for note in found.notes]))
+    layouts = list(dict.fromkeys(part.layout for part in parts))
+    return Found(
+        layout=f"{len(parts)} stages, {', '.join(layouts)}",
+        examples=[example for part in parts for example in part.examples],
+        captions_from=" or ".join(dict.fromkeys(part.captions_from for part in parts)),
+        notes=[note for part in parts for note in part.notes],
+    )
 
 
 def check_captions(found: Found, source: Path | str, config: DataConfig) -> Found:

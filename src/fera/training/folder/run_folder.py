@@ -56,6 +56,16 @@ class RunFolder:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def stages(self) -> Path:
+        """The stages of the run as JSON, in a run that has some."""
+        return self.path / "stages.json"
+
+    @property
+    def stages_picture(self) -> Path:
+        """The graph of the stages, where distances chose their order."""
+        return self.path / "stages.png"
+
     @staticmethod
     def step_of(checkpoint: Path) -> int:
         """Step that a checkpoint was saved after."""
@@ -207,7 +217,8 @@ class RunFolder:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _entries(self) -> tuple[Path, ...]:
-        return (self.config, self.log, self.logs, self.samples, self.adapter, self.checkpoints, self.summary)
+        stages = (self.stages, self.stages_picture)
+        return (self.config, self.log, self.logs, self.samples, self.adapter, self.checkpoints, self.summary, *stages)
 
 
 def _step_of(line: str) -> int:

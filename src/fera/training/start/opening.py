@@ -214,7 +214,7 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
         skipped += also_skipped
         found.notes.extend(f"{data.validation_data_dir}: {note}" for note in others.notes)
     else:
-        examples, held_out = hold_out(examples, data.validation_fraction)
+        examples, held_out = hold_out(examples, data.validation_fraction, data.held_out_stage)
     if skipped:
         listener.say(f"skipped {len(skipped)} pictures: {some_of(skipped)}")
     masks = describe_shared_masks([*examples, *held_out])
@@ -223,7 +223,8 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
     rows = len(repeat(examples))
     repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
     things = "pictures and clips" if data.reads_clips else "pictures"
-    listener.say(f"{len(examples)} training {things}{repeats} from {data.source}, {len(held_out)} held out:")
+    source = f"{len(data.stages)} stages" if data.stages else data.source
+    listener.say(f"{len(examples)} training {things}{repeats} from {source}, {len(held_out)} held out:")
     for example in examples[:3]:
         listener.say(f"  {example.name}: {example.caption or '(no caption)'}")
     return examples, held_out, skipped

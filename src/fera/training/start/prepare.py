@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fera.config import TrainConfig
 from fera.data.cache.encoded import EncodedSet
-from fera.data.checking import Example
+from fera.data.example import Example, repeat
 from fera.method.bands import FrequencyBands
 from fera.method.calibration import Calibration
 from fera.method.routing import Routing
@@ -25,6 +25,7 @@ from fera.training.start.encoders import free_encoders
 from fera.training.start.kappa import calibrate, with_kappa
 from fera.training.start.opening import Sources, encode, open_sources
 from fera.training.start.router_start import start_from_latents
+from fera.training.start.stages import Course, course_of
 from fera.training.step.losses import check_loss_weights
 from fera.training.step.optimizers import check_optimizer
 from fera.training.trained.kinds import Adapter, RoutedAdapter, adapter_of
@@ -57,6 +58,7 @@ class Setup:
         skipped: one line about each picture left out.
         bucket_step: in pixels between the sides of buckets; None where they are off.
         text: what trains in the text encoders; None where nothing does.
+        course: the stages of the run; None where it has none.
     """
 
     pipe: Any
@@ -76,6 +78,7 @@ class Setup:
     skipped: list[str]
     bucket_step: int | None = None
     text: TextTraining | None = None
+    course: Course | None = None
 
     @property
     def parameters(self) -> int:
@@ -113,6 +116,7 @@ def prepare(
     *,
     on_cpu: bool = False,
     former_buckets: bool = False,
+    former_stages: Sequence[str] | None = None,
 ) -> Setup:
     """Load, check and encode. What costs little and often fails comes first.
 
@@ -122,6 +126,7 @@ def prepare(
         listener: hears what was found.
         on_cpu: leave the denoiser on the CPU, for it is to be sharded and may be too large for the device.
         former_buckets: as in `open_sources`.
+        former_stages: as `former` in `course_of`.
 
     Raises:
         FeraError: something in the configuration, the data or the base cannot work.
@@ -139,6 +144,7 @@ def prepare(
         calibration = calibrate(training, sources.process, config, device, listener)
         config = with_kappa(config, calibration.kappa)
         adapter = _add_adapter(sources, config, start, listener)
+    course = course_of(config, training, repeat(sources.training), listener, device=device, former=former_stages)
     if config.adapter.starts_as_partition and not (start is not None and start.has_router):
         start_from_latents(sources.denoiser, training, sources.process, config, listener)
     if start is None or not start.has_router:
@@ -168,6 +174,7 @@ def prepare(
         skipped=sources.skipped,
         bucket_step=sources.bucket_step,
         text=text,
+        course=course,
     )
 
 

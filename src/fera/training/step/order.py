@@ -60,18 +60,22 @@ class Order(Protocol):
         """The first batch before which there are so many examples, or more."""
 
 
-def order_of(groups: Sequence[Hashable], config: TrainConfig, lengths: Sequence[int] = ()) -> Order:
+def order_of(
+    groups: Sequence[Hashable], config: TrainConfig, lengths: Sequence[int] = (), *, seed: int | None = None
+) -> Order:
     """The order in which a run sees its examples.
 
     Args:
         groups: of each example, what those of one batch share.
         config: the configuration of the run.
         lengths: the lengths of the lists that examples are of, as `Turns` takes them; one list when left out.
+        seed: in the place of the run's.
     """
     turns = Turns(lengths or [len(groups)])
+    seed = config.seed if seed is None else seed
     if config.data.enable_bucket or len(set(groups)) > 1:
-        return Bucketed(groups, config.train.batch_size, config.seed, turns)
-    return Stream(len(groups), config.train.batch_size, config.seed, turns)
+        return Bucketed(groups, config.train.batch_size, seed, turns)
+    return Stream(len(groups), config.train.batch_size, seed, turns)
 
 
 class Stream:

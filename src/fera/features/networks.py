@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fera.errors import FeraError, reason_of
-from fera.evaluation.pixels import resized
+from fera.features.pixels import resized
 
 _BATCH = 32
 # Of the pictures that CLIP was trained on, by channel, in [0, 1].

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fera.errors import FeraError
-from fera.evaluation.network import SIDE, JudgeNetwork
-from fera.evaluation.pixels import resized
+from fera.features.judge_network import SIDE, JudgeNetwork
+from fera.features.pixels import resized
 from fera.support.files import file_digest
 
 _FORMAT = "fera-judge-1"

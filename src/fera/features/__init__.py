@@ -1,0 +1,1 @@
+"""Networks that look at pictures, and distances between what they see."""
