@@ -11,6 +11,7 @@ from fera.errors import FeraError
 from fera.support.durations import about_time
 
 if TYPE_CHECKING:
+    from fera.domains.graph import DomainGraph
     from fera.preflight.report import DataReport, PictureReport
 
 
@@ -78,17 +79,26 @@ def _graph(arguments: argparse.Namespace) -> int:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return 0
     console = Console(highlight=False)
-    graph = found.graph
-    rows = {
-        f"{name} (target)" if place == graph.target else name: " ".join(f"{one:8.4g}" for one in row)
-        for place, (name, row) in enumerate(zip(graph.names, graph.distances, strict=True))
-    }
-    _table(console, f"distances of {graph.measure}, columns as rows:", rows)
+    _distances(console, found.graph)
     length = "" if found.length is None else f", of length {found.length:.4g}"
     separator = ", " if found.length is None else ", then "
     console.print(f"{found.order}{length}: {separator.join(found.names)}", markup=False, soft_wrap=True)
     console.print(str(arguments.output), markup=False, soft_wrap=True)
     return 0
+
+
+def _distances(console: Any, graph: "DomainGraph") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"distances: {graph.measure}"), title_justify="left", box=None, padding=(0, 1))
+    table.add_column()
+    for number in range(1, len(graph.names) + 1):
+        table.add_column(str(number), justify="right")
+    for place, (name, row) in enumerate(zip(graph.names, graph.distances, strict=True)):
+        label = f"{place + 1} {name}{' (target)' if place == graph.target else ''}"
+        table.add_row(Text(label), *(f"{distance:.3g}" for distance in row))
+    console.print(table)
 
 
 def _check(arguments: argparse.Namespace) -> int:

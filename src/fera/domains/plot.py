@@ -13,7 +13,13 @@ _SOURCE, _TARGET, _PATH, _EDGE = "#4878a8", "#c44e52", "#2f2f2f", "#9a9a9a"
 
 
 def plot_graph(
-    graph: DomainGraph, order: Sequence[int], title: str, path: str | os.PathLike[str], *, kind: str | None = None
+    graph: DomainGraph,
+    order: Sequence[int],
+    title: str,
+    path: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    is_way: bool = True,
 ) -> None:
     """Draw domains so that their places keep their distances as far as a plane can, and the way through them.
 
@@ -23,52 +29,47 @@ def plot_graph(
         title: the title of the picture.
         path: the file; its ending chooses the format (png, svg, pdf).
         kind: the format, where the ending does not say it.
+        is_way: whether the domains are visited one after the other.
 
     Raises:
         ValueError: there is no such format.
     """
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes, words = figure.subplots(1, 2, width_ratios=(3, 1.3))
     places = in_a_plane(graph.distances).tolist()
-    span = max(max(column) - min(column) for column in zip(*places, strict=True)) or 1.0
     largest = max(map(max, graph.distances)) or 1.0
-    visited = set(zip(order, order[1:], strict=False))
+    steps = list(zip(order, order[1:], strict=False)) if is_way else []
     for one in range(len(places)):
         for other in range(one + 1, len(places)):
-            distance, is_on_path = graph.distances[one][other], {(one, other), (other, one)} & visited
             (x, y), (u, v) = places[one], places[other]
-            if not is_on_path:
-                axes.plot([x, u], [y, v], color=_EDGE, linewidth=0.6 + 1.6 * (1 - distance / largest), zorder=1)
-            axes.annotate(
-                f"{distance:.3g}",
-                ((x + u) / 2, (y + v) / 2),
-                ha="center",
-                va="center",
-                fontsize=7,
-                fontweight="bold" if is_on_path else "normal",
-                color=_PATH if is_on_path else "#707070",
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-                zorder=3,
-            )
-    for one, other in zip(order, order[1:], strict=False):
+            nearness = 1 - graph.distances[one][other] / largest
+            axes.plot([x, u], [y, v], color=_EDGE, linewidth=0.4 + 1.2 * nearness, zorder=1)
+    for one, other in steps:
         axes.annotate(
             "",
             places[other],
             places[one],
-            arrowprops={"arrowstyle": "-|>", "color": _PATH, "linewidth": 2, "shrinkA": 12, "shrinkB": 12},
+            arrowprops={"arrowstyle": "-|>", "color": _PATH, "linewidth": 1.8, "shrinkA": 9, "shrinkB": 9},
             zorder=2,
         )
     for number, place in enumerate(order, start=1):
-        x, y = places[place]
         is_target = place == graph.target
-        axes.scatter([x], [y], s=360, color=_TARGET if is_target else _SOURCE, zorder=4)
+        x, y = places[place]
+        axes.scatter([x], [y], s=230, color=_TARGET if is_target else _SOURCE, edgecolors="white", zorder=4)
         axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontweight="bold", zorder=5)
-        name = f"{graph.names[place]} (target)" if is_target else graph.names[place]
-        axes.annotate(name, (x, y), (0, 15), textcoords="offset points", ha="center", fontsize=10, zorder=5)
-    axes.set_title(f"{title}\ndistances: {graph.measure}", fontsize=11)
+        # Beside the picture: names of domains that lie close together would cover each other.
+        line = f"{number}  {graph.names[place]}{' (target)' if is_target else ''}"
+        height = 1 - (number - 0.5) / len(order)
+        words.text(0, height, line, va="center", fontsize=11, color=_TARGET if is_target else _PATH)
+    for number, (one, other) in enumerate(steps, start=1):
+        distance = f"    ↓ {graph.distances[one][other]:.3g}"
+        words.text(0, 1 - number / len(order), distance, va="center", fontsize=9, color="#707070")
+    axes.set_title(f"{title}\ndistances: {graph.measure}", fontsize=11, loc="left")
     axes.set_aspect("equal", adjustable="datalim")
-    axes.margins(0.18 if span else 0.5)
+    axes.margins(0.15)
     axes.axis("off")
+    words.set(xlim=(0, 1), ylim=(0, 1))
+    words.axis("off")
     figure.savefig(path, dpi=120, format=kind)
 
 

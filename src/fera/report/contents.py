@@ -15,6 +15,7 @@ from fera.report.folder import Run, read_json
 from fera.report.log import number
 from fera.report.pictures import Picture, embed, embed_file
 from fera.report.settings import Setting
+from fera.report.stages import Stages, read_stages
 from fera.report.verdict import Fact, Notice, facts, notices
 from fera.traces.curves import RoutingCurves
 
@@ -51,6 +52,7 @@ class Contents:
         cards_made: how they were drawn.
         grid: the demo's grid, where there is one.
         training: charts of the optimization.
+        stages: the stages of the run.
         samples: step and picture, drawn along the way.
         samples_left_out: how many more there are.
         gates: charts of the gates over training.
@@ -74,6 +76,7 @@ class Contents:
     cards_made: str
     grid: Picture | None
     training: list[Figure]
+    stages: Stages
     samples: list[tuple[int, Picture]]
     samples_left_out: int
     gates: list[Figure]
@@ -109,6 +112,7 @@ def gather(run: Run, drawn: Drawn | None, problems: Sequence[str] = ()) -> Conte
         cards_made=drawn.made if drawn else "",
         grid=_grid(run, found),
         training=training_figures(run.log, run.held_out()),
+        stages=read_stages(run.folder.path, run.log, found),
         samples=samples,
         samples_left_out=left_out,
         gates=gate_figures(run.log),

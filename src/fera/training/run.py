@@ -108,7 +108,7 @@ def train(
         if is_main:
             run.begin(to_toml(config), resume=checkpoint is not None)
             if setup.course is not None and former_stages is None:
-                setup.course.write(run.path)
+                setup.course.write(run.stages, run.stages_picture)
             reporter.track(Trackers.start(accelerator, config, resumed=checkpoint is not None, logged=logged))
             if setup.calibration is not None:
                 chosen = setup.calibration.chosen

@@ -1,6 +1,5 @@
 """The stages of a run: which rows of its pictures each has, in which order they come, and for how many steps."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ class Course:
         """The course in a line."""
         if self.order == "together":
             return f"stages together: {', '.join(f'{s.name} ({len(s.rows)} pictures)' for s in self.stages)}"
-        parts = [f"{stage.name} ({stage.steps} steps)" for stage in self.stages]
+        parts = [f"{s.name} ({s.steps} step{'' if s.steps == 1 else 's'})" for s in self.stages]
         return f"stages, {self.order}: {', then '.join(parts)}"
 
     def at(self, step: int) -> Stage | None:
@@ -85,8 +84,12 @@ class Course:
         stage = self.at(step)
         return stage if stage is not None and stage.start == step else None
 
-    def write(self, folder: Path) -> None:
-        """Leave `stages.json` in a run's folder, and `stages.png` where the stages were chosen by distances.
+    def write(self, record: Path, picture: Path) -> None:
+        """Leave the stages in a run's folder, and their graph where distances chose the order.
+
+        Args:
+            record: the file for the stages.
+            picture: the file for the graph.
 
         Raises:
             FeraError: they cannot be written.
@@ -98,10 +101,10 @@ class Course:
         try:
             if self.graph is not None:
                 told["graph"] = graph_record(self.graph)
-                draw_graph(self.graph, self.order, self.names, folder / "stages.png")
-            replace_text(folder / "stages.json", to_json(told, indent=2) + "\n")
+                draw_graph(self.graph, self.order, self.names, picture)
+            replace_text(record, to_json(told, indent=2) + "\n")
         except OSError as error:
-            raise FeraError(f"cannot write to {folder}: {error.strerror or error}") from error
+            raise FeraError(f"cannot write to {record.parent}: {error.strerror or error}") from error
 
 
 def course_of(
@@ -241,9 +244,9 @@ def draw_graph(graph: DomainGraph, order: str, names: Sequence[str], path: Path)
     from fera.domains.plot import plot_graph
 
     way = [graph.names.index(name) for name in names]
-    title = f"{order}: {' → '.join(names)}"
+    title = f"data.stage_order = {order}"
     kind = path.suffix.lstrip(".") or "png"
-    replace_file(path, lambda file: plot_graph(graph, way, title, file, kind=kind))
+    replace_file(path, lambda file: plot_graph(graph, way, title, file, kind=kind, is_way=order != "together"))
 
 
 def graph_record(graph: DomainGraph) -> dict[str, Any]:
@@ -254,15 +257,6 @@ def graph_record(graph: DomainGraph) -> dict[str, Any]:
         "measure": graph.measure,
         "distances": [[float(f"{one:.6g}") for one in row] for row in graph.distances],
     }
-
-
-def read_course(folder: Path) -> dict[str, Any]:
-    """What `Course.write` left in a run's folder; empty where there is nothing of the kind."""
-    try:
-        told = json.loads((folder / "stages.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _spread(rows: Sequence[int]) -> list[int]:
