@@ -13,6 +13,11 @@ def as_it_is(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
     return latents
 
 
+def frames_as_channels(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Latents of videos, (B, C, T, H, W) or (B, T, C, H, W)."""
+    return latents.flatten(1, 2)
+
+
 @dataclass(frozen=True)
 class Case:
     """One pipeline with a denoiser, and how a user calls it.

@@ -21,13 +21,13 @@ from fera.models.layouts import Arguments
 def channels_first(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:
     """(B, C, T, H, W), to which image-to-video variants append the channels of their conditions.
 
-    Others write the given first frame into the latent itself: Wan 2.2 (5B) then passes a timestep a token, (B, T L),
-    0 on that frame; HunyuanVideo says so in its configuration (`token_replace`).
+    Others write the given first frame into the latent itself: Wan 2.2 (5B) and Sana-Video then pass a timestep a token,
+    (B, T L) or (B, 1, T, H, W), 0 on that frame; HunyuanVideo says so in its configuration (`token_replace`).
     """
     latent = latent[:, : count_channels(denoiser)]
     timestep = arguments.get("timestep")
-    if timestep is not None and timestep.ndim == 2:
-        level = timestep.unflatten(1, (latent.shape[2], -1)).amax(dim=2)
+    if timestep is not None and timestep.ndim > 1:
+        level = timestep.flatten(1).unflatten(1, (latent.shape[2], -1)).amax(dim=2)
         latent = latent * (level > 0)[:, None, :, None, None]
     if getattr(denoiser.config, "image_condition_type", None) == "token_replace":
         latent = latent[:, :, 1:]

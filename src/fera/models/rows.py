@@ -24,6 +24,11 @@ def frames(denoiser: nn.Module, call: Mapping[str, Any]) -> Count:
     return 1 if getattr(denoiser.config, "patch_size_t", None) else int(call["hidden_states"].shape[1])
 
 
+def frames_behind_channels(denoiser: nn.Module, call: Mapping[str, Any]) -> Count:
+    """A row a frame of (B, C, T, H, W)."""
+    return int(call["hidden_states"].shape[2])
+
+
 def timesteps(denoiser: nn.Module, call: Mapping[str, Any]) -> Count:
     """A row a timestep, of which a sample has one, or one a token."""
     return call["timestep"].numel() // len(call["hidden_states"])

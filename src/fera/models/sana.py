@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fera.models import layouts
+from fera.models import layouts, layouts_video, rows
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.prompts import prompt_settings, with_empty
@@ -14,6 +14,15 @@ from fera.models.registry import Denoiser, add
 add(
     "SanaTransformer2DModel",
     Denoiser("hidden_states", layouts.own_channels, pipelines=("SanaPipeline",)),
+)
+add(
+    "SanaVideoTransformer3DModel",
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
+        rows={"time_embed": rows.timesteps},
+    ),
 )
 
 

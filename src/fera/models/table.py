@@ -19,6 +19,8 @@ NOT_SUPPORTED: dict[str, str] = {
 LIMITED: dict[str, str] = {
     "Flux2KleinKVPipeline": "computes the keys and values of the reference in its first step and keeps them: they have "
     "the gate of that step, while all else has the gate of its own. `Flux2KleinPipeline` computes them in every step",
+    "AnyFlowFARPipeline": "draws in chunks, and keeps the keys and values of those that it has drawn: they have the "
+    "gate of the finished chunk",
     "FasterCache, PyramidAttentionBroadcast, FirstBlockCache": "and other caches of diffusers: what a step takes over "
     "from an earlier one was computed under the earlier gate",
 }

@@ -15,6 +15,13 @@ add(
     "WanTransformer3DModel",
     Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanPipeline", "WanImageToVideoPipeline")),
 )
+add(
+    "WanVACETransformer3DModel", Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanVACEPipeline",))
+)
+add(
+    "WanAnimateTransformer3DModel",
+    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanAnimatePipeline",)),
+)
 
 # The area of its smaller videos, as a square.
 _RESOLUTION = 640

@@ -64,11 +64,12 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
         self.fera_experts[adapter_name] = nn.ModuleList(experts).requires_grad_(False)
         self.adapter_weights[adapter_name] = 1.0
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output, moved by the experts of the active adapters.
 
         Args:
-            x: the layer's input, shape (N, ...); its rows belong to samples as in `gate_of_rows`.
+            x: the layer's input, shape (N, ...); its rows belong to samples as in `gate_of_rows`. It may be called
+                `input`.
             *args: as the base layer takes them.
             **kwargs: as the base layer takes them.
 
@@ -78,7 +79,9 @@ class ExpertMixture(nn.Module, BaseTunerLayer):
         Raises:
             FeraError: as `gate_of_rows`.
         """
-        result = self.base_layer(x, *args, **kwargs)
+        if x is None:
+            x = kwargs.pop("input")  # the name of it in torch's layers, by which AnimateDiff's blocks call
+        result: Tensor = self.base_layer(x, *args, **kwargs)
         names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.fera_experts]
         if not names:
             return result

@@ -59,17 +59,21 @@ class RoutedLinear(LoraLinear):
     call of `RoutedLora`.
     """
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output and the experts' gated sum.
 
         Args:
-            x: shape (N, ..., in); its rows belong to samples as in `gate_of_rows`.
+            x: shape (N, ..., in); its rows belong to samples as in `gate_of_rows`. It may be called `input`.
             *args: for PEFT's forward.
             **kwargs: for PEFT's forward.
 
         Returns:
             Shape (N, ..., out), the dtype of x, or autocast's.
         """
+        if x is None:
+            x = kwargs.pop("input")  # the name of it in `nn.Linear`, by which AnimateDiff's blocks call
+        if not x.shape[0]:
+            return self.base_layer(x)
         if not args and not kwargs:
             formed = self._formed(x) if _calls_cost(x) and not torch.is_grad_enabled() else None
             if formed is not None:

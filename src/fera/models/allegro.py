@@ -1,0 +1,14 @@
+"""Allegro."""
+
+from fera.models import layouts_video, rows
+from fera.models.registry import Denoiser, add
+
+add(
+    "AllegroTransformer3DModel",
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        pipelines=("AllegroPipeline",),
+        rows={"pos_embed.proj": rows.frames_behind_channels},
+    ),
+)

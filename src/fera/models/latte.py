@@ -1,0 +1,6 @@
+"""Latte."""
+
+from fera.models import layouts_video
+from fera.models.registry import Denoiser, add
+
+add("LatteTransformer3DModel", Denoiser("hidden_states", layouts_video.channels_first, pipelines=("LattePipeline",)))

@@ -1,0 +1,14 @@
+"""Motif-Video."""
+
+from fera.models import layouts_video
+from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+
+add(
+    "MotifVideoTransformer3DModel",
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        JOINT_ATTENTION,
+        pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
+    ),
+)
