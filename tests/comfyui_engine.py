@@ -5,11 +5,8 @@ imports of torchvision and torchaudio, no model here uses; neither has a build f
 """
 
 import copy
-import importlib.abc
-import importlib.machinery
 import os
 import sys
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,33 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from standins import stand_in_for
 from torch import Tensor, nn
 
 from fera.models.packing import pack, places, unpack
-
-_ABSENT = ("torchvision", "torchaudio")
-
-
-class _Standin(types.ModuleType):
-    """A module of which anything can be imported, and nothing be used."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-class _Standins(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] not in _ABSENT:
-            return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _Standin(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """There is nothing to run."""
 
 
 def folder() -> Path:
@@ -53,10 +27,7 @@ def folder() -> Path:
 
 def prepare() -> None:
     """Make ComfyUI importable."""
-    # First, for transformers takes a stand-in for torchvision.
-    from diffusers import StableDiffusionPipeline  # noqa: F401
-
-    sys.meta_path.append(_Standins())
+    stand_in_for("torchvision", "torchaudio")
     sys.path.append(str(folder() / "packages"))
 
 

@@ -202,7 +202,12 @@ def _architecture(lora: StaticLora) -> str:
     if lora.denoiser == kohya.UNET:
         is_second = kohya.base_version(lora.denoiser, lora.layers, is_sdxl=False) == "sd_v2"
         return "stable-diffusion-v2-512" if is_second else "stable-diffusion-v1"
-    named = {"SD3Transformer2DModel": "stable-diffusion-3", kohya.FLUX: "flux-1-dev"}
+    named = {
+        "SD3Transformer2DModel": "stable-diffusion-3",
+        kohya.FLUX: "flux-1-dev",
+        "ChromaTransformer2DModel": "chroma",
+        "Lumina2Transformer2DModel": "lumina-2",
+    }
     return named.get(lora.denoiser or "", lora.denoiser or "unknown")
 
 

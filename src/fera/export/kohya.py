@@ -146,13 +146,13 @@ def _flux(layers: Mapping[str, Pair]) -> dict[str, Pair]:
 
 
 def _fused(pairs: dict[str, Pair], order: tuple[str, ...]) -> Pair:
-    """One LoRA for a fused layer: downs stacked, ups on the diagonal, parts without a LoRA at zero."""
+    """One LoRA for a fused layer: downs stacked, ups on the diagonal; parts without a LoRA have no ranks."""
     if order == ("",):
         return pairs[""]
     some_part, some = next(iter(pairs.items()))
     width = some.up.shape[0] // _FLUX_MLP.get(some_part, 1)
     for part in order:
         if part not in pairs:
-            up = some.up.new_zeros(width * _FLUX_MLP.get(part, 1), some.rank)
-            pairs[part] = Pair(torch.zeros_like(some.down), up)
+            up = some.up.new_zeros(width * _FLUX_MLP.get(part, 1), 0)
+            pairs[part] = Pair(some.down[:0], up)
     return Pair(torch.cat([pairs[part].down for part in order]), torch.block_diag(*(pairs[part].up for part in order)))
