@@ -258,9 +258,13 @@ def test_default_leaves_out_what_takes_long():
     assert not set(DEFAULT) & set(APART)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in BENCHMARKS]
-)
+def _mark(name):
+    if name == "comfyui":
+        return pytest.mark.comfyui
+    return pytest.mark.slow if name in HEAVY else ()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_mark(name)) for name in BENCHMARKS])
 def test_every_benchmark_runs(name):
     races = 0
     for race in BENCHMARKS[name](Setting(small=True)):
