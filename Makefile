@@ -78,7 +78,7 @@ clean:
 # Tools that load what `fera export` writes, with what their own loaders import of all that they need to run.
 .venv/tools.done: .venv/torch.done
 	rm -rf .venv/tools
-	$(INSTALL) --no-deps --target .venv/tools invokeai lycoris-lora $(TOOLS_IMPORTS)
+	$(INSTALL) --no-deps --ignore-requires-python --target .venv/tools invokeai lycoris-lora $(TOOLS_IMPORTS)
 	touch $@
 
 .venv/dev.done: .venv/torch.done pyproject.toml
