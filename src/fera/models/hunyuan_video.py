@@ -16,6 +16,11 @@ add(
     "HunyuanVideoTransformer3DModel",
     Denoiser("hidden_states", layouts_video.channels_first, pipelines=("HunyuanVideoPipeline",)),
 )
+add(
+    "HunyuanVideoFramepackTransformer3DModel",
+    # Frames that were drawn before are arguments of their own.
+    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("HunyuanVideoFramepackPipeline",)),
+)
 
 # What a guidance-distilled transformer is told while it learns, in thousandths.
 _GUIDANCE = 1.0

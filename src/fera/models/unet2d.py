@@ -1,0 +1,6 @@
+"""UNets of pictures without a text: latent diffusion that enlarges pictures, and unconditional ones."""
+
+from fera.models import layouts
+from fera.models.registry import Denoiser, add
+
+add("UNet2DModel", Denoiser("sample", layouts.own_channels, pipelines=("LDMSuperResolutionPipeline",)))
