@@ -64,6 +64,7 @@ from models import (
     stable_video,
     unet2d,
     wan,
+    wan_animate2,
     z_image,
 )
 from models.case import Case
@@ -129,4 +130,5 @@ CASES: list[Case] = [
     *flux3.CASES,
     *omnigen.CASES,
     *dreamlite.CASES,
+    *wan_animate2.CASES,
 ]

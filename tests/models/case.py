@@ -32,6 +32,7 @@ class Case:
         component: name of the denoiser in the pipeline.
         calls_per_step: forwards of the denoiser a step: 2 where guidance makes two calls.
         copies: how often one call has each latent: 2 where guidance doubles the batch.
+        calls_before: forwards of the denoiser before the first step, of what is given.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Case:
     component: str = "transformer"
     calls_per_step: int = 1
     copies: int = 1
+    calls_before: int = 0

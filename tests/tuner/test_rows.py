@@ -220,8 +220,8 @@ def predicted(denoiser, call):
 
 
 # HiDream's has a test of its own above: its pipeline stretches what it draws. OmniGen's references are numbered across
-# the samples of a call.
-ALONE = {"hidream", "omnigen-references"}
+# the samples of a call. Wan-Animate 2 draws one video a call.
+ALONE = {"hidream", "omnigen-references", "wan-animate-2"}
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in ALONE], ids=lambda case: case.name)

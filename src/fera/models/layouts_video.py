@@ -11,6 +11,7 @@ timestep 0, is set to zero: it adds nothing to the energy of any band.
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
@@ -59,6 +60,20 @@ def packed_frames(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> 
     if timestep is not None and timestep.shape == tokens.shape[:2]:
         tokens = tokens * (timestep > 0)[..., None]
     return tokens.unflatten(1, sizes).permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def listed_videos(denoiser: nn.Module, latent: Any, arguments: Arguments) -> Tensor:
+    """A list of videos, each (C, T, H, W); conditions are lists of their own.
+
+    Raises:
+        FeraError: the videos differ in size.
+    """
+    if len({video.shape for video in latent}) > 1:
+        raise FeraError(
+            f"{type(denoiser).__name__} got videos of different sizes in one call: "
+            f"{', '.join(str(tuple(video.shape)) for video in latent)}; pass videos of one size at a time"
+        )
+    return torch.stack(list(latent)).flatten(1, 2)
 
 
 def sound(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:

@@ -21,6 +21,10 @@ LIMITED: dict[str, str] = {
     "the gate of that step, while all else has the gate of its own. `Flux2KleinPipeline` computes them in every step",
     "AnyFlowFARPipeline": "draws in chunks, and keeps the keys and values of those that it has drawn: they have the "
     "gate of the finished chunk",
+    "WanAnimate2ModularPipeline": "computes the keys and values of the driving video in a call before the first step: "
+    "they have the gate of that video, while all else has the gate of its own",
+    "GlmImagePipeline": "with given pictures, computes their keys and values in calls before the first step: they have "
+    "the gates of those pictures, while all else has the gate of its own. From a text alone nothing is kept",
     "FasterCache, PyramidAttentionBroadcast, FirstBlockCache": "and other caches of diffusers: what a step takes over "
     "from an earlier one was computed under the earlier gate",
 }

@@ -22,6 +22,10 @@ add(
     "WanAnimateTransformer3DModel",
     Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanAnimatePipeline",)),
 )
+add(
+    "WanAnimate2Transformer3DModel",
+    Denoiser("hidden_states", layouts_video.listed_videos, pipelines=("WanAnimate2ModularPipeline",)),
+)
 
 # The area of its smaller videos, as a square.
 _RESOLUTION = 640
