@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from models import CASES
 
 from fera import FeraError, FrequencyBands
-from fera.analysis.clean import check_scheduler, clean_after_step, denoised, process_scales
 from fera.analysis.energies import Energies, join_batches, record_energies, spread
-from fera.analysis.recording import record_denoising
 from fera.analysis.tables import save_energies
 from fera.analysis.walk import Sampling, draw, walk
 from fera.analysis.words import energy_words
 from fera.generation import generate
 from fera.models.noise import noise_process, spread_timesteps
+from fera.pipelines.clean import check_scheduler, clean_after_step, denoised, process_scales
+from fera.pipelines.recording import record_denoising
 
 BANDS = FrequencyBands()
 KINDS = ("epsilon", "v_prediction", "flow_prediction")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fera.analysis.recording import DenoisingStep, record_denoising
 from fera.errors import FeraError
 from fera.method.bands import FrequencyBands
+from fera.pipelines.recording import DenoisingStep, record_denoising
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fera.analysis.clean import denoised, process_scales
 from fera.analysis.energies import Energies, mean_square
 from fera.config import TrainConfig
 from fera.config.reading import load_config
@@ -23,6 +22,7 @@ from fera.errors import FeraError
 from fera.method.bands import FrequencyBands
 from fera.models.noise import NoiseProcess, spread_timesteps
 from fera.pipelines.block_offload import move
+from fera.pipelines.clean import denoised, process_scales
 from fera.support.progress import SILENT
 from fera.training.start.opening import Sources, encode, open_sources
 

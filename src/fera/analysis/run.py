@@ -11,7 +11,6 @@ from PIL import Image
 
 from fera.adapters.file import open_adapter
 from fera.analysis.energies import Energies
-from fera.analysis.experts import fixed_gate, one_hot
 from fera.analysis.files import Findings, claim, write_findings
 from fera.analysis.reconstruction import Pictures, open_pictures
 from fera.analysis.updates import expert_updates
@@ -20,6 +19,7 @@ from fera.errors import FeraError
 from fera.method.bands import FrequencyBands
 from fera.pipelines.adapters import load_adapter, set_adapters
 from fera.pipelines.base import EMOJI, load_base, to_device
+from fera.pipelines.experts import fixed_gate, one_hot
 from fera.support.progress import SILENT, Listener
 from fera.tuner import FeraConfig
 from fera.version import __version__

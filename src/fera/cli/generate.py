@@ -21,7 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="adapters",
         metavar="PATH[=WEIGHT]",
-        help="adapter folder, run folder, safetensors file or Hub id, and its weight (1); give it again for more",
+        help="adapter folder, run folder, safetensors file or Hub id, and its weight (1), or several such as 0:1:0.5, "
+        "spread over the denoising steps; give it again for more",
+    )
+    parser.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        dest="gates",
+        metavar="GATE",
+        help='"routed", "uniform", or weights of the experts such as 0.2,0.3,0.5 in place of the router\'s; once for '
+        "each adapter, in order",
+    )
+    parser.add_argument(
+        "--experts",
+        action="append",
+        default=[],
+        metavar="FACTORS",
+        help='"all", or a factor for the gate of each expert: 0,1,0 is the second alone, 1,0,1 mutes it; likewise',
     )
     parser.add_argument(
         "--adapter-start",
@@ -44,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace pictures of the same names in the folder")
     parser.add_argument("--compare-base", action="store_true", help="draw the base without adapters too")
     parser.add_argument("--trace", action="store_true", help="plot gates and band shares along the denoising steps")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="write what each picture looks like at each step, and its gate, into live/ of the folder, to be followed",
+    )
     add_sampling(parser)
     parser.add_argument(
         "--num-frames", type=int, help="frames of a clip, with a base of videos; the base's own number when left out"
@@ -59,13 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from fera.generation.drawing import Drawing, draw, parse_adapter, read_prompts
+    from fera.generation.drawing import Drawing, draw, parse_weights, read_prompts
 
     drawing = Drawing(
         prompts=read_prompts(arguments.prompts, arguments.prompt_file),
         output=arguments.output,
         base=arguments.base,
-        adapters=[parse_adapter(text) for text in arguments.adapters],
+        adapters=[parse_weights(text) for text in arguments.adapters],
+        gates=arguments.gates,
+        experts=arguments.experts,
+        live=arguments.live,
         compare_base=arguments.compare_base,
         trace=arguments.trace,
         overwrite=arguments.overwrite,

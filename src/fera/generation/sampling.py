@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from fera.errors import FeraError
 from fera.generation.late_start import adapters_after
 from fera.generation.sources import brought_to, check_sources
+from fera.generation.weights import weights_along
 from fera.models.families import call_of, video_of
 from fera.models.pairs import Pairs
 from fera.version import __version__
@@ -27,6 +28,7 @@ def generate(
     num_inference_steps: int = 24,
     guidance_scale: float = 2.0,
     adapter_start: float = 0.0,
+    weights: Mapping[str, Sequence[float]] | None = None,
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
@@ -48,6 +50,8 @@ def generate(
         guidance_scale: strength of classifier-free guidance; up to 1 is off.
         adapter_start: share of the denoising steps that the base does alone before its adapters act, in [0, 1). The
             first steps lay a picture out, the later ones draw it: above 0, more of what the base can draw is kept.
+        weights: of adapters by their names, spread evenly over the denoising steps, with straight lines between them;
+            the others keep the weight that they have.
         height: of an image in pixels; the pipeline's own when left out. What is given is drawn at, without the detour
             over a table of sizes that some pipelines (PixArt, Sana) take by default.
         width: as `height`.
@@ -71,6 +75,7 @@ def generate(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         adapter_start=adapter_start,
+        weights=weights,
         height=height,
         width=width,
         batch_size=batch_size,
@@ -91,6 +96,7 @@ def generate_clips(
     num_inference_steps: int = 24,
     guidance_scale: float = 2.0,
     adapter_start: float = 0.0,
+    weights: Mapping[str, Sequence[float]] | None = None,
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
@@ -109,6 +115,7 @@ def generate_clips(
         num_inference_steps: denoising steps.
         guidance_scale: strength of guidance.
         adapter_start: share of the denoising steps that the base does alone.
+        weights: of adapters along the denoising steps.
         height: of a frame in pixels.
         width: as `height`.
         batch_size: clips at a time; more than one takes as much more memory.
@@ -161,14 +168,19 @@ def generate_clips(
                     del arguments[name]  # as large as the source
             if "negative_prompt" in arguments or negative_prompt:
                 arguments["negative_prompt"] = negative_prompt if pairs else [negative_prompt] * len(batch)
-            with adapters_after(pipe, round(adapter_start * num_inference_steps)) as listener:
-                listeners = [listener] if adapter_start else []
+            with (
+                adapters_after(pipe, round(adapter_start * num_inference_steps)) as late,
+                weights_along(pipe, weights or {}, num_inference_steps) as weigh,
+            ):
+                moves = any(len(values) > 1 for values in (weights or {}).values())
+                listeners = [late] * (adapter_start > 0) + [weigh] * moves
+                needs_steps = bool(listeners)
                 if progress is not None:
                     total = len(prompts) * num_inference_steps
                     listeners.append(_counter(progress, start * num_inference_steps, len(batch), total))
                 if listeners:
                     arguments["callback_on_step_end"] = _after_each_step(listeners)
-                clips += _call(pipe, arguments, needs_steps=adapter_start > 0)
+                clips += _call(pipe, arguments, needs_steps=needs_steps)
     return clips
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fera.analysis.clean import check_scheduler, clean_after_step
 from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.reading import CallReader
 from fera.models.registry import find
+from fera.pipelines.clean import check_scheduler, clean_after_step
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,16 @@ class DenoisingStep:
 
 
 @contextmanager
-def record_denoising(pipe: Any, receive: Callable[[DenoisingStep], None]) -> Iterator[None]:
+def record_denoising(
+    pipe: Any, receive: Callable[[DenoisingStep], None], missed: Callable[[FeraError], None] | None = None
+) -> Iterator[None]:
     """Watch every denoising step of a pipeline inside the block. Its results stay the same, bit for bit.
 
     Args:
         pipe: a diffusers pipeline whose denoiser fera knows.
         receive: called with each step, while the pipeline waits.
+        missed: called in its place with why a step cannot be read, and the pipeline goes on; an error ends it when left
+            out.
 
     Raises:
         FeraError: fera knows no denoiser in it, or cannot read its scheduler or the way its latent is laid out.
@@ -61,14 +65,24 @@ def record_denoising(pipe: Any, receive: Callable[[DenoisingStep], None]) -> Ite
             note = functools.partial(_note, last, name)
             stack.callback(denoiser.register_forward_pre_hook(note, with_kwargs=True).remove)
 
-        def watch(output: Tensor, timestep: Any, sample: Tensor) -> None:
+        def read(output: Tensor, timestep: Any, sample: Tensor) -> DenoisingStep:
             if "call" not in last:
                 raise FeraError(f"the scheduler of this {type(pipe).__name__} stepped before its denoiser was called")
             clean = clean_after_step(pipe.scheduler, output, timestep, sample)
             call = last["call"]
             view = call.view_of(sample)
             moment = float(torch.as_tensor(timestep).flatten()[0])
-            receive(DenoisingStep(call.component, moment, *(view(tensor) for tensor in (sample, output, clean))))
+            return DenoisingStep(call.component, moment, *(view(tensor) for tensor in (sample, output, clean)))
+
+        def watch(output: Tensor, timestep: Any, sample: Tensor) -> None:
+            try:
+                step = read(output, timestep, sample)
+            except FeraError as error:
+                if missed is None:
+                    raise
+                missed(error)
+                return
+            receive(step)
 
         stack.enter_context(_watched_steps(pipe.scheduler, watch))
         yield

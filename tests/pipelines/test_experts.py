@@ -11,11 +11,11 @@ from PIL import Image
 
 import fera
 from fera import FeraConfig, FeraError
-from fera.analysis.experts import fixed_gate, one_hot
 from fera.analysis.routing_plots import plot_updates
 from fera.analysis.routing_words import update_words
 from fera.analysis.tables import save_updates
 from fera.analysis.updates import expert_updates
+from fera.pipelines.experts import fixed_gate, one_hot
 
 
 @pytest.fixture(scope="module", params=["sd", "sd3"])
