@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "export": 7,
     "training": 7,
     "analysis": 8,
+    "captioning": 8,
     "evaluation": 8,
     "preflight": 8,
     "report": 8,

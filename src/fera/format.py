@@ -1,6 +1,7 @@
 """The format of an adapter's files: their names, the names in them, their version.
 
 The names are PEFT's where PEFT has one. Everything that reads or writes adapters takes them from here.
+So do the names of what one command writes for others to follow.
 """
 
 # Of the settings. A file of a newer version is refused.
@@ -27,3 +28,7 @@ EXPERTS = "fera_experts"
 # Files beside the weights with LoRA of the text encoders and with learned tokens; the second is a pattern.
 TEXT_LORA = "text_encoder_lora.safetensors"
 TOKEN_FILES = r"learned_embeds(_[2-9])?\.safetensors"
+
+# What `fera generate --live` writes into the folder of its pictures.
+LIVE = "live"
+LIVE_STEPS = "steps.jsonl"

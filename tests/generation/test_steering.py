@@ -11,9 +11,9 @@ from PIL import Image
 
 import fera
 from fera import FeraError
+from fera.format import LIVE, LIVE_STEPS
 from fera.generation import generate
 from fera.generation.drawing import Drawing, draw
-from fera.generation.live import FOLDER, STEPS
 from fera.generation.steering import AdapterUse, parse_adapter, parse_weights, read_uses, steered
 from fera.generation.weights import weight_at, weights_along
 from fera.pipelines.experts import fixed_gate, one_hot, weighted_experts
@@ -116,8 +116,8 @@ def test_a_drawing_is_followed_step_by_step(kind, tmp_path):
         if file.suffix == ".png" and file.name != "gates.png":
             with Image.open(file) as left, Image.open(tmp_path / "plain" / file.name) as right:
                 assert np.array_equal(np.asarray(left), np.asarray(right))
-    folder = tmp_path / "live" / FOLDER
-    lines = [json.loads(line) for line in (folder / STEPS).read_text().splitlines()]
+    folder = tmp_path / "live" / LIVE
+    lines = [json.loads(line) for line in (folder / LIVE_STEPS).read_text().splitlines()]
     assert [(one["row"], one["picture"], one["step"], one["steps"]) for one in lines] == [
         (row, picture, step, 3) for row in ("base", "adapted") for step in (1, 2, 3) for picture in (0, 1)
     ]
@@ -133,7 +133,7 @@ def test_a_drawing_is_followed_step_by_step(kind, tmp_path):
         assert np.abs(pixels([preview]) - pixels([last])).mean() < 40
     # Again into the same folder: of the earlier one nothing is left.
     draw(Drawing(output=tmp_path / "live", live=True, overwrite=True, **{**asked, "prompts": PROMPTS[:1], "steps": 1}))
-    assert sorted(path.name for path in folder.iterdir()) == ["000-adapted-001.jpg", STEPS]
+    assert sorted(path.name for path in folder.iterdir()) == ["000-adapted-001.jpg", LIVE_STEPS]
 
 
 def test_pictures_hold_what_draws_them_again(tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fera.errors import FeraError
 
 if TYPE_CHECKING:
+    from fera.export.gap import Gap
     from fera.traces.gates import GateChoice
 
 # The keys of fera.export.formats.FORMATS, whose import costs seconds.
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.pipelines.base import load_base
 
     has_gate = read_header(arguments.adapter).settings.get("router") != "gradient"
-    gate = _gate(arguments.gate, arguments.trace, arguments.schedule) if has_gate or arguments.gate else None
+    gate = gate_of(arguments.gate, arguments.trace, arguments.schedule) if has_gate or arguments.gate else None
     if (arguments.base is None) != (not arguments.prompts):
         raise FeraError("measuring needs both --base and --prompts; leave out both to export without measuring")
     exported = export_lora(
@@ -83,19 +84,25 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"gate: {', '.join(f'{weight:.3f}' for weight in weights)}")
     if exported.is_exact:
         console.print("exact: the adapter's experts act all alike, so it is this plain LoRA")
-    elif exported.gap is None:
-        console.print("a plain LoRA only approximates a routed adapter; how far it is was not measured (give --base)")
     else:
-        console.print(
-            f"against the routed adapter, over {len(exported.gap.timesteps)} calls: predictions differ by "
-            f"{exported.gap.prediction:.2%}, which is {exported.gap.change:.1%} of what the adapter changes"
-        )
+        console.print(gap_in_words(exported.gap, "a plain LoRA", "give --base"))
     for path in exported.files:
         print(path)
     return 0
 
 
-def _gate(text: str | None, trace: Path | None, schedule: int | None) -> "GateChoice":
+def gap_in_words(gap: "Gap | None", what: str, advice: str) -> str:
+    """How far a static adapter is from the routed one, or that it was not measured."""
+    if gap is None:
+        return f"{what} only approximates a routed adapter; how far it is was not measured ({advice})"
+    return (
+        f"against the routed adapter, over {len(gap.timesteps)} calls: predictions differ by "
+        f"{gap.prediction:.2%}, which is {gap.change:.1%} of what the adapter changes"
+    )
+
+
+def gate_of(text: str | None, trace: Path | None, schedule: int | None) -> "GateChoice":
+    """The gate that `--gate` and `--trace` stand for."""
     from fera.traces.gates import CHOICES, read_trace
 
     if schedule is not None and (trace is None or text not in (None, "mean")):

@@ -111,7 +111,7 @@ def export_lora(
     tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
-    gap = None if pipe is None else _measure(adapter, pipe, prompts, [part.gate for part in parts])
+    gap = None if pipe is None else measure(adapter, pipe, prompts, [part.gate for part in parts])
     description = _describe(gap, prompts, is_exact=not file.config.has_gate)
     writers: dict[Path, Callable[[Path], object]] = {}
     for part, (tensors, metadata), path in zip(parts, encoded, paths, strict=False):
@@ -174,7 +174,15 @@ def _paths(output: Path, file_name: str, count: int, is_schedule: bool) -> list[
     return [*(output / f"{stem}-{number}.safetensors" for number in range(1, count + 1)), output / SCHEDULE]
 
 
-def _measure(adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], gates: list[Tensor]) -> Gap:
+def measure(adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], gates: list[Tensor]) -> Gap:
+    """How far static gates are from a routed adapter, over what prompts draw.
+
+    Args:
+        adapter: as `fera.load_adapter` takes it.
+        pipe: pipeline of the base without adapters; it is left as it was.
+        prompts: at least one.
+        gates: one, or one a part of the steps, each of shape (E,).
+    """
     steps = max(_STEPS, len(gates))
     load_adapter(pipe, adapter, adapter_name=_NAME)
     try:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from fera.data.tensors import to_image
 from fera.errors import FeraError
+from fera.format import LIVE_STEPS
 from fera.method.routing import Routing
 from fera.models.families import family_of
 from fera.pipelines.adapters import trace
 from fera.pipelines.recording import DenoisingStep, record_denoising
 from fera.support.progress import Listener
 
-FOLDER, STEPS = "live", "steps.jsonl"
 # Longer side of a preview in pixels.
 _SIDE = 320
 
@@ -48,16 +48,16 @@ class Live:
         self._decode = _decoder(pipe)
         if self._decode is None:
             listener.say(f"no previews: fera cannot decode what a {type(pipe).__name__} has between its steps")
-        (folder / STEPS).write_text("", encoding="utf-8")
+        (folder / LIVE_STEPS).write_text("", encoding="utf-8")
 
     @contextmanager
-    def batch(self, row: str, first: int, count: int) -> Iterator[Callable[[int], None]]:
+    def batch(self, row: str, first: int, prompts: Sequence[str]) -> Iterator[Callable[[int], None]]:
         """Follow one call of the pipeline.
 
         Args:
             row: what is drawn: "base" or "adapted".
             first: number of the first picture.
-            count: how many there are.
+            prompts: one a picture.
 
         Yields:
             A function to call after each step, with the number of steps done.
@@ -89,17 +89,24 @@ class Live:
             def after(done: int) -> None:
                 nonlocal seen
                 new, seen = routings[seen:], len(routings)
-                self._write(row, first, count, done, last[0] if last else None, new)
+                self._write(row, first, prompts, done, last[0] if last else None, new)
 
             yield after
 
     def _write(
-        self, row: str, first: int, count: int, done: int, step: DenoisingStep | None, routings: Sequence[Routing]
+        self,
+        row: str,
+        first: int,
+        prompts: Sequence[str],
+        done: int,
+        step: DenoisingStep | None,
+        routings: Sequence[Routing],
     ) -> None:
         pictures = self._decode(step.clean) if step is not None and self._decode is not None else []
         lines = []
-        for index in range(count):
-            line: dict[str, Any] = {"row": row, "picture": first + index, "step": done, "steps": self._steps}
+        for index, prompt in enumerate(prompts):
+            line: dict[str, Any] = {"row": row, "picture": first + index, "prompt": prompt}
+            line |= {"step": done, "steps": self._steps}
             if step is not None:
                 line["timestep"] = round(step.timestep, 4)
             if index < len(pictures):
@@ -109,7 +116,7 @@ class Live:
             line["gates"] = {one.adapter: _numbers(one.gates, index) for one in routings}
             line["bands"] = {one.adapter: _numbers(one.indicator, index) for one in routings}
             lines.append(json.dumps(line, ensure_ascii=False))
-        with (self._folder / STEPS).open("a", encoding="utf-8") as file:
+        with (self._folder / LIVE_STEPS).open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
 

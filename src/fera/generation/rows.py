@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from fera.format import LIVE
 from fera.generation.clips import contact_sheet, save_clip
-from fera.generation.live import FOLDER as LIVE
 from fera.generation.live import Live
 from fera.generation.request import Drawing
 from fera.generation.sampling import file_stem, generate_clips, save_image
@@ -84,7 +84,7 @@ class Row:
         images: list[Image.Image] = []
         for start in range(0, count, size):
             prompts = drawing.prompts[start : start + size]
-            following = self.live.batch("adapted" if uses else "base", start, len(prompts)) if self.live else None
+            following = self.live.batch("adapted" if uses else "base", start, prompts) if self.live else None
             with following or nullcontext() as after:
                 clips = generate_clips(
                     self.pipe,

@@ -40,10 +40,13 @@ def weights_along(pipe: Any, weights: Mapping[str, Sequence[float]], steps: int)
         A function to call after each step, with the number of steps done.
     """
     moving = {name: values for name, values in weights.items() if len(values) > 1}
+    if not moving:
+        yield lambda done: None
+        return
     layers = [
         module
         for denoiser in denoisers(pipe).values()
-        for module in (denoiser.modules() if moving else ())
+        for module in denoiser.modules()
         if isinstance(module, BaseTunerLayer)
     ]
 

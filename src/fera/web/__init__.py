@@ -1,1 +1,1 @@
-"""A local page to train and watch in: `fera web`. It starts commands of fera and reads folders of runs."""
+"""A local page to train, watch and draw in: `fera web`. It starts commands of fera and reads folders of runs."""

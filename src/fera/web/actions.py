@@ -80,6 +80,13 @@ class Actions:
             raise FeraError(f"{row.name} was not started here, or has ended: stop it where it was started")
         return {"state": self._queue.stop(job.id).state}
 
+    def cancel(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Stop a job that is no run: a drawing, a check, an export."""
+        job = self._queue.job(_text(asked, "job"))
+        if job is None or job.trains:
+            raise FeraError("there is no such job any more; reload the page")
+        return {"state": self._queue.stop(job.id).state}
+
     def report(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Write a run's report."""
         row = read_row(self._places, self._queue, _text(asked, "run"))

@@ -18,10 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Most bytes of a request: a configuration has at most 1 MiB.
 MOST_BYTES = 2**20
+# Where files are sent to, and how large they may be.
+UPLOADS = ("/data/upload", "/data/mask")
+MOST_UPLOAD = 64 * 2**20
 _SAFE = ("GET", "HEAD")
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -56,7 +59,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send))
             return
-        await _Limited(self._app, MOST_BYTES)(scope, receive, _with_headers(send))
+        await _Limited(self._app, _most(scope))(scope, receive, _with_headers(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
         host = headers.get("host", "")
@@ -71,10 +74,13 @@ class Guard:
             return None
         if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
             return PlainTextResponse("Another site may not ask this.", 403)
-        if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return PlainTextResponse("Send JSON.", 415)
-        if headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > MOST_BYTES:
-            return PlainTextResponse(_TOO_MUCH, 413)
+        # Neither kind is sent by a form of another site, nor by its script without asking first.
+        kind = "application/octet-stream" if scope["path"] in UPLOADS else "application/json"
+        if headers.get("content-type", "").partition(";")[0].strip() != kind:
+            return PlainTextResponse(f"Send {kind}.", 415)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > (most := _most(scope)):
+            return PlainTextResponse(_too_much(most), 413)
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -117,14 +123,20 @@ class _Limited:
         try:
             await self._app(scope, counted, send)
         except _TooMuch:
-            await PlainTextResponse(_TOO_MUCH, 413)(scope, receive, send)
+            await PlainTextResponse(_too_much(self._most), 413)(scope, receive, send)
 
 
 class _TooMuch(Exception):
     """More was sent than is taken."""
 
 
-_TOO_MUCH = f"That is more than {MOST_BYTES:,} bytes."
+def _most(scope: Scope) -> int:
+    """Most bytes that a request may send."""
+    return MOST_UPLOAD if scope["path"] in UPLOADS else MOST_BYTES
+
+
+def _too_much(most: int) -> str:
+    return f"That is more than {most:,} bytes."
 
 
 def own_names(host: str) -> set[str]:

@@ -40,7 +40,8 @@ class Job:
         id: names its output.
         command: arguments after `fera`.
         run: name of the run that it is about; empty where there is none.
-        trains: whether it waits for its turn: one run trains at a time. Others start at once.
+        trains: whether it is a training run.
+        line: jobs of one line run one at a time; those of none start at once.
         state: where it is.
         pid: its process, once it started.
         code: its exit code, where the page was there to hear it.
@@ -55,6 +56,7 @@ class Job:
     pid: int | None = None
     code: int | None = None
     made: float = 0.0
+    line: str = ""
 
     @property
     def text(self) -> str:
@@ -67,7 +69,7 @@ class Queue:
 
     Args:
         root: where commands run.
-        folder: where jobs are kept.
+        folder: where jobs are kept; `folder` afterwards.
         program: what stands before a command's arguments.
 
     Raises:
@@ -77,7 +79,7 @@ class Queue:
     def __init__(self, root: Path, folder: Path, program: Sequence[str] = (sys.executable, "-m", "fera.cli")) -> None:
         self._program = program
         self._root = root
-        self._folder = folder
+        self.folder = folder
         self._mutex = threading.RLock()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.note = ""
@@ -101,8 +103,14 @@ class Queue:
         with self._mutex:
             return list(self._jobs.values())
 
-    def add(self, command: tuple[str, ...], run: str, *, trains: bool) -> Job:
+    def add(self, command: tuple[str, ...], run: str, *, trains: bool, line: str = "") -> Job:
         """Put a command in line; it starts at the next `tick`.
+
+        Args:
+            command: arguments after `fera`.
+            run: the run that it is about; empty for none.
+            trains: whether it trains it; runs have a line of their own.
+            line: another line to wait in; none starts at once.
 
         Raises:
             FeraError: the run is in line already, or the queue cannot be written.
@@ -110,7 +118,7 @@ class Queue:
         with self._mutex:
             if trains and any(job.run == run and job.trains and job.state in OPEN for job in self._jobs.values()):
                 raise FeraError(f"{run} is in the queue already; wait for it, or stop it")
-            job = Job(uuid.uuid4().hex[:12], command, run, trains, made=time.time())
+            job = Job(uuid.uuid4().hex[:12], command, run, trains, made=time.time(), line="train" if trains else line)
             before = dict(self._jobs)
             self._jobs[job.id] = job
             try:
@@ -118,7 +126,7 @@ class Queue:
             except OSError as error:
                 self._jobs = before
                 raise FeraError(
-                    f"cannot write the queue to {self._folder}: {error.strerror or error}. Nothing was started"
+                    f"cannot write the queue to {self.folder}: {error.strerror or error}. Nothing was started"
                 ) from error
             return job
 
@@ -145,23 +153,28 @@ class Queue:
             for job in self.jobs:
                 if job.state in ("running", "stopping") and not self._is_alive(job):
                     self._end(job)
-            is_busy = any(job.trains and job.state in ("running", "stopping") for job in self._jobs.values())
+            busy = {job.line for job in self._jobs.values() if job.state in ("running", "stopping")} - {""}
             for job in self.jobs:
-                if job.state == "queued" and not (job.trains and is_busy):
+                if job.state == "queued" and job.line not in busy:
                     self._start(job)
-                    is_busy = is_busy or job.trains
+                    busy |= {job.line} - {""}
 
-    def output(self, id_: str) -> str:
-        """The end of what a job printed; empty where it printed nothing yet."""
+    def output(self, id_: str, most: int = _TAIL_BYTES) -> str:
+        """The end of what a job printed, of at most so many bytes; empty where it printed nothing yet."""
         with self._mutex:
             if id_ not in self._jobs:
                 return ""
         try:
             with self._output(id_).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most))
                 return file.read().decode("utf-8", "replace")
         except OSError:
             return ""
+
+    def job(self, id_: str) -> Job | None:
+        """A job by its id."""
+        with self._mutex:
+            return self._jobs.get(id_)
 
     def last_of(self, run: str, *, trains: bool = True) -> Job | None:
         """The newest job of a run."""
@@ -220,7 +233,7 @@ class Queue:
         return job
 
     def _output(self, id_: str) -> Path:
-        return self._folder / f"{id_}.txt"
+        return self.folder / f"{id_}.txt"
 
     def _write(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.state not in OPEN]
@@ -229,11 +242,11 @@ class Queue:
             with suppress(OSError):
                 self._output(id_).unlink()
         lines = [asdict(job) for job in self._jobs.values()]
-        replace_text(self._folder / "queue.json", json.dumps(lines, indent=1) + "\n")
+        replace_text(self.folder / "queue.json", json.dumps(lines, indent=1) + "\n")
 
     def _read(self) -> list[Job]:
         try:
-            entries = json.loads((self._folder / "queue.json").read_text(encoding="utf-8"))
+            entries = json.loads((self.folder / "queue.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
         except (OSError, ValueError, RecursionError):
@@ -247,9 +260,11 @@ def _job(entry: Any) -> Job | None:
     """A job of the file; None for what is none."""
     try:
         job = Job(**{**entry, "command": tuple(entry["command"])})
+        if job.trains:
+            job = replace(job, line="train")  # of a file from before there were lines
     except (TypeError, KeyError):
         return None
     # The name goes into a path, the command into a process.
-    is_sound = isinstance(job.id, str) and job.id.isalnum() and isinstance(job.run, str)
+    is_sound = isinstance(job.id, str) and job.id.isalnum() and isinstance(job.run, str) and isinstance(job.line, str)
     is_sound = is_sound and all(isinstance(word, str) for word in job.command) and len(job.command) <= _ARGUMENTS
     return job if is_sound and (job.pid is None or isinstance(job.pid, int)) else None

@@ -150,6 +150,11 @@ def find_runs(root: Path) -> list[str]:
     return found
 
 
+def with_adapters(root: Path) -> list[str]:
+    """Names of all runs below a folder that have an adapter."""
+    return [name for name in find_runs(root) if RunFolder(root / name).adapter.is_dir()]
+
+
 def is_run(path: Path) -> bool:
     """Whether a folder is one of a run: a configuration, and something that a run wrote beside it."""
     run = RunFolder(path)

@@ -171,3 +171,54 @@ if (form) {
   });
   preview(true);
 }
+
+// Forms that put a command in the queue, and the commands that were put there.
+async function followJob(item) {
+  for (;;) {
+    let told;
+    try {
+      told = await (await fetch(`/job?id=${item.dataset.id}`)).json();
+    } catch {
+      tell("the page's server does not answer: start fera web again; what was started goes on", true);
+      return;
+    }
+    item.querySelector("p.quiet").textContent = told.state;
+    item.querySelector("pre").textContent = told.output;
+    if (!told.is_open) return;
+    await new Promise((done) => setTimeout(done, 500));
+  }
+}
+
+for (const one of document.querySelectorAll("form[data-job]")) {
+  one.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (one.dataset.sure && !confirm(one.dataset.sure)) return;
+    const values = Object.fromEntries(new FormData(one));
+    for (const box of one.querySelectorAll("input[type=checkbox]")) values[box.name] = box.checked;
+    const problem = document.getElementById("problem");
+    try {
+      const told = await ask(one.dataset.job, values);
+      problem.hidden = true;
+      document.getElementById("nothing")?.remove();
+      const item = document.createElement("li");
+      item.className = "panel";
+      item.dataset.id = told.job;
+      const command = document.createElement("p"), code = document.createElement("code"), copy = document.createElement("button");
+      command.className = "command";
+      code.textContent = copy.dataset.copy = told.command;
+      copy.type = "button";
+      copy.textContent = "Copy";
+      command.append(code, " ", copy);
+      const state = document.createElement("p");
+      state.className = "quiet";
+      state.setAttribute("role", "status");
+      item.append(command, state, document.createElement("pre"));
+      document.getElementById("jobs").prepend(item);
+      followJob(item);
+    } catch (error) {
+      problem.textContent = error.message;
+      problem.hidden = false;
+    }
+  });
+}
+for (const item of document.querySelectorAll("#jobs [data-open]")) followJob(item);

@@ -1,0 +1,1 @@
+"""Captions by a model that lies on this machine: which there are, and what they write."""
