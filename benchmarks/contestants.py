@@ -246,3 +246,22 @@ def generation_step(denoiser: nn.Module, batch: Batch) -> Callable[[], Tensor]:
         return denoiser(**batch.inputs, return_dict=False)[0]
 
     return step
+
+
+def with_confined(base: nn.Module, energy: float) -> nn.Module:
+    """A copy of a base with experts inside of principal subspaces, of the rank at which they are as large as a LoRA."""
+
+    def confined(rank: int) -> nn.Module:
+        denoiser = copied(base)
+        expert: dict[str, Any] = {"peft_type": "CERSA", "energy": energy}
+        adapter_of(AdapterConfig(r=rank, num_experts=EXPERTS, target_modules=TARGETS, expert=expert)).add(denoiser)
+        return denoiser
+
+    free, one = _trained(with_lora(base)), _trained(confined(1))
+    return confined(max(1, round(free / one)))
+
+
+def _trained(denoiser: nn.Module) -> int:
+    """Weights of LoRAs that train."""
+    named = denoiser.named_parameters()
+    return sum(weight.numel() for name, weight in named if weight.requires_grad and ".lora_" in name)

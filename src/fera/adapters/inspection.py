@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout")
 _SETTINGS = (
     *_LORA_SETTINGS,
-    *("num_experts", "ranks", "num_virtual_tokens", "num_bands", "kappa"),
+    *("num_experts", "ranks", "subspace_energy", "num_virtual_tokens", "num_bands", "kappa"),
     *("router", "router_input", "temperature", "router_features"),
 )
 
@@ -80,6 +80,8 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
         shown = {name: value for name, value in shown.items() if name not in _OF_A_GATE}
     if not shown["num_virtual_tokens"]:
         del shown["num_virtual_tokens"]
+    if shown["subspace_energy"] is None:
+        del shown["subspace_energy"]
     if settings.get("expert") is not None:
         # What a scheme's defaults are, PEFT knows.
         from fera.tuner.schemes import changed_settings
@@ -93,7 +95,8 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     # Without a gate all ranks are one LoRA.
     rank = sum(_ranks(settings)) if shown["router"] == "gradient" else shown["r"]
     scale = (shown["lora_alpha"] or 0.0) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    return {"scheme": "LORA"} | shown | {"scale": scale}
+    name = "CERSA" if "subspace_energy" in shown else "LORA"
+    return {"scheme": name} | shown | {"scale": scale}
 
 
 def _ranks(settings: dict[str, Any]) -> list[int]:

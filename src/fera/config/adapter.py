@@ -97,7 +97,8 @@ class AdapterConfig(Section):
     expert: dict[str, str | int | float | bool] | None = Field(
         default=None,
         description='Another PEFT scheme for the experts, by the settings of its config: { peft_type = "LOHA", r = 4 };'
-        " r and its neighbours here are then left alone.",
+        " r and its neighbours here are then left alone. LoRAs of rank r inside of the principal subspaces of weights: "
+        '{ peft_type = "CERSA", energy = 0.95 } ([schemes.md](schemes.md#principal-subspaces)).',
     )
     target_modules: list[str] | None = Field(
         default=None,
@@ -136,6 +137,11 @@ class AdapterConfig(Section):
     def routes_updates(self) -> bool:
         """Whether it is the optimizer's steps that are routed, and no forward."""
         return self.is_routed and self.router == "gradient"
+
+    @property
+    def is_confined(self) -> bool:
+        """Whether its experts are LoRAs inside of principal subspaces."""
+        return self.is_routed and str((self.expert or {}).get("peft_type")).upper() == "CERSA"
 
     @property
     def starts_as_partition(self) -> bool:

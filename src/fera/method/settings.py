@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "lora_dropout": 0.0,
     "num_experts": NUM_EXPERTS,
     "ranks": None,
+    "subspace_energy": None,
     "num_virtual_tokens": 0,
     "num_bands": NUM_BANDS,
     "kappa": KAPPA,

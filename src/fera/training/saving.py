@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fera.config import TrainConfig
@@ -33,6 +33,7 @@ from fera.training.step.optimizers import build_optimizer
 from fera.training.step.order import order_of
 from fera.training.summary import Summary
 from fera.training.telling.reporter import Reporter
+from fera.tuner.subspace import subspace_factors
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Saver:
                 "lr_scheduler": self.lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "average": self.average.state_dict(),
+                "coordinates": {name: one.coordinates.detach() for name, one in subspace_factors(self.setup.denoiser)},
                 "stages": self.setup.course.names if self.setup.course is not None else None,
                 **progress.state(),
             }
@@ -152,6 +154,7 @@ class Saver:
         setup = self.setup
         is_other_data = check_base_and_data(checkpoint, state, self.base, setup.data_digest, allow)
         setup.adapter.restore(setup.denoiser, checkpoint / "adapter")
+        self._restore_coordinates(checkpoint, state.get("coordinates") or {})
         if setup.text is not None:
             setup.text.restore(checkpoint / "adapter")
         try:
@@ -176,6 +179,25 @@ class Saver:
                 now = {change.name: change.now for change in changed}
                 self.reporter.write({"step": progress.step, "changed": now})
         return progress, is_other_data, course
+
+    @torch.no_grad()
+    def _restore_coordinates(self, checkpoint: Path, held: dict[str, Tensor]) -> None:
+        """Coordinates as they were: those that the adapter's matrices give differ by rounding.
+
+        Raises:
+            CannotResume: they stand for other matrices here.
+        """
+        for name, factor in subspace_factors(self.setup.denoiser):
+            if name not in held or held[name].shape != factor.coordinates.shape:
+                raise CannotResume(f"cannot resume {checkpoint}: it holds no coordinates that fit {name}")
+            found = factor.coordinates.clone()
+            factor.coordinates.copy_(held[name])
+            # An average has other matrices than the weights that go on.
+            if self.average.name is None and not torch.allclose(found, factor.coordinates, rtol=1e-2, atol=1e-4):
+                raise CannotResume(
+                    f"cannot resume {checkpoint}: the principal directions of {name} come out otherwise here than "
+                    "where the run began. Go on there, or train on from its adapter: adapter.start_from"
+                )
 
     def _adopt_settings(self, former: TrainConfig) -> None:
         """Optimizer and schedule come from the checkpoint with its rates; where settings differ, this run's count."""

@@ -18,7 +18,7 @@ from fera.method.settings import (
     check_format,
     check_ranges,
 )
-from fera.tuner.schemes import as_scheme
+from fera.tuner.schemes import CERSA, as_scheme, cersa_energy, scheme_of
 
 # LoraConfig's settings that would bypass the gate, change the base's weights at the start, or need a layer of their
 # own. Each maps to the value that leaves it off.
@@ -67,7 +67,10 @@ class FeraConfig(LoraConfig):
             PEFT's word. 0 for none.
         expert: config of another PEFT scheme, or a dict of it with its `peft_type`: then each expert is an adapter of
             that scheme (`LoHaConfig(r=4)`, `LoraConfig(use_dora=True)`), and settings of LoRA are left alone. None
-            for LoRA, whose experts cost no more than one LoRA.
+            for LoRA, whose experts cost no more than one LoRA. `{"peft_type": "CERSA", "energy": 0.95}` stands for
+            LoRAs with `subspace_energy`.
+        subspace_energy: confine the experts to the principal subspaces of the weights they adapt, those that hold this
+            share of a weight's energy, in (0, 1]; None leaves them free.
         component: name of the denoiser that it belongs to in its pipeline ("transformer_2"); written by fera.
         format_version: the format version of the adapter's files; written by fera.
         base_fingerprint: what the base looks like that the adapter belongs to; written by fera. None skips the
@@ -105,6 +108,9 @@ class FeraConfig(LoraConfig):
     expert: PeftConfig | dict[str, Any] | None = field(
         default=None, metadata={"help": "Config of another PEFT scheme for the experts; LoRA if unset."}
     )
+    subspace_energy: float | None = field(
+        default=None, metadata={"help": "Share of a weight's energy whose subspace the experts are confined to."}
+    )
     component: str | None = field(
         default=None, metadata={"help": "Name of its denoiser in the pipeline; written by fera."}
     )
@@ -118,6 +124,10 @@ class FeraConfig(LoraConfig):
         check_ranges(vars(self))
         if self.ranks is not None:
             self.num_experts = len(self.ranks)
+        if scheme_of(self.expert) == CERSA:
+            self.subspace_energy, self.expert = cersa_energy(self.expert), None
+        if self.subspace_energy is not None:
+            _check_subspace(self)
         if self.expert is not None:
             _check_only_expert(self)
             self.expert = as_scheme(self.expert)
@@ -178,6 +188,19 @@ class FeraConfig(LoraConfig):
                 f"init_lora_weights={self.init_lora_weights!r} cannot be routed by fera: experts start at zero, "
                 "without touching the base's weights; use True or 'gaussian'"
             )
+
+
+def _check_subspace(config: FeraConfig) -> None:
+    """Experts in subspaces are LoRAs that a gate mixes."""
+    energy: Any = config.subspace_energy
+    if isinstance(energy, bool) or not isinstance(energy, int | float) or not 0 < energy <= 1:
+        raise FeraError(f"the energy of CERSA experts must be a share above 0, at most 1; got {energy!r}")
+    if config.expert is not None:
+        raise FeraError("subspace_energy is for experts that are LoRAs: leave it or `expert` out")
+    if not config.has_gate:
+        raise FeraError("router='gradient' is for experts that are free: leave `expert` and subspace_energy out")
+    if config.init_lora_weights is not True:
+        raise FeraError("CERSA experts start in their subspaces: leave init_lora_weights out")
 
 
 def _check_only_expert(config: FeraConfig) -> None:

@@ -23,6 +23,7 @@ from fera.tuner.gate import FrequencyGate
 from fera.tuner.guards import check_unfused, guard, unguard
 from fera.tuner.layer import no_merge, route_layer
 from fera.tuner.mixture import ExpertMixture
+from fera.tuner.subspace import confine
 
 
 class FeraModel(LoraModel):
@@ -89,6 +90,8 @@ class FeraModel(LoraModel):
                 state_dict=state_dict,
             )
             _leave_eight_bits(model, adapter_name)
+            if config.subspace_energy is not None and not config.inference_mode:
+                confine(model, adapter_name, config.subspace_energy)
         except Exception:
             self.peft_config.pop(adapter_name, None)
             remove_adapters(model, [adapter_name])

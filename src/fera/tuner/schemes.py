@@ -47,11 +47,36 @@ SCHEMES: dict[str, Scheme] = {
     "VERA": Scheme("VeRA", r"$W + \Lambda_{b,e} B \Lambda_{d,e} A$, $A$ and $B$ random and frozen"),
 }
 
+# LoRAs inside of the principal subspaces of their layers' weights (`fera.tuner.subspace`): a scheme of no PEFT config.
+CERSA = "CERSA"
+CERSA_ENERGY = 0.95
+
 # Where the experts go and how they are kept is a matter of FeraConfig.
 _PLACEMENT = (
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("feedforward_modules", "target_parameters", "layer_replication", "trainable_token_indices"),
 )
+
+
+def scheme_of(expert: PeftConfig | dict[str, Any] | None) -> str | None:
+    """The name of an expert's scheme; None where it names none."""
+    kind = expert.get("peft_type") if isinstance(expert, dict) else getattr(expert, "peft_type", None)
+    return None if kind is None else str(getattr(kind, "value", kind)).upper()
+
+
+def cersa_energy(expert: Any) -> float:
+    """The energy that an expert's table of scheme CERSA keeps.
+
+    Raises:
+        FeraError: the table holds anything else.
+    """
+    if unknown := sorted(set(expert) - {"peft_type", "energy"}):
+        raise FeraError(
+            f"expert has settings that CERSA does not know: {', '.join(unknown)}. It takes energy; rank and scale are "
+            "r and lora_alpha, beside `expert`"
+        )
+    energy: float = expert.get("energy", CERSA_ENERGY)
+    return energy
 
 
 def as_scheme(expert: PeftConfig | dict[str, Any]) -> PeftConfig:
@@ -113,7 +138,9 @@ def changed_settings(expert: PeftConfig | dict[str, Any]) -> dict[str, Any]:
 def _from_dict(settings: dict[str, Any]) -> PeftConfig:
     kind = str(getattr(settings.get("peft_type"), "value", settings.get("peft_type"))).upper()
     if kind not in SCHEMES:
-        raise FeraError(f"expert needs peft_type, one of {', '.join(SCHEMES)}; got {settings.get('peft_type')!r}")
+        raise FeraError(
+            f"expert needs peft_type, one of {', '.join([*SCHEMES, CERSA])}; got {settings.get('peft_type')!r}"
+        )
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]

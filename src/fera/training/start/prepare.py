@@ -34,6 +34,7 @@ from fera.training.trained.start_from import Start, open_start
 from fera.training.trained.text import TextTraining
 from fera.tuner.gate import FrequencyGate
 from fera.tuner.model import gate_of
+from fera.tuner.subspace import describe_subspaces
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None, lis
         checkpoint_gradients(denoiser, sources.family)
     if start is not None:
         listener.say(f"the adapter starts from {config.adapter.start_from}: {start}")
+    if words := describe_subspaces(denoiser):
+        listener.say(f"experts inside of principal subspaces: {words}")
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     total = denoiser.num_parameters()  # type: ignore[operator]  # of a 4-bit layer, numel() counts bytes
     listener.say(

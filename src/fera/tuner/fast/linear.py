@@ -10,6 +10,7 @@ from torch.nn import Identity, Linear, Parameter
 from fera.tuner.fast.forming import FormedLayer, Summands
 from fera.tuner.fast.product import routed_linear, routed_rows
 from fera.tuner.layer import RoutedLora
+from fera.tuner.subspace import SubspaceFactor
 
 # Measured on a CPU: what a merged weight must save in multiplications for each of its entries, since it is also written
 # and read, and what the fewer calls are worth where one serves all samples.
@@ -148,7 +149,7 @@ class RoutedLinear(LoraLinear):
         if own["training"] and type(modules["lora_dropout"][name]) is not Identity:
             return None
         base = modules["base_layer"]
-        weight, a, b = _weight_of(base), _weight_of(downs[name]), _weight_of(modules["lora_B"]._modules[name])
+        weight, a, b = _weight_of(base), _matrix_of(downs[name]), _matrix_of(modules["lora_B"]._modules[name])
         if weight is None or a is None or b is None:
             return None
         return _Plain(name, variant, weight, base._parameters["bias"], a, b)
@@ -169,6 +170,13 @@ def _weight_of(part: nn.Module) -> Tensor | None:
     weight: Tensor = held["_parameters"]["weight"]
     # Quantized and sharded weights are tensors of classes of their own, which know few operators.
     return weight if type(weight) is Parameter else None
+
+
+def _matrix_of(part: nn.Module) -> Tensor | None:
+    """Of a LoRA's layer, likewise; where it is made of coordinates, it is formed."""
+    if type(part) is SubspaceFactor and not part._forward_hooks and not part._forward_pre_hooks:
+        return part.weight
+    return _weight_of(part)
 
 
 def _in_one_dtype(x: Tensor, plain: _Plain) -> tuple[Tensor, _Plain] | None:
