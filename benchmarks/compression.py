@@ -4,7 +4,7 @@ Principal subspaces (CERSA, arXiv 2605.08174) keep of each weight the leading si
 its energy, the sum of squared singular values, and drop the rest. Here the emoji base's UNet is held so, its linear
 layers and its convolutions (a kernel as a matrix (out, in h w)), and its denoising loss is measured, without any
 training: on pictures that the base draws itself, and on those of another style. As factors a layer is held where they
-have fewer numbers than the weight; elsewhere the weight stays whole.
+have fewer numbers than the weight; elsewhere the weight stays whole (`fera.compress`).
 
     python -m benchmarks.compression
 """
@@ -29,6 +29,7 @@ from fera.evaluation.denoising import denoising_samples, encode_folder, mean_los
 from fera.generation import generate
 from fera.models.components import denoisers
 from fera.pipelines.base import load_base
+from fera.pipelines.compression import Compression, compress
 
 ENERGIES = (0.9, 0.95, 0.99, 0.999)
 STYLE = "twemoji"
@@ -44,6 +45,8 @@ class Row:
         factored: layers held as factors.
         layers: of how many.
         stored: numbers held, over those of the whole UNet.
+        bytes: of the UNet's weights in memory.
+        memory: those, over what the whole UNet takes.
         own_loss: on the base's own drawings.
         style_loss: on the test pictures of another style.
     """
@@ -52,34 +55,16 @@ class Row:
     factored: int
     layers: int
     stored: float
+    bytes: int
+    memory: float
     own_loss: float
     style_loss: float
 
 
-def rank_for(singular_values: torch.Tensor, energy: float) -> int:
-    """How many leading directions hold a share of the energy, at least 1."""
-    held = singular_values.square().cumsum(0) / singular_values.square().sum()
-    return min(int((held < energy).sum()) + 1, len(singular_values))
-
-
-@torch.no_grad()
-def held_as_factors(unet: nn.Module, energy: float) -> tuple[int, int, float]:
-    """Replace weights by what their factors multiply to; layers held so, of how many, and the share of numbers held."""
-    total = sum(parameter.numel() for parameter in unet.parameters())
-    saved = factored = layers = 0
-    for module in unet.modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            continue
-        layers += 1
-        matrix = module.weight.flatten(1).double()
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        rank = rank_for(values, energy)
-        numbers = rank * sum(matrix.shape)
-        if numbers < matrix.numel():
-            factored, saved = factored + 1, saved + matrix.numel() - numbers
-            product = (left[:, :rank] * values[:rank]) @ right[:rank]
-            module.weight.copy_(product.view_as(module.weight))
-    return factored, layers, 1 - saved / total
+def memory_of(unet: nn.Module) -> int:
+    """Bytes that weights and buffers take, each storage once."""
+    tensors = [*unet.parameters(), *unet.buffers()]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def measure(pipe: StableDiffusionPipeline, data: EncodedSet) -> float:
@@ -117,9 +102,14 @@ def rows() -> list[Row]:
         for energy in (1.0, *reversed(ENERGIES)):
             unet = copy.deepcopy(whole)
             layers = sum(isinstance(module, nn.Linear | nn.Conv2d) for module in unet.modules())
-            factored, layers, stored = (0, layers, 1.0) if energy == 1 else held_as_factors(unet, energy)
+            whole_size = memory_of(unet)
+            made = Compression(0, layers, 1, 1) if energy == 1 else compress(unet, energy)
             setattr(pipe, name, unet)
-            found.append(Row(energy, factored, layers, stored, *(measure(pipe, one) for one in data)))
+            losses = [measure(pipe, one) for one in data]
+            size = memory_of(unet)
+            found.append(
+                Row(energy, made.factored, made.layers, made.after / made.before, size, size / whole_size, *losses)
+            )
     return found
 
 

@@ -9,7 +9,6 @@ from benchmarks.contestants import (
     emoji_unet,
     small_sdxl,
     training_step,
-    with_confined,
     with_fera,
     with_gradient_routing,
     with_lora,
@@ -19,11 +18,10 @@ from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 
 TOKENS = 8
-ENERGY = 0.95
 
 
 def races(setting: Setting) -> Iterator[Race]:
-    """Steps whose updates are routed, one of three experts; with a soft prompt; and of experts in subspaces."""
+    """Steps whose updates are routed, one of three experts; and steps with a soft prompt."""
     for name, build, size, tokens in [("emoji base", emoji_unet, 8, 16), ("small SDXL", small_sdxl, 2, 77)]:
         base = build(setting)
         batch = batch_for(base, 1 if setting.small else size, tokens)
@@ -43,14 +41,5 @@ def races(setting: Setting) -> Iterator[Race]:
                 "fera": training_step(with_fera(base), batch),
             },
             [Comparison("fera with a soft prompt", "fera", 1.02)],
-            rounds=30,
-        )
-        yield Race(
-            f"training step, {name}, batch {len(batch.target)}, inside of {ENERGY:.0%} of the energy",
-            {
-                "experts in subspaces": training_step(with_confined(base, ENERGY), batch),
-                LORA: training_step(with_lora(base), batch),
-            },
-            [Comparison("experts in subspaces", LORA, 1.05)],
             rounds=30,
         )

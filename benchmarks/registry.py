@@ -21,6 +21,7 @@ from benchmarks import (
     share,
     startup,
     step,
+    subspaces,
 )
 from benchmarks.race import Race
 from benchmarks.setting import Setting
@@ -45,11 +46,12 @@ BENCHMARKS: dict[str, Builder] = {
     "pictures": pictures.races,
     "clips": clips.races,
     "neighbours": neighbours.races,
+    "subspaces": subspaces.races,
     "offload": offload.races,
     "comfyui": comfyui.races,
 }
 
 # Many minutes on two cores, or with needs of its own: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures", "neighbours", "offload", "clips", "comfyui")
+APART = ("compiled", "full", "share", "pictures", "neighbours", "subspaces", "offload", "clips", "comfyui")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fera.models.layers import choose_layers
     from fera.models.registry import register_denoiser
     from fera.pipelines.adapters import load_adapter, save_adapter, set_adapters, trace, unload
+    from fera.pipelines.compression import compress
     from fera.tuner.config import FeraConfig
     from fera.tuner.model import FeraModel
     from fera.tuner.start import start_router
@@ -34,6 +35,7 @@ __all__ = [
     "SoftFrequencyRouter",
     "calibrate_kappa",
     "choose_layers",
+    "compress",
     "demo",
     "frequency_energy_consistency",
     "load_adapter",
@@ -60,6 +62,7 @@ __getattr__ = lazy_names(
         "SoftFrequencyRouter": "fera.method.router",
         "calibrate_kappa": "fera.method.calibration",
         "choose_layers": "fera.models.layers",
+        "compress": "fera.pipelines.compression",
         "demo": "fera.demo",
         "frequency_energy_consistency": "fera.method.consistency",
         "load_adapter": "fera.pipelines.adapters",

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fera.config.adapter import AdapterConfig
+from fera.config.compression import CompressConfig
 from fera.config.data import DataConfig
 from fera.config.optimization import OptimizationConfig, check_rates_of_text
 from fera.config.section import Section
@@ -54,6 +55,7 @@ class TrainConfig(Section):
     adapter: AdapterConfig = AdapterConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     tokens: TokensConfig = TokensConfig()
+    compress: CompressConfig = CompressConfig()
     train: OptimizationConfig = OptimizationConfig()
     validation: ValidationConfig = ValidationConfig()
 
@@ -80,6 +82,14 @@ class TrainConfig(Section):
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
         if self.quantization != "none" and scheme != "LORA":
             raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
+        if self.compress.energy is not None:
+            for what, is_set in (
+                ("adapter.full, which trains them,", self.adapter.full),
+                ("quantization", self.quantization != "none"),
+                ("train.offload", self.train.offload != "none"),
+            ):
+                if is_set:
+                    raise ValueError(f"compress.energy holds the base's weights as factors: leave it or {what} out")
         check_offload(self)
         rates = {}
         if self.text_encoder.train_text_encoder:

@@ -15,6 +15,7 @@ from fera.errors import FeraError
 from fera.export.static import check_plain, gate_for, rank_weights
 from fera.models.components import denoisers
 from fera.pipelines.adapters import adapters, unload
+from fera.pipelines.compression import is_compressed
 from fera.pipelines.offloading import weights_in_place
 from fera.traces.gates import GateChoice
 from fera.tuner import FeraConfig
@@ -67,6 +68,11 @@ def merge(pipe: Any, gate: GateChoice | None = None, *, adapter_name: str = "def
     if not holders:
         have = ", ".join(adapters(pipe)) or "none"
         raise FeraError(f"no FeRA adapter {adapter_name!r} to merge; there are: {have}")
+    if any(is_compressed(denoiser) for denoiser in holders.values()):
+        raise FeraError(
+            "the base is compressed: its weights are two factors each, which a merged adapter does not fit. Merge into "
+            "the whole base"
+        )
     config: Any = adapter_configs(next(iter(holders.values())))[adapter_name]
     check_plain(config)
     chosen = gate_for(config, gate, adapter_name)

@@ -93,6 +93,7 @@ def _refused(config: TrainConfig) -> list[str]:
         "adapter.full is set": adapter.full,
         "adapter.plain is set": adapter.plain is not None,
         "adapter.expert is set": adapter.expert is not None,
+        "compress.energy is set": config.compress.energy is not None,
         "adapter.num_virtual_tokens is set": adapter.num_virtual_tokens > 0,
         "adapter.router is gradient": adapter.routes_updates,
         "text encoders or tokens are trained": config.trains_text,

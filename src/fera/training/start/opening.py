@@ -35,6 +35,7 @@ from fera.models.families import Family, family_of, native_resolution, size_mult
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.base import load_base
 from fera.pipelines.block_offload import offload_blocks
+from fera.pipelines.compression import compress
 from fera.pipelines.quantization import check_quantization, quantize
 from fera.support.progress import Listener
 from fera.training.start.class_pictures import mixed, prepare_class_images
@@ -109,6 +110,8 @@ def open_sources(
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
     family = family_of(pipe)
     name, denoiser = trained_denoiser(pipe, config.adapter.component)
+    if config.compress.energy is not None:
+        listener.say(f"base: {compress(denoiser, config.compress.energy, device=device, listener=listener)}")
     is_offloaded = config.train.offload != "none"
     quantize(denoiser, config.quantization, torch.device("cpu") if is_offloaded else device)
     offload_blocks(denoiser, device, config.train.offload, config.train.blocks_on_device)
