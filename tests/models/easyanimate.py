@@ -1,5 +1,7 @@
 """EasyAnimate: frames behind the channels."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKLMagvit,
@@ -25,8 +27,8 @@ CALL = {
 }
 
 
-def make_pipeline() -> EasyAnimatePipeline:
-    """Text to video, from embeddings in place of words."""
+def components(text_embed_dim: int = 16) -> dict[str, Any]:
+    """All but what reads words."""
     torch.manual_seed(0)
     transformer = EasyAnimateTransformer3DModel(
         num_attention_heads=2,
@@ -34,7 +36,7 @@ def make_pipeline() -> EasyAnimatePipeline:
         in_channels=4,
         out_channels=4,
         time_embed_dim=2,
-        text_embed_dim=16,
+        text_embed_dim=text_embed_dim,
         num_layers=2,
         mmdit_layers=1,
         sample_width=16,
@@ -51,13 +53,12 @@ def make_pipeline() -> EasyAnimatePipeline:
         norm_num_groups=2,
         spatial_group_norm=False,
     )
-    return EasyAnimatePipeline(
-        vae=vae.eval(),
-        text_encoder=None,
-        tokenizer=None,
-        transformer=transformer.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-    )
+    return {"vae": vae.eval(), "transformer": transformer.eval(), "scheduler": FlowMatchEulerDiscreteScheduler()}
+
+
+def make_pipeline() -> EasyAnimatePipeline:
+    """Text to video, from embeddings in place of words."""
+    return EasyAnimatePipeline(**components(), text_encoder=None, tokenizer=None)
 
 
 CASES = [

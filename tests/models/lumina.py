@@ -21,8 +21,8 @@ CALL = {
 }
 
 
-def make_pipeline() -> LuminaPipeline:
-    """From embeddings in place of words; the transformer's output holds a variance too."""
+def make_transformer(cross_attention_dim: int = 8) -> LuminaNextDiT2DModel:
+    """Its output holds a variance too."""
     torch.manual_seed(0)
     transformer = LuminaNextDiT2DModel(
         sample_size=16,
@@ -31,12 +31,21 @@ def make_pipeline() -> LuminaPipeline:
         num_attention_heads=2,
         num_kv_heads=1,
         multiple_of=16,
-        cross_attention_dim=8,
+        cross_attention_dim=cross_attention_dim,
     )
+    return awake(transformer)
+
+
+def make_pipeline() -> LuminaPipeline:
+    """From embeddings in place of words. It takes every autoencoder for one of scale 8: this one is."""
     return LuminaPipeline(
-        transformer=awake(transformer),
+        transformer=make_transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=make_vae(),
+        vae=make_vae(
+            block_out_channels=(4, 4, 4, 4),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
         text_encoder=None,
         tokenizer=None,
     )

@@ -6,7 +6,7 @@ from models import cogvideox
 from trained_cases.case import Case
 
 
-def make_pipeline() -> CogVideoXPipeline:
+def make_pipeline(**transformer: object) -> CogVideoXPipeline:
     """With the noise of its releases: velocities, and no signal at the last timestep."""
     scheduler = CogVideoXDDIMScheduler(
         prediction_type="v_prediction",
@@ -14,7 +14,7 @@ def make_pipeline() -> CogVideoXPipeline:
         snr_shift_scale=3.0,
         timestep_spacing="trailing",
     )
-    return CogVideoXPipeline(**cogvideox.components() | {"scheduler": scheduler})
+    return CogVideoXPipeline(**cogvideox.components(**transformer) | {"scheduler": scheduler})
 
 
 def make_small() -> CogVideoXPipeline:
@@ -23,7 +23,13 @@ def make_small() -> CogVideoXPipeline:
     return CogVideoXPipeline(**parts)
 
 
+def make_packed() -> CogVideoXPipeline:
+    """As 1.5: frames of the latent in twos."""
+    return make_pipeline(patch_size_t=2, sample_frames=17)
+
+
 CASES = [
     Case("cogvideox", make_pipeline, height=32, width=48, frames=9),
     Case("cogvideox-2b", make_small, height=32, width=48, frames=9),
+    Case("cogvideox-1.5", make_packed, height=32, width=48, frames=9),
 ]

@@ -56,6 +56,8 @@ LIMITS = {
     "LTXPipeline": {"text_encoder": 128},
     "SkyReelsV2Pipeline": {"text_encoder": 512},
     "WanPipeline": {"text_encoder": 512},
+    "LuminaPipeline": {"text_encoder": 256},
+    "MochiPipeline": {"text_encoder": 256},
 }
 
 # One pipeline of each class that trains.

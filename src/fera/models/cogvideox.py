@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fera.models import layouts_video, rows
@@ -25,13 +26,14 @@ add(
 _FRAME_RATE = 8.0
 # The area of its videos, as a square.
 _RESOLUTION = 576
-_PACKED = (
-    "this CogVideoX packs frames of its latent in twos, as 1.5 does; fera trains those that do not: CogVideoX 2B and 5B"
-)
 
 
 def cogvideox(pipe: Any) -> Family:
-    """CogVideoX: frames before channels; places are told by rotary embeddings, which the pipeline computes."""
+    """CogVideoX: frames before channels; places are told by rotary embeddings, which the pipeline computes.
+
+    1.5 packs frames of its latent in twos, and its pipeline leaves those out that were drawn too many, at the front:
+    there a clip gets its first frame again.
+    """
     call = {"guidance_scale": 1.0, "num_frames": 1}
     side = int(pipe.vae_scale_factor_spatial)
 
@@ -51,22 +53,24 @@ def cogvideox(pipe: Any) -> Family:
         )[0]
         return folded(prediction)
 
+    together = pipe.transformer.config.patch_size_t or 1
+
+    def latents_of(vae: Any, pixels: Tensor) -> Tensor:
+        latents = encoded_clip(vae, pixels).transpose(1, 2) * float(vae.config.scaling_factor)
+        missing = -latents.shape[1] % together
+        return folded(torch.cat([latents[:, :1]] * missing + [latents], dim=1))
+
     return Family(
         ("tokenizer", "text_encoder"),
         reader(named("encoder_hidden_states"), **call),
         predict,
         scale=side,
         resolution=_RESOLUTION,
-        latents=_latents,
+        latents=latents_of,
         video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
         reads={"text_encoder": None},
         call=call,
-        refusal=_PACKED if pipe.transformer.config.patch_size_t is not None else "",
     )
 
 
-def _latents(vae: Any, pixels: Tensor) -> Tensor:
-    return folded(encoded_clip(vae, pixels).transpose(1, 2)) * float(vae.config.scaling_factor)
-
-
-add_family("CogVideoXPipeline", cogvideox, "CogVideoX")
+add_family("CogVideoXPipeline", cogvideox, "CogVideoX, 1.5")

@@ -1,4 +1,4 @@
-"""Kandinsky 5, pictures."""
+"""Kandinsky 5: pictures and videos."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +12,20 @@ from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.lengths import each_length
 from fera.models.registry import Denoiser, add
+from fera.models.video import Video, encoded_clip, folded
 
 
 def _frames_of_pixels(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     """(B, frames, H, W, C); frames count as channels.
 
-    Behind its own channels come those of a given picture and of a mask.
+    Behind its own channels come those of a given picture and of a mask. A frame that is given, where the mask is 1, is
+    set to zero.
     """
     config: Any = denoiser.config
-    return latent[..., : config.in_visual_dim].permute(0, 1, 4, 2, 3).flatten(1, 2)
+    own = latent[..., : config.in_visual_dim]
+    if latent.shape[-1] > 2 * config.in_visual_dim:
+        own = own * (1 - latent[..., -1:])
+    return own.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
 add(
@@ -29,9 +34,15 @@ add(
         "hidden_states",
         _frames_of_pixels,
         ("to_query", "to_key", "to_value", "self_attention.out_layer", "cross_attention.out_layer"),
-        pipelines=("Kandinsky5T2IPipeline",),
+        pipelines=("Kandinsky5T2IPipeline", "Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
     ),
 )
+
+_PARTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+# Frames a second that the base of videos has learned.
+_FRAME_RATE = 24.0
+# The area of its videos, as a square.
+_RESOLUTION = 608
 
 
 def kandinsky5(pipe: Any) -> Family:
@@ -40,15 +51,51 @@ def kandinsky5(pipe: Any) -> Family:
     Its pipeline draws at sizes of its own alone.
     """
     call = {"guidance_scale": 1.0}
-    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     return Family(
-        parts,
+        _PARTS,
         reader(_take, **call),
         each_length(_predict),
         scale=int(pipe.vae_scale_factor_spatial),
         encodes_alone=True,
         call=call,
         units=shifted,
+    )
+
+
+def kandinsky5_video(pipe: Any) -> Family:
+    """Kandinsky 5 for videos: where it takes a given frame, its channels and those of its mask are zeros."""
+    call = {"guidance_scale": 1.0, "num_frames": 1}
+    side = int(pipe.vae_scale_factor_spatial)
+
+    def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        config: Any = denoiser.config
+        latents = noisy.unflatten(1, (-1, config.in_visual_dim)).permute(0, 1, 3, 4, 2)
+        height, width = latents.shape[2:4]
+        if config.visual_cond:
+            latents = torch.cat([latents, torch.zeros_like(latents), torch.zeros_like(latents[..., :1])], dim=-1)
+        prediction = _predict_frames(
+            denoiser,
+            latents,
+            timesteps,
+            conditions,
+            scale_factor=pipe._get_scale_factor(height * side, width * side),
+            sparse_params=pipe.get_sparse_params(latents, noisy.device),
+        )
+        return prediction.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+    def latents_of(vae: Any, pixels: Tensor) -> Tensor:
+        return folded(encoded_clip(vae, pixels).transpose(1, 2)) * float(vae.config.scaling_factor)
+
+    return Family(
+        _PARTS,
+        reader(_take, **call),
+        each_length(predict),
+        scale=side,
+        resolution=_RESOLUTION,
+        latents=latents_of,
+        video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
+        encodes_alone=True,
+        call=call,
     )
 
 
@@ -63,20 +110,31 @@ def _take(arguments: Arguments) -> dict[str, Tensor]:
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+    pixels = noisy.permute(0, 2, 3, 1)[:, None]
+    return _predict_frames(denoiser, pixels, timesteps, conditions, scale_factor=[1.0, 1.0, 1.0])[:, 0].permute(
+        0, 3, 1, 2
+    )
+
+
+def _predict_frames(
+    denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditions: Conditions, **settings: Any
+) -> Tensor:
+    """For latents (B, T, H, W, C), and as them."""
     config: Any = denoiser.config
     text = conditions["encoder_hidden_states"]
-    sides = [1, *(side // patch for side, patch in zip(noisy.shape[2:], config.patch_size[1:], strict=True))]
+    sides = [side // patch for side, patch in zip(latents.shape[1:4], config.patch_size, strict=True)]
     prediction: Tensor = denoiser(
-        hidden_states=noisy.permute(0, 2, 3, 1)[:, None],
+        hidden_states=latents,
         encoder_hidden_states=text,
         pooled_projections=conditions["pooled_projections"],
-        timestep=timesteps.to(noisy.dtype),
-        visual_rope_pos=[torch.arange(side, device=noisy.device) for side in sides],
-        text_rope_pos=torch.arange(text.shape[1], device=noisy.device),
-        scale_factor=[1.0, 1.0, 1.0],
+        timestep=timesteps.to(latents.dtype),
+        visual_rope_pos=[torch.arange(side, device=latents.device) for side in sides],
+        text_rope_pos=torch.arange(text.shape[1], device=latents.device),
         return_dict=False,
+        **settings,
     )
-    return prediction[:, 0].permute(0, 3, 1, 2)
+    return prediction
 
 
 add_family("Kandinsky5T2IPipeline", kandinsky5, "Kandinsky 5")
+add_family("Kandinsky5T2VPipeline", kandinsky5_video, "Kandinsky 5 video")
