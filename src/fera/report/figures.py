@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from fera.report.charts import Line, line_chart
-from fera.report.log import Log
+from fera.report.log import NOISE_LINES, Log
 from fera.report.scales import Point, smooth
 from fera.traces.curves import RoutingCurves
 from fera.traces.plot import band_names
@@ -84,7 +84,43 @@ def gate_figures(log: Log) -> list[Figure]:
             (0, 1),
         ),
     ]
+    figures += [_bands_figure(log), *noise_figures(log)]
     return [figure for figure in figures if figure is not None]
+
+
+def noise_figures(log: Log) -> list[Figure | None]:
+    """Gates and band shares along the noise, as training has them lately; None where the log does not tell."""
+    lately = f"Means over the last {NOISE_LINES} lines of the log, from pure noise at the left to clean at the right."
+    figures = []
+    for key, title, y_label, name, style in (
+        ("gates_by_noise", "Gates along the noise, lately", "gate", "expert {}", expert_style),
+        ("bands_by_noise", "Energies along the noise, lately", "share of the energy", "{} band", band_style),
+    ):
+        rows = log.by_noise(key)
+        width = len(rows[0][1]) if rows else 0
+        names = band_names(width) if style is band_style and width else [str(number) for number in range(1, width + 1)]
+        # The axis goes as denoising does: how much of the noise is gone.
+        lines = [
+            Line(
+                name.format(label),
+                [(1 - level, row[index]) for level, row in rows if index < len(row)],
+                style(index + 1),
+            )
+            for index, label in enumerate(names[:width])
+        ]
+        figures.append(_figure(title, lines, lately, y_label, (0, 1), "share of the noise that is gone"))
+    return figures
+
+
+def _bands_figure(log: Log) -> Figure | None:
+    series = log.band_series()
+    names = band_names(len(series)) if series else []
+    lines = [
+        Line(f"{name} band", points, band_style(number))
+        for number, (name, points) in enumerate(zip(names, series, strict=False), start=1)
+    ]
+    caption = "Mean share of the noisy latents' energy in each band over the batches since the line before."
+    return _figure("Energy by band", lines, caption, "share of the energy", (0, 1))
 
 
 def _update_figures(log: Log) -> list[Figure]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from fera.report.scales import Point
 
+# Lines of the log whose gates by noise are shown together: one alone has few samples a noise level.
+NOISE_LINES = 20
+
 
 @dataclass(frozen=True)
 class Log:
@@ -38,6 +41,31 @@ class Log:
     def gate_series(self) -> list[list[Point]]:
         """Steps and mean gate of each expert."""
         return self._by_expert("gates")
+
+    def band_series(self) -> list[list[Point]]:
+        """Steps and mean share of the energy of each band, low to high frequency."""
+        return self._by_expert("bands")
+
+    def by_noise(self, key: str, last: int = NOISE_LINES) -> list[tuple[float, list[float]]]:
+        """Means by noise level over the last lines.
+
+        Args:
+            key: "gates_by_noise" or "bands_by_noise".
+            last: how many of the lines that have it.
+
+        Returns:
+            Noise levels, from 1 (pure noise) down as denoising goes, with the mean of each entry there.
+        """
+        lines = [record[key] for record in self.records if isinstance(record.get(key), list)][-last:]
+        parts = max(map(len, lines), default=0)
+        found = []
+        for part in reversed(range(parts)):
+            rows = [line[part] for line in lines if part < len(line) and isinstance(line[part], list)]
+            numbers = [[value for entry in row if (value := number(entry)) is not None] for row in rows]
+            width = max(map(len, numbers), default=0)
+            if whole := [row for row in numbers if len(row) == width and width]:
+                found.append(((part + 0.5) / parts, [sum(column) / len(whole) for column in zip(*whole, strict=True)]))
+        return found
 
     def update_series(self) -> list[list[Point]]:
         """Steps and the share of the updates that each expert had; none where updates were not routed."""

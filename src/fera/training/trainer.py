@@ -179,7 +179,8 @@ class Trainer:
         with setup.routings() as routings, accelerator.autocast():
             conditions = setup.conditions(batch.captions, batch.conditions)
             losses = self._losses(batch, conditions)
-        self._count(losses, routings[-1] if routings else None, batch.names)
+        levels = setup.process.noise_levels(batch.timesteps)
+        self._count(losses, routings[-1] if routings else None, levels, batch.names)
         weights = loss_weights(setup.process, settings, batch.timesteps)
         if batch.weights is not None:
             weights = weights * batch.weights
@@ -212,7 +213,7 @@ class Trainer:
             batch.mask,
         )
 
-    def _count(self, losses: Losses, routing: Routing | None, names: list[str]) -> None:
+    def _count(self, losses: Losses, routing: Routing | None, levels: Tensor, names: list[str]) -> None:
         """Add a forward to what is logged, over all processes, unless a loss is not finite."""
         denoising, consistency = losses.denoising.detach(), losses.consistency
         gates, shares = (routing.gates, routing.indicator) if routing is not None else (None, None)
@@ -220,12 +221,13 @@ class Trainer:
         if self._accelerator.num_processes > 1:
             if gates is not None and shares is not None:
                 gates, shares = rows_of_all_processes(gates), rows_of_all_processes(shares)
+                levels = rows_of_all_processes(levels)
             denoising = rows_of_all_processes(denoising)
             if consistency is not None:
                 consistency = self._accelerator.reduce(consistency.detach(), "mean")
         finite = torch.isfinite(denoising)
         if finite.all() and (consistency is None or torch.isfinite(consistency)):
-            self.progress.metrics.add(denoising, consistency, gates, shares)
+            self.progress.metrics.add(denoising, consistency, gates, shares, levels)
             return
         everyone = of_all_processes(self._accelerator, names)
         faulty = [name for name, ok in zip(everyone, finite, strict=True) if not ok] or everyone

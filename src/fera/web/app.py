@@ -18,6 +18,7 @@ from fera.errors import FeraError
 from fera.web.actions import Actions
 from fera.web.datasets import Datasets
 from fera.web.drawings import Drawings
+from fera.web.estimates import Estimates
 from fera.web.guard import Guard
 from fera.web.jobs import Queue
 from fera.web.pages import Pages
@@ -47,6 +48,7 @@ def make_app(places: Places, queue: Queue, *, hosts: set[str], token: str | None
     drawings = Drawings(places, queue)
     data = Datasets(places, queue)
     takeout = TakeOut(places, queue)
+    estimates = Estimates(places, queue)
 
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
@@ -77,6 +79,7 @@ def make_app(places: Places, queue: Queue, *, hosts: set[str], token: str | None
         "/data/mask": data.mask,
         "/data/view": pages.view,
         "/takeout": takeout.page,
+        "/train/estimate": estimates.told,
         "/job": pages.job,
         "/picture": pages.picture,
         "/clip": pages.clip,
@@ -100,6 +103,7 @@ def make_app(places: Places, queue: Queue, *, hosts: set[str], token: str | None
         "data-caption": data.caption,
         "data-white-masks": data.white_masks,
         "draw": drawings.draw,
+        "estimate": estimates.ask,
         "export": takeout.export,
         "merge": takeout.merge,
         "push": takeout.push,

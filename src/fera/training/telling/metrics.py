@@ -18,6 +18,7 @@ class Metrics:
         consistencies: consistency loss of the forward that a sample was in, each of shape (B,); empty where it is off.
         gates: each of shape (B, E); empty where nothing is routed.
         shares: the shares of the noisy latents' energy by band, each of shape (B, K); empty where nothing is routed.
+        levels: noise levels of the same samples, from 0 (clean) to 1 (pure noise), each of shape (B,); likewise.
         updates: of each step, the share of the layers in which it updated each expert, shape (E,); empty where updates
             are not routed.
     """
@@ -27,13 +28,21 @@ class Metrics:
     gates: list[Tensor] = field(default_factory=list)
     shares: list[Tensor] = field(default_factory=list)
     updates: list[Tensor] = field(default_factory=list)
+    levels: list[Tensor] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
         """How many."""
         return sum(len(losses) for losses in self.losses)
 
-    def add(self, losses: Tensor, consistency: Tensor | None, gates: Tensor | None, shares: Tensor | None) -> None:
+    def add(
+        self,
+        losses: Tensor,
+        consistency: Tensor | None,
+        gates: Tensor | None,
+        shares: Tensor | None,
+        levels: Tensor | None = None,
+    ) -> None:
         """Count a batch.
 
         Args:
@@ -41,6 +50,7 @@ class Metrics:
             consistency: scalar or None.
             gates: shape (B, E), or None where nothing is routed.
             shares: shape (B, K), or None where nothing is routed.
+            levels: shape (B,), or None where nothing is routed.
         """
         _append(self.losses, losses)
         if consistency is not None:
@@ -48,6 +58,8 @@ class Metrics:
         if gates is not None and shares is not None:
             _append(self.gates, gates)
             _append(self.shares, shares)
+            if levels is not None:
+                _append(self.levels, levels)
 
     def add_updates(self, shares: Tensor) -> None:
         """Count a step whose updates were routed.
@@ -68,6 +80,12 @@ class Metrics:
             gates = _all(self.gates)
             averages["gate_entropy"] = _mean(gate_entropy(gates))
             averages["gates"] = [_mean(expert) for expert in gates.T]
+            shares = _all(self.shares)
+            averages["bands"] = [_mean(band) for band in shares.T]
+            # Of a checkpoint from before levels were kept, some are missing.
+            if self.levels and len(levels := _all(self.levels)) == len(gates):
+                averages["gates_by_noise"] = _by_noise(gates, levels)
+                averages["bands_by_noise"] = _by_noise(shares, levels)
         if self.updates:
             averages["updates"] = [_mean(expert) for expert in _all(self.updates).T]
         return averages
@@ -77,6 +95,8 @@ class Metrics:
         return {"gates": _all(self.gates), "bands": _all(self.shares)} if self.gates else {}
 
 
+# Parts of the noise levels by which gates and shares are logged, the cleanest first.
+NOISE_PARTS = 8
 # From so many forwards on they are held as one tensor: on a GPU each takes half a kilobyte at least.
 _APART = 256
 
@@ -89,6 +109,15 @@ def _append(parts: list[Tensor], part: Tensor) -> None:
 
 def _all(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.cpu() for part in parts]).double()
+
+
+def _by_noise(rows: Tensor, levels: Tensor) -> list[list[float] | None]:
+    """Means of rows (N, D) whose noise level is in each of `NOISE_PARTS` equal parts of [0, 1]; None where none is."""
+    part = (levels * NOISE_PARTS).long().clamp(0, NOISE_PARTS - 1)
+    return [
+        [_mean(column) for column in chosen.T] if len(chosen := rows[part == number]) else None
+        for number in range(NOISE_PARTS)
+    ]
 
 
 def _mean(values: Tensor) -> float:

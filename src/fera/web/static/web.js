@@ -136,10 +136,48 @@ if (form) {
       document.getElementById("toml").textContent = told.toml;
       document.getElementById("command").textContent = told.command;
       said("");
+      if (document.getElementById("estimating").checked) estimate(told.toml);
     } catch (error) {
       if (number === asked && !isQuiet) said(error.message);
     }
   };
+  // What the run will take: asked for once the form rests, of what it is then.
+  let estimated = "", waiting;
+  const estimate = (toml) => {
+    // Where a run goes and what it draws along the way costs next to nothing.
+    const counts = toml.split("\n").filter((line) => !/^(output_dir|prompts|seed) =/.test(line)).join("\n");
+    if (counts === estimated) return;
+    estimated = counts;
+    clearTimeout(waiting);
+    waiting = setTimeout(async () => {
+      const words = document.getElementById("estimate-said"), facts = document.getElementById("estimate");
+      words.textContent = "estimating…";
+      try {
+        const { job } = await ask("estimate", values());
+        for (;;) {
+          const told = await (await fetch(`/train/estimate?job=${job}`)).json();
+          if (counts !== estimated) return;
+          if (!told.is_open) {
+            facts.replaceChildren(...told.facts.map(([name, value]) => {
+              const one = document.createElement("div"), key = document.createElement("dt"), said = document.createElement("dd");
+              key.textContent = name;
+              said.append(Object.assign(document.createElement("b"), { textContent: value }));
+              one.append(key, said);
+              return one;
+            }));
+            facts.hidden = !told.facts.length;
+            words.textContent = told.problems.join(" · ");
+            words.className = told.problems.length ? "notice bad" : "quiet";
+            return;
+          }
+          await new Promise((done) => setTimeout(done, 700));
+        }
+      } catch (error) {
+        words.textContent = error.message;
+      }
+    }, 1200);
+  };
+  document.getElementById("estimating").addEventListener("change", () => { estimated = ""; preview(true); });
   form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => preview(false), 300); });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
