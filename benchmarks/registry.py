@@ -22,6 +22,7 @@ from benchmarks import (
     startup,
     step,
     subspaces,
+    web,
 )
 from benchmarks.race import Race
 from benchmarks.setting import Setting
@@ -49,9 +50,10 @@ BENCHMARKS: dict[str, Builder] = {
     "subspaces": subspaces.races,
     "offload": offload.races,
     "comfyui": comfyui.races,
+    "web": web.races,
 }
 
 # Many minutes on two cores, or with needs of its own: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures", "neighbours", "subspaces", "offload", "clips", "comfyui")
+APART = ("compiled", "full", "share", "pictures", "neighbours", "subspaces", "offload", "clips", "comfyui", "web")
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]
