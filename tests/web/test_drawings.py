@@ -139,7 +139,10 @@ def test_only_drawings_are_shown_as_drawings(client, root, name):
 def test_an_adapter_says_how_many_experts_it_has(client, root):
     write_adapter("sd", root / "ink")
     assert client.get("/draw/adapter?path=ink").json()["experts"] == 3
-    for path in ("none", "/etc", "owner/name", "runs/b"):
+    (root / "linked").mkdir()
+    (root / "ink").rename(root.parent / "ink")
+    os.symlink(root.parent / "ink" / "adapter_model.safetensors", root / "linked" / "adapter_model.safetensors")
+    for path in ("none", "/etc", "owner/name", "runs/b", "linked"):
         assert client.get("/draw/adapter", params={"path": path}).status_code == 404
 
 

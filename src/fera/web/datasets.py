@@ -1,36 +1,32 @@
 """The page about data: pictures that are dropped in, their captions, what a check says of each, and masks."""
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fera.captioning.models import find_models
-from fera.config import DataConfig
-from fera.data.editing import Captioned, CaptionFolder, read_folder
+from fera.data.editing import Captioned, CaptionFolder
 from fera.data.images import load_image
 from fera.data.picture_formats import IMAGE_SUFFIXES
-from fera.data.sources.flat import caption_beside
 from fera.errors import FeraError
+from fera.support.files import replace_file
 from fera.web.checks import Check, checked, read_json
 from fera.web.commands import number_of, text_of
 from fera.web.draft import Draft, Drafts
 from fera.web.jobs import OPEN, Job, Queue
+from fera.web.looks import Looks, captions_now, find_folders
 from fera.web.places import Places
 from fera.web.rendering import asked, printed, render
 from fera.web.uploads import check_name, receive, write_mask
 
 _A_PAGE = 120
-# Folders in folders that are offered, and entries that are looked at for that.
-_DEPTH = 3
-_MOST_ENTRIES = 20_000
-_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,7 @@ class Datasets:
         self._places = places
         self._queue = queue
         self._drafts = Drafts(queue.folder / "drafts")
-        self._looks: dict[Path, tuple[object, CaptionFolder]] = {}
-        self._mutex = threading.Lock()
+        self._looks = Looks()
 
     def page(self, request: Request) -> Response:
         """The folders there are, and the one that was chosen."""
@@ -83,7 +78,7 @@ class Datasets:
             tab="data",
             root=self._places.root,
             folder=name and self._places.name(folder),
-            folders=self._folders(),
+            folders=find_folders(self._places),
             models=find_models() if name else [],
             masks=name and self._places.name(self._masks(folder)),
             **({"listed": True, **parts} if name else {"listed": False}),
@@ -118,7 +113,7 @@ class Datasets:
 
         def save() -> str:
             folder = self._folder(text)
-            entry = self._entry(folder, name)
+            entry = self._looks.entry(folder, name)
             path = self._mask_of(folder, name)
             try:
                 size = load_image(entry.image).size
@@ -138,7 +133,7 @@ class Datasets:
     def edit(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Change one caption in the draft."""
         folder, draft = self._drafted(given)
-        entry = self._entry(folder, text_of(given, "name", needed=True))
+        entry = self._looks.entry(folder, text_of(given, "name", needed=True))
         caption = " ".join(text_of(given, "caption").split())
         old = draft.edits.get(entry.name, (entry.caption, ""))[0]
         draft.change(_version(given), {entry.name: (old, caption)})
@@ -178,9 +173,9 @@ class Datasets:
         """Write edited captions to their files."""
         folder, draft = self._drafted(given)
         try:
-            count = draft.save(_version(given), self._look(folder, fresh=True))
+            count = draft.save(_version(given), self._looks.at(folder, fresh=True))
         finally:
-            self._forget(folder)
+            self._looks.forget(folder)
         return {"said": f"saved {count:,} {'caption' if count == 1 else 'captions'}", **self._state(draft)}
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,10 +208,8 @@ class Datasets:
     def white_masks(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Give each picture without a mask an all-white one, for training asks one of every picture."""
         folder = self._folder(text_of(given, "folder", needed=True))
-        from PIL import Image
-
         made = 0
-        for entry in self._look(folder).entries:
+        for entry in self._looks.at(folder).entries:
             path = self._mask_of(folder, entry.name)
             if entry.image.suffix.lower() in IMAGE_SUFFIXES and not path.exists():
                 try:
@@ -224,7 +217,7 @@ class Datasets:
                 except ValueError:
                     continue  # the check names it
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("L", size, 255).save(path)
+                replace_file(path, lambda file, size=size: Image.new("L", size, 255).save(file, format="PNG"))  # type: ignore[misc]
                 made += 1
         return {"said": f"made {made:,} white masks in {self._places.name(self._masks(folder))}"}
 
@@ -233,7 +226,7 @@ class Datasets:
         search = text_of(given, "search")
         edits = draft.edits
         changes = {}
-        for entry in self._look(folder).entries:
+        for entry in self._looks.at(folder).entries:
             old, now = edits.get(entry.name, (entry.caption, entry.caption))
             if _matches(entry.name, now, search) and (new := change(now)) != now:
                 changes[entry.name] = (old, new)
@@ -255,7 +248,7 @@ class Datasets:
         edits = draft.edits
         problem, held = "", None
         try:
-            held = self._look(folder)
+            held = self._looks.at(folder)
         except FeraError as error:  # an empty folder is one to drop pictures into
             problem = str(error)
         check, job = checked(self._queue, self._word(folder))
@@ -265,7 +258,7 @@ class Datasets:
         shown = found[(page - 1) * _A_PAGE : page * _A_PAGE]
         return {
             "problem": problem,
-            "cards": [self._card(held, entry, edits, check) for entry in shown] if held is not None else [],
+            "cards": [self._card(entry, edits, check) for entry in captions_now(held, shown)] if held else [],
             "count": 0 if held is None else len(held.entries),
             "found": len(found),
             "uncaptioned": sum(not edits.get(e.name, ("", e.caption))[1] for e in held.entries) if held else 0,
@@ -307,54 +300,16 @@ class Datasets:
 
         return [entry for entry in held.entries if wanted(entry)]
 
-    def _card(
-        self, held: CaptionFolder, entry: Captioned, edits: Mapping[str, tuple[str, str]], check: Check | None
-    ) -> Card:
-        if entry.name not in edits and held.layout == "flat":
-            entry = replace(entry, caption=self._caption_now(held, entry))
+    def _card(self, entry: Captioned, edits: Mapping[str, tuple[str, str]], check: Check | None) -> Card:
         return Card(
             name=entry.name,
-            path=self._places.name(entry.image.resolve()),
+            path=self._places.name(entry.image),
             caption=edits[entry.name][1] if entry.name in edits else entry.caption,
             is_changed=entry.name in edits,
             facts=check.facts_of(entry.name) if check is not None else (),
             is_bad=check is not None and entry.name in check.bad,
             is_picture=entry.image.suffix.lower() in IMAGE_SUFFIXES,
         )
-
-    def _caption_now(self, held: CaptionFolder, entry: Captioned) -> str:
-        """The caption that a file has now: an editor that writes in place leaves the folder's time as it was."""
-        try:
-            return caption_beside(entry.image, held.folder, DataConfig(train_data_dir=held.folder))
-        except FeraError:
-            return entry.caption
-
-    def _look(self, folder: Path, *, fresh: bool = False) -> CaptionFolder:
-        """What lies in a folder; read again once something came or went."""
-        stamp = _stamp(folder)
-        with self._mutex:
-            kept = self._looks.get(folder)
-        if kept is not None and kept[0] == stamp and not fresh:
-            return kept[1]
-        held = read_folder(folder)
-        with self._mutex:
-            self._looks.pop(folder, None)
-            self._looks[folder] = (stamp, held)
-            while len(self._looks) > _KEPT:
-                self._looks.pop(next(iter(self._looks)))
-        return held
-
-    def _forget(self, folder: Path) -> None:
-        with self._mutex:
-            self._looks.pop(folder, None)
-
-    def _entry(self, folder: Path, name: str) -> Captioned:
-        for entry in self._look(folder).entries:
-            if entry.name == name:
-                if self._look(folder).layout == "flat":
-                    return replace(entry, caption=self._caption_now(self._look(folder), entry))
-                return entry
-        raise FeraError(f"{name} is not in the folder any more; reload the page")
 
     def _folder(self, name: str) -> Path:
         folder = self._places.inside(name)
@@ -375,43 +330,9 @@ class Datasets:
             return folder / "masks"
 
     def _mask_of(self, folder: Path, name: str) -> Path:
-        entry = self._entry(folder, name)
+        entry = self._looks.entry(folder, name)
         relative = entry.image.relative_to(folder) if entry.image.is_relative_to(folder) else Path(entry.image.name)
         return self._places.inside((self._masks(folder) / relative).with_suffix(".png"))
-
-    def _folders(self) -> list[str]:
-        """Folders with pictures in them."""
-        found: list[str] = []
-        left = _MOST_ENTRIES
-        folders = [(path, 0) for path in (self._places.root, *self._places.also)]
-        while folders and left > 0:
-            folder, depth = folders.pop(0)
-            try:
-                entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-            except OSError:
-                continue
-            left -= len(entries)
-            if depth and any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries[:200]):
-                found.append(self._places.name(folder))
-            elif depth and any(entry.name in ("metadata.jsonl", "metadata.csv") for entry in entries[:200]):
-                found.append(self._places.name(folder))
-            if depth < _DEPTH:
-                inner = [entry for entry in entries if not entry.suffix and entry.is_dir() and not entry.is_symlink()]
-                folders += [(entry, depth + 1) for entry in sorted(inner) if entry.name not in ("drawings", "samples")]
-        return found
-
-
-def _stamp(folder: Path) -> object:
-    """What changes when a file of a folder comes, goes, or is written whole."""
-    stamps: list[tuple[str, int]] = []
-    try:
-        stamps.append(("", folder.stat().st_mtime_ns))
-        with_rows = [path for path in (folder / "metadata.jsonl", folder / "metadata.csv") if path.exists()]
-        inner = [path for path in folder.iterdir() if not path.suffix and path.is_dir()]
-        stamps += [(path.name, path.stat().st_mtime_ns) for path in (*with_rows, *sorted(inner))]
-    except OSError:
-        return object()
-    return stamps
 
 
 def _matches(name: str, caption: str, search: str) -> bool:

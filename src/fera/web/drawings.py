@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from fera.adapters.header import read_header
 from fera.errors import FeraError
-from fera.format import LIVE, LIVE_STEPS
+from fera.format import CONFIG, LIVE, LIVE_STEPS, WEIGHTS
 from fera.web.commands import lines_of, list_of, number_of, path_of, text_of
 from fera.web.jobs import OPEN, Job, Queue
 from fera.web.places import Places
@@ -57,9 +57,13 @@ class Drawings:
     def adapter(self, request: Request) -> Response:
         """What an adapter is: its experts, its bands, its base."""
         text = asked(request, "path")
-        if not self._places.inside(text).exists():
+        path = self._places.inside(text)
+        if not path.exists():
             raise FeraError(f"there is no adapter {text} here")
-        settings = read_header(self._places.inside(text)).settings
+        for folder in (path, path / "adapter"):
+            for name in (WEIGHTS, CONFIG):
+                self._places.inside(folder / name)  # a link in it may lead elsewhere
+        settings = read_header(path).settings
         has_gate = settings.get("router") != "gradient"
         experts = settings.get("num_experts", 0)
         base = settings.get("base_model_name_or_path") or ""

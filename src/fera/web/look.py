@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from markupsafe import Markup
@@ -18,6 +19,8 @@ from fera.web.runs import RunRow, log_of
 # Runs that are shown side by side at most: as many as there are colours that can be told apart.
 MOST_COMPARED = EXPERT_COLOURS
 _LOG_LINES = 12
+# Where gates along the denoising steps are kept, the newer first.
+_TRACES = ("gates.csv", "analysis/gates.csv")
 _MOST_SAMPLES = 400
 PICTURES = {
     ".png": "image/png",
@@ -44,14 +47,27 @@ class Sample:
 
 
 def figures(path: Path) -> tuple[list[Figure], list[Figure]]:
-    """Charts of a run: of its training, and of its gates.
+    """Charts of a run: of its training, and of its gates; drawn again only once its files changed.
 
     Args:
         path: folder of the run.
     """
+    return _figures(path, tuple(map(_stamp, (path / "log.jsonl", *(path / name for name in _TRACES)))))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=32)
+def _figures(path: Path, _stamps: object) -> tuple[list[Figure], list[Figure]]:
     log = log_of(path)
     problems: list[str] = []
-    curves = read_curves(path / "gates.csv", problems) or read_curves(path / "analysis" / "gates.csv", problems)
+    curves = next(filter(None, (read_curves(path / name, problems) for name in _TRACES)), [])
     routing = [figure for curve in curves for figure in routing_figures(curve)]
     return training_figures(log, _held_out(log)), [*gate_figures(log), *routing]
 

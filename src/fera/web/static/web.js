@@ -52,7 +52,7 @@ function follow(part) {
       part.dataset.lost = "yes";
     }
   };
-  setInterval(() => { if (!document.hidden) part.refresh(); }, EVERY);
+  setInterval(() => { if (!document.hidden) part.refresh(); }, Number(part.dataset.every ?? EVERY));
   document.addEventListener("visibilitychange", () => { if (!document.hidden) part.refresh(); });
 }
 
