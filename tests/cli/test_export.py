@@ -87,3 +87,12 @@ def test_one_clear_error(export, tmp_path, arguments, message):
     assert code == 2 and not out
     assert err.startswith("error: ") and message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_best_gate(export, tmp_path, tiny_sd_dir):
+    code, _, err = export("--gate", "best", "--base", tiny_sd_dir, "--prompts", PROMPTS[0])
+    assert code == 0, err
+    assert "uniform: " in err and "mean: " in err and "best: " in err
+    assert about(tmp_path / "out" / "pytorch_lora_weights.safetensors")["approximation"]["prompts"] == [PROMPTS[0]]
+    code, _, err = export("--gate", "best", "--overwrite")
+    assert code == 2 and "--gate best is chosen by drawing" in err

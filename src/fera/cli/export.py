@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gate",
         metavar="GATE",
-        help='mixture of the experts: "uniform", "mean" over the steps of --trace, or weights such as 0.2,0.3,0.5; '
-        "mean where there is a trace; none for an adapter whose router is gradient",
+        help='mixture of the experts: "uniform", "mean" over the steps of --trace, "best" for the one whose '
+        "predictions on --prompts are nearest to the routed ones, or weights such as 0.2,0.3,0.5; mean where there is "
+        "a trace; none for an adapter whose router is gradient",
     )
     parser.add_argument("--trace", type=Path, metavar="FILE", help="gates.csv of fera generate --trace")
     parser.add_argument(
@@ -67,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     gate = gate_of(arguments.gate, arguments.trace, arguments.schedule) if has_gate or arguments.gate else None
     if (arguments.base is None) != (not arguments.prompts):
         raise FeraError("measuring needs both --base and --prompts; leave out both to export without measuring")
+    if gate == "best" and arguments.base is None:
+        raise FeraError("--gate best is chosen by drawing: give --base and --prompts")
     exported = export_lora(
         arguments.adapter,
         arguments.output,
@@ -86,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print("exact: the adapter's experts act all alike, so it is this plain LoRA")
     else:
         console.print(gap_in_words(exported.gap, "a plain LoRA", "give --base"))
+    for name, gap in exported.compared.items():
+        console.print(f"  {name}: {gap.prediction:.2%}, {gap.change:.1%}")
     for path in exported.files:
         print(path)
     return 0
@@ -115,7 +120,7 @@ def gate_of(text: str | None, trace: Path | None, schedule: int | None) -> "Gate
         raise FeraError("say which gate: --gate uniform, --gate 0.2,0.3,0.5, or --trace FILE for its mean")
     if text == "mean":
         raise FeraError("--gate mean needs --trace FILE, the gates.csv of fera generate --trace")
-    if text == "uniform":
+    if text in ("uniform", "best"):
         return text
     try:
         return [float(weight) for weight in text.split(",")]

@@ -71,7 +71,7 @@ def record_walk(
     Raises:
         FeraError: there is no such adapter, or the pipeline cannot draw.
     """
-    denoiser = _holder(pipe, adapter_name)
+    denoiser = holder_of(pipe, adapter_name)
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     hook = denoiser.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
@@ -108,11 +108,10 @@ def measure_gap(pipe: Any, walk: Walk, gate_at: Callable[[int], Tensor], *, adap
         gate_at: number of a denoising step, from 0, to the gate that serves it, shape (E,).
         adapter_name: the adapter.
     """
-    denoiser = _holder(pipe, adapter_name)
+    denoiser = holder_of(pipe, adapter_name)
     errors, changes, sizes = [], [], []
     for call, step, routed, base in zip(walk.calls, walk.steps, walk.routed, walk.base, strict=True):
-        with _held(denoiser, adapter_name, gate_at(step)):
-            static = _predict(denoiser, call)
+        static = predict_with(denoiser, adapter_name, gate_at(step), call)
         errors.append(_energy(static - routed))
         changes.append(_energy(routed - base))
         sizes.append(_energy(routed))
@@ -122,6 +121,21 @@ def measure_gap(pipe: Any, walk: Walk, gate_at: Callable[[int], Tensor], *, adap
         tuple(walk.trace.timesteps[step] for step in walk.steps),
         tuple(_ratio(error, change) for error, change in zip(errors, changes, strict=True)),
     )
+
+
+def predict_with(
+    denoiser: nn.Module, adapter: str, gate: Tensor, call: tuple[tuple[Any, ...], dict[str, Any]]
+) -> Tensor:
+    """What a denoiser answers with the gate of an adapter held still.
+
+    Args:
+        denoiser: with the adapter active.
+        adapter: its name.
+        gate: shape (E,).
+        call: arguments of the call, positional and by name.
+    """
+    with _held(denoiser, adapter, gate):
+        return _predict(denoiser, call)
 
 
 class _Held(nn.Module):
@@ -146,7 +160,12 @@ def _held(denoiser: nn.Module, adapter: str, gate: Tensor) -> Iterator[None]:
         routing.router[adapter] = router
 
 
-def _holder(pipe: Any, adapter: str) -> nn.Module:
+def holder_of(pipe: Any, adapter: str) -> nn.Module:
+    """The denoiser of a pipeline that has an adapter.
+
+    Raises:
+        FeraError: none has.
+    """
     for denoiser in denoisers(pipe).values():
         if adapter in adapter_configs(denoiser):
             return denoiser

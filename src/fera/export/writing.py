@@ -3,8 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from fera.adapters.file import AdapterFile, open_adapter
 from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
+from fera.export.best import BestGate, choose_best
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
-from fera.export.static import gate_for, static_lora
+from fera.export.static import check_plain, gate_for, static_lora
 from fera.export.tokens import token_files
 from fera.export.tools import format_for
 from fera.method.routing import Routing
@@ -30,6 +31,7 @@ SCHEDULE = "schedule.json"
 # What the adapter is called while it is measured.
 _NAME = "exported"
 _STEPS = 8
+_BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Exported:
         gates: the gates of each LoRA, E weights each.
         gap: how far they are from the routed adapter; None where it was not measured.
         is_exact: whether the LoRA is the adapter itself, whose router is "gradient".
+        compared: the same of "uniform" and "mean" beside "best", where the gate was chosen by data.
     """
 
     files: list[Path]
     gates: list[list[float]]
     gap: Gap | None
     is_exact: bool = False
+    compared: Mapping[str, Gap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def export_lora(
     Args:
         adapter: as `fera.load_adapter` takes it.
         output: a `.safetensors` file, or a folder; a folder for a schedule.
-        gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`; None for an adapter
-            whose router is "gradient", which is a plain LoRA and exact as one.
+        gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`; "best" for the gate
+            whose predictions are nearest to the routed ones on `prompts`; None for an adapter whose router is
+            "gradient", which is a plain LoRA and exact as one.
         format: a key of `fera.export.formats.FORMATS`.
         tool: one of `fera.export.tools.TOOLS`, which chooses the format; `format` is not looked at then.
         dtype: precision of the file's tensors; that of the adapter when left out.
@@ -98,9 +103,13 @@ def export_lora(
         FeraError: something cannot work; nothing is written then.
     """
     file = open_adapter(adapter)
-    parts = _parts(file, gate, schedule)
     if (pipe is None) != (not prompts):
         raise FeraError("to measure an export give both a base and prompts, or neither")
+    compared: Mapping[str, Gap] = {}
+    if gate == _BEST:
+        best = _choose(file, adapter, pipe, prompts, schedule)
+        gate, compared = best.gate.tolist(), best.gaps
+    parts = _parts(file, gate, schedule)
     if pipe is not None and not file.config.has_gate:
         raise FeraError("the export is exact, there is nothing to measure: leave base and prompts out")
     loras = [static_lora(file, part.gate) for part in parts]
@@ -111,7 +120,9 @@ def export_lora(
     tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
-    gap = None if pipe is None else measure(adapter, pipe, prompts, [part.gate for part in parts])
+    gap = compared.get(_BEST)
+    if gap is None and pipe is not None:
+        gap = measure(adapter, pipe, prompts, [part.gate for part in parts])
     description = _describe(gap, prompts, is_exact=not file.config.has_gate)
     writers: dict[Path, Callable[[Path], object]] = {}
     for part, (tensors, metadata), path in zip(parts, encoded, paths, strict=False):
@@ -123,7 +134,8 @@ def export_lora(
         writers[paths[-1]] = lambda path: path.write_text(text, encoding="utf-8")
     writers |= {path: _saver(held, {"format": "pt"}) for path, held in tokens.items()}
     _write_all(writers)
-    return Exported([*paths, *tokens], [part.gate.tolist() for part in parts], gap, not file.config.has_gate)
+    gates = [part.gate.tolist() for part in parts]
+    return Exported([*paths, *tokens], gates, gap, not file.config.has_gate, compared)
 
 
 def _cast(tensors: Tensors, metadata: dict[str, str], dtype: torch.dtype | None) -> tuple[Tensors, dict[str, str]]:
@@ -172,6 +184,23 @@ def _paths(output: Path, file_name: str, count: int, is_schedule: bool) -> list[
         raise FeraError(f"a schedule is several files: give a folder as output, not {output}")
     stem = file_name.removesuffix(".safetensors")
     return [*(output / f"{stem}-{number}.safetensors" for number in range(1, count + 1)), output / SCHEDULE]
+
+
+def _choose(
+    file: AdapterFile, adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], schedule: int | None
+) -> BestGate:
+    if not file.config.has_gate:
+        gate_for(file.config, _BEST)  # which says so
+    check_plain(file.config)
+    if pipe is None:
+        raise FeraError('gate "best" is chosen by drawing: give a base and prompts')
+    if schedule is not None:
+        raise FeraError('gate "best" is one for all steps: leave `schedule` out, or take its gates from a trace')
+    load_adapter(pipe, adapter, adapter_name=_NAME)
+    try:
+        return choose_best(pipe, prompts, adapter_name=_NAME, steps=_STEPS)
+    finally:
+        unload(pipe, _NAME)
 
 
 def measure(adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], gates: list[Tensor]) -> Gap:

@@ -1,0 +1,121 @@
+"""The one gate whose predictions are nearest to the routed ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fera.export.gap import Gap, Walk, holder_of, measure_gap, predict_with, record_walk
+
+# How far the first round goes towards one expert alone to see how predictions move; half as far in each further round.
+_STRIDE = 0.25
+_ROUNDS = 6
+# A round that gains less, as a part of the squared error, is the last.
+_ENOUGH = 1e-3
+
+
+# Apart from the seeds of what the gate was chosen by: how good it is, is measured on pictures of their own.
+_OTHER_SEED = 1000
+
+
+@dataclass(frozen=True)
+class BestGate:
+    """A gate that was chosen by data.
+
+    Args:
+        gate: shape (E,), float32.
+        gaps: how far it ("best"), the mean of the recorded gates ("mean") and equal weights ("uniform") are from the
+            routed adapter, on noise that the gate was not chosen by.
+    """
+
+    gate: Tensor
+    gaps: Mapping[str, Gap]
+
+
+def choose_best(
+    pipe: Any, prompts: Sequence[str], *, adapter_name: str = "default", steps: int = 8, seed: int = 0
+) -> BestGate:
+    """Draw prompts with the routed adapter, and find the gate whose predictions are nearest.
+
+    Args:
+        pipe: a text-to-image pipeline with the adapter active.
+        prompts: what to draw; not the ones it was trained on.
+        adapter_name: the adapter.
+        steps: denoising steps.
+        seed: the seed of the noise of the first image; twice as many are drawn as there are prompts.
+
+    Raises:
+        FeraError: there is no such adapter, or the pipeline cannot draw.
+    """
+    walk = record_walk(pipe, prompts, adapter_name=adapter_name, steps=steps, seed=seed)
+    mean = walk.trace.mean()
+    best = best_gate(pipe, walk, mean, adapter_name=adapter_name)
+    walk = record_walk(pipe, prompts, adapter_name=adapter_name, steps=steps, seed=seed + _OTHER_SEED)
+    candidates = {"uniform": torch.full_like(mean, 1 / len(mean)), "mean": mean, "best": best}
+    gaps = {
+        name: measure_gap(pipe, walk, lambda step, gate=gate: gate, adapter_name=adapter_name)  # type: ignore[misc]
+        for name, gate in candidates.items()
+    }
+    return BestGate(best, gaps)
+
+
+@torch.no_grad()
+def best_gate(pipe: Any, walk: Walk, start: Tensor, *, adapter_name: str = "default") -> Tensor:
+    r"""The gate, of weights at least 0 that sum to 1, whose predictions are nearest to those of a walk.
+
+    .. math:: \min_g \sum_c \lVert \epsilon_c(g) - \epsilon_c \rVert^2
+
+    over the walk's calls c. Predictions are nearly linear in the gate, so each round (Gauss-Newton) measures how they
+    move towards each expert, and solves for the gate as if they went on like that.
+
+    Args:
+        pipe: the pipeline that the walk was recorded with.
+        walk: the calls, and the routed answers.
+        start: gate to begin with, shape (E,), such as the mean of the walk.
+        adapter_name: the adapter.
+
+    Returns:
+        Shape (E,), float32: the best of those that were measured, `start` among them.
+    """
+    denoiser = holder_of(pipe, adapter_name)
+    experts = torch.eye(len(start))
+    best, gate = start, start
+    least: float | None = None
+    for stride in (_STRIDE / 2**number for number in range(_ROUNDS)):
+        # (R - P) and the moves of P, in each other's products: small, whatever the size of a prediction.
+        gram, towards, error = torch.zeros(len(start), len(start)).double(), torch.zeros(len(start)).double(), 0.0
+        for call, routed in zip(walk.calls, walk.routed, strict=True):
+            here = predict_with(denoiser, adapter_name, gate, call)
+            there = [predict_with(denoiser, adapter_name, gate.lerp(expert, stride), call) for expert in experts]
+            jacobian = torch.stack([(one - here).flatten() / stride for one in there]).double()
+            missing = (routed - here).flatten().double()
+            gram += (jacobian @ jacobian.T).cpu()
+            towards += (jacobian @ missing).cpu()
+            error += float(missing.square().sum())
+        if least is not None and error >= least:
+            break
+        gained = float("inf") if least is None else least - error
+        best, least = gate, error
+        if gained < _ENOUGH * error:
+            break
+        gate = _on_simplex(gram, towards, gate).float()
+    return best
+
+
+def _on_simplex(gram: Tensor, towards: Tensor, start: Tensor) -> Tensor:
+    """Minimize w G w - 2 b w over weights that are at least 0 and sum to 1, by projected steps; of few experts."""
+    weights = start.double()
+    step = 1 / max(float(torch.linalg.eigvalsh(gram)[-1]), 1e-30)
+    for _ in range(2000):
+        weights = _projected(weights - step * (gram @ weights - towards))
+    return weights
+
+
+def _projected(point: Tensor) -> Tensor:
+    """The nearest weights that are at least 0 and sum to 1 (Duchi et al., 2008)."""
+    ordered = point.sort(descending=True).values
+    above = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
+    count = int((ordered > above).sum())
+    return (point - above[count - 1]).clamp(min=0)
