@@ -26,6 +26,7 @@ from fera.models.components import BARE, Target, denoisers
 from fera.pipelines.hotswap import swap_adapters
 from fera.pipelines.offloading import weights_in_place
 from fera.pipelines.opening import open_components
+from fera.pipelines.plain_loras import is_plain_lora, put_plain_lora
 from fera.tuner import FeraConfig
 from fera.tuner.fingerprint import check_fingerprint
 from fera.tuner.guards import check_unfused
@@ -46,9 +47,13 @@ def load_adapter(
 ) -> None:
     """Load an adapter into a pipeline and make it the active one.
 
+    A plain LoRA too, in the naming of diffusers, PEFT, kohya or ComfyUI: diffusers or PEFT reads it, and what of it has
+    no place in the pipeline is an error. `set_adapters` then weighs it beside routed ones.
+
     Args:
         pipe: a diffusers pipeline (or a denoiser).
-        path: an adapter folder, a run folder of `fera train`, one safetensors file, or a Hub id. A folder that
+        path: an adapter folder, a run folder of `fera train`, one safetensors file, or the Hub id of a routed adapter;
+            a file or folder of a plain LoRA. A folder that
             `save_adapter` wrote for two denoisers loads into both, as far as the pipeline has them. An adapter's parts
             in the text encoders go into the pipeline's; a bare denoiser gets its own part alone.
         adapter_name: what to call it here; without dots.
@@ -67,6 +72,10 @@ def load_adapter(
             unchanged.
     """
     check_name(adapter_name)
+    if is_plain_lora(path):
+        if hotswap:
+            raise FeraError(f"{path} is a plain LoRA, and hotswap=True replaces the weights of a routed adapter")
+        return _load_plain(pipe, path, adapter_name, component)
     with weights_in_place(pipe):  # also to tell by its weights which of two denoisers an adapter belongs to
         files = open_components(pipe, path, component=component, revision=revision, token=token)
         _load(pipe, files, adapter_name, allow_other_base, hotswap)
@@ -161,7 +170,7 @@ def set_adapters(pipe: Target, names: str | Sequence[str], weights: float | Sequ
                 for name, weight in own.items():
                     set_scale: Any = module.set_scale
                     set_scale(name, weight)
-    activate_text(pipe, _routed(pipe), dict(zip(names, weights, strict=True)))
+    activate_text(pipe, available, dict(zip(names, weights, strict=True)))
 
 
 @contextmanager
@@ -245,7 +254,7 @@ def _load(
                 raise FeraError(f"cannot load {files[name].weights.parent} into {name}: {error}") from error
         if text is not None:
             put_text(pipe, text, adapter_name)
-        activate_text(pipe, _routed(pipe), {adapter_name: 1.0})
+        activate_text(pipe, adapters(pipe), {adapter_name: 1.0})
     for denoiser in places.values():
         _enable(denoiser)
         _activate(denoiser, [adapter_name])  # PEFT has done so among the layers of LoRA alone
@@ -255,6 +264,25 @@ def _load(
         gate = gate_of(denoiser)
         if gate is not None:
             gate.scheduler = SchedulerOf(pipe)
+
+
+def _load_plain(pipe: Target, path: str | os.PathLike[str], adapter_name: str, component: str | None) -> None:
+    places = denoisers(pipe)
+    if component is None and len(places) > 1:
+        raise FeraError(
+            f"{path} is a plain LoRA, which does not say where it belongs; give component, one of: {_listing(places)}"
+        )
+    component = next(iter(places)) if component is None else component
+    if component not in places:
+        raise FeraError(f"there is no denoiser {component!r} here; there are: {_listing(places)}")
+    if adapter_name in adapters(pipe):
+        raise FeraError(f"there is an adapter {adapter_name!r} already; choose another adapter_name, or delete it")
+    denoiser = places[component]
+    with weights_in_place(pipe), _all_or_nothing(pipe, [denoiser], adapter_name):
+        put_plain_lora(pipe, component, path, adapter_name)
+    denoiser.train(denoiser.training)
+    _tell_diffusers(denoiser)
+    set_adapters(pipe, adapter_name)
 
 
 def _put(file: AdapterFile, denoiser: nn.Module, adapter_name: str, allow_other_base: bool) -> None:

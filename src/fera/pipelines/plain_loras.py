@@ -4,23 +4,29 @@ diffusers turns the names of kohya's scripts, of ComfyUI and of other trainers i
 written. Both put a LoRA into the denoiser to do so; it is taken out again.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fera.errors import PROGRAMMING_ERRORS, FeraError, reason_of
-from fera.format import CONFIG, PEFT_PREFIX, WEIGHTS
+from fera.format import CONFIG, METADATA_KEY, PEFT_PREFIX, WEIGHTS
+from fera.models.components import BARE
 from fera.tuner.model import remove_adapters
 
 _NAME = "fera_start"
+# The file of a folder that diffusers wrote.
+_OF_DIFFUSERS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,46 @@ class LoraPair:
         return len(self.down)
 
 
+def is_plain_lora(source: str | os.PathLike[str]) -> bool:
+    """Whether files are a plain LoRA, as far as their names say; a Hub id is taken for a routed adapter."""
+    path = Path(source)
+    if path.is_dir():
+        if (path / CONFIG).is_file():
+            return _peft_type(path / CONFIG) == "LORA"
+        return (path / _OF_DIFFUSERS).is_file()
+    if path.suffix != ".safetensors" or not path.is_file() or _peft_type(path.parent / CONFIG) is not None:
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA_KEY not in (file.metadata() or {}) and any("lora" in key for key in file.keys())
+    except (SafetensorError, OSError):
+        return False
+
+
+def put_plain_lora(pipe: Any, component: str, source: str | os.PathLike[str], adapter_name: str) -> None:
+    """Load a plain LoRA into a pipeline, beside whatever it holds; what it has in the text encoders too.
+
+    Args:
+        pipe: the pipeline, or a denoiser alone, which takes a folder that PEFT wrote.
+        component: the name of the denoiser in it; `BARE` of a denoiser alone.
+        source: as `read_plain_lora`.
+        adapter_name: what to call it.
+
+    Raises:
+        FeraError: as `read_plain_lora`; nothing is loaded then.
+    """
+    path = Path(source)
+    is_of_peft = (path / CONFIG).is_file()
+    if component == BARE and not is_of_peft:
+        raise FeraError(f"diffusers reads {source} for a pipeline: give that, not its denoiser alone")
+    holder = SimpleNamespace(**{BARE: pipe}) if component == BARE else pipe
+    read_plain_lora(holder, component, source)
+    if is_of_peft:
+        _put_in_by_peft(getattr(holder, component), path, adapter_name)
+    else:
+        _load_by_diffusers(pipe, path, adapter_name)
+
+
 def read_plain_lora(pipe: Any, component: str, source: str | os.PathLike[str]) -> dict[str, LoraPair]:
     """The LoRA of a denoiser by the names of its layers.
 
@@ -63,7 +109,7 @@ def read_plain_lora(pipe: Any, component: str, source: str | os.PathLike[str]) -
     try:
         with _taken_out(denoiser):
             if (path / CONFIG).is_file():
-                wanted = _put_in_by_peft(denoiser, path)
+                wanted = _put_in_by_peft(denoiser, path, _NAME)
             else:
                 wanted = _put_in_by_diffusers(pipe, component, source)
             found = _pairs(denoiser)
@@ -81,7 +127,16 @@ def read_plain_lora(pipe: Any, component: str, source: str | os.PathLike[str]) -
     return found
 
 
-def _put_in_by_peft(denoiser: nn.Module, folder: Path) -> set[str]:
+def _peft_type(config: Path) -> str | None:
+    """What a folder's config says that its adapter is; None where there is none that can be read."""
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return str(settings.get("peft_type")) if isinstance(settings, dict) else None
+
+
+def _put_in_by_peft(denoiser: nn.Module, folder: Path, adapter_name: str) -> set[str]:
     """Layers of a folder that PEFT wrote."""
     with _readable(folder):
         config = PeftConfig.from_pretrained(str(folder))
@@ -89,8 +144,8 @@ def _put_in_by_peft(denoiser: nn.Module, folder: Path) -> set[str]:
     if type(config) is not LoraConfig:
         raise FeraError(f"it is a {type(config).__name__.removesuffix('Config')} adapter")
     with _fitting():
-        inject_adapter_in_model(config, denoiser, _NAME)
-        set_peft_model_state_dict(denoiser, tensors, _NAME)
+        inject_adapter_in_model(config, denoiser, adapter_name)
+        set_peft_model_state_dict(denoiser, tensors, adapter_name)
     return {key.removeprefix(PEFT_PREFIX).split(".lora_")[0] for key in tensors if ".lora_" in key}
 
 
@@ -105,8 +160,13 @@ def _put_in_by_diffusers(pipe: Any, component: str, source: str | os.PathLike[st
     state = state[0] if isinstance(state, tuple) else state
     own = {key.removeprefix(f"{component}.") for key in state if key.startswith(f"{component}.")}
     with _fitting():
-        pipe.load_lora_weights(str(path.parent if path.is_file() else source), adapter_name=_NAME, **where)
+        _load_by_diffusers(pipe, path, _NAME)
     return {key.split(".lora")[0] for key in own if ".lora" in key}
+
+
+def _load_by_diffusers(pipe: Any, path: Path, adapter_name: str) -> None:
+    where = {"weight_name": path.name} if path.is_file() else {}
+    pipe.load_lora_weights(str(path.parent if path.is_file() else path), adapter_name=adapter_name, **where)
 
 
 def _pairs(denoiser: nn.Module) -> dict[str, LoraPair]:

@@ -113,23 +113,23 @@ def swap_text(pipe: Any, files: TextFiles | None, adapter: str, *, only_check: b
         learned.rows[adapter].data.copy_(files.rows(name))
 
 
-def activate_text(pipe: Any, routed: Iterable[str], weights: Mapping[str, float]) -> None:
-    """Let the LoRAs of some adapters act, and no other of the routed ones; those of others stay as they are.
+def activate_text(pipe: Any, known: Iterable[str], weights: Mapping[str, float]) -> None:
+    """Let the LoRAs of some adapters act, and no other that the denoisers have too; those of others stay as they are.
 
     A token has no weight: it is a word, and acts where a prompt has it.
 
     Args:
         pipe: the pipeline.
-        routed: names of all routed adapters.
+        known: names of all adapters of the denoisers.
         weights: those to activate, with the weight of each.
     """
-    routed = set(routed)
+    known = set(known)
     for encoder in text_encoders(pipe).values():
-        own = [name for name in getattr(encoder, "peft_config", {}) if name in routed]
+        own = [name for name in getattr(encoder, "peft_config", {}) if name in known]
         if not own:
             continue
         wanted = [name for name in weights if name in own]
-        activate_loras(encoder, [*(name for name in active_loras(encoder) if name not in routed), *wanted])
+        activate_loras(encoder, [*(name for name in active_loras(encoder) if name not in known), *wanted])
         for name in wanted:
             scale_lora(encoder, name, weights[name])
 
