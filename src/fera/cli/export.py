@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a .safetensors file, or a folder",
     )
+    parser.add_argument(
+        "--energy",
+        type=float,
+        default=0.99,
+        metavar="PART",
+        help="of experts that are no LoRA: the part of each layer's change that stays, in squared singular values "
+        "(%(default)s)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same names")
     measuring = parser.add_argument_group("measuring how far the LoRA is from the routed adapter")
     measuring.add_argument("--base", help='diffusers pipeline: a folder, a Hub id, or "emoji"')
@@ -64,10 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.export.writing import export_lora
     from fera.pipelines.base import load_base
 
-    has_gate = read_header(arguments.adapter).settings.get("router") != "gradient"
+    header = read_header(arguments.adapter)
+    has_gate = header.settings.get("router") != "gradient"
+    is_lora = header.settings.get("expert") is None
     gate = gate_of(arguments.gate, arguments.trace, arguments.schedule) if has_gate or arguments.gate else None
-    if (arguments.base is None) != (not arguments.prompts):
+    if arguments.base is None and arguments.prompts or arguments.base and not arguments.prompts and is_lora:
         raise FeraError("measuring needs both --base and --prompts; leave out both to export without measuring")
+    if not is_lora and arguments.base is None:
+        raise FeraError("the adapter's experts are no LoRA: to write one that is nearly the same, give --base")
     if gate == "best" and arguments.base is None:
         raise FeraError("--gate best is chosen by drawing: give --base and --prompts")
     exported = export_lora(
@@ -80,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         schedule=arguments.schedule,
         pipe=None if arguments.base is None else load_base(arguments.base),
         prompts=arguments.prompts,
+        energy=arguments.energy,
         overwrite=arguments.overwrite,
     )
     console = Console(stderr=True, highlight=False)
@@ -89,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print("exact: the adapter's experts act all alike, so it is this plain LoRA")
     else:
         console.print(gap_in_words(exported.gap, "a plain LoRA", "give --base"))
+    if not is_lora:
+        console.print(f"the experts are no LoRA; what was cut from the change of the weights: {exported.cut:.2%}")
     for name, gap in exported.compared.items():
         console.print(f"  {name}: {gap.prediction:.2%}, {gap.change:.1%}")
     for path in exported.files:

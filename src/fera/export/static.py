@@ -72,10 +72,10 @@ def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
         weights = rank_weights(gate, down.shape[0]) * expert_scale(vars(config), name)
         up = ups[name].float()
         layers[name] = Pair(down, (up * weights.view(1, -1, *[1] * (up.ndim - 2))).to(ups[name].dtype))
-    return StaticLora(layers, gate, config, _text(file))
+    return StaticLora(layers, gate, config, text_pairs(file))
 
 
-def _text(file: AdapterFile) -> dict[str, dict[str, Pair]]:
+def text_pairs(file: AdapterFile) -> dict[str, dict[str, Pair]]:
     """LoRA of the text encoders, which nothing routes; its scale goes into the up matrix too."""
     if file.text is None:
         return {}
@@ -116,15 +116,25 @@ def check_plain(config: FeraConfig) -> None:
     Raises:
         FeraError: the adapter's experts are of another scheme, or it has a soft prompt.
     """
+    check_no_soft_prompt(config)
+    if config.expert is not None:
+        raise FeraError(
+            f"the adapter's experts are a {type(config.expert).__name__}: a plain LoRA is an export format that cannot "
+            "hold the adapter. Only LoRA experts can be merged; to export others as a LoRA that is nearly the same, "
+            "give the base"
+        )
+
+
+def check_no_soft_prompt(config: FeraConfig) -> None:
+    """Refuse what no LoRA can hold.
+
+    Raises:
+        FeraError: the adapter has a soft prompt.
+    """
     if config.num_virtual_tokens:
         raise FeraError(
             f"the adapter has a soft prompt of {config.num_virtual_tokens} vectors, which a plain LoRA cannot hold: it "
             "can neither be exported nor merged. Train without num_virtual_tokens for that"
-        )
-    if config.expert is not None:
-        raise FeraError(
-            f"the adapter's experts are a {type(config.expert).__name__}: a plain LoRA is an export format that cannot "
-            "hold the adapter. Only LoRA experts can be exported or merged"
         )
 
 

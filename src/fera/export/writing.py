@@ -15,9 +15,10 @@ from fera.adapters.file import AdapterFile, open_adapter
 from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
 from fera.export.best import BestGate, choose_best
+from fera.export.converted import converted_lora
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
-from fera.export.static import check_plain, gate_for, static_lora
+from fera.export.static import StaticLora, check_no_soft_prompt, gate_for, static_lora
 from fera.export.tokens import token_files
 from fera.export.tools import format_for
 from fera.method.routing import Routing
@@ -43,6 +44,7 @@ class Exported:
         gates: the gates of each LoRA, E weights each.
         gap: how far they are from the routed adapter; None where it was not measured.
         is_exact: whether the LoRA is the adapter itself, whose router is "gradient".
+        cut: of experts that are no LoRA, what was cut from the changes of the weights, relative to the changes.
         compared: the same of "uniform" and "mean" beside "best", where the gate was chosen by data.
     """
 
@@ -51,6 +53,7 @@ class Exported:
     gap: Gap | None
     is_exact: bool = False
     compared: Mapping[str, Gap] = field(default_factory=dict)
+    cut: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def export_lora(
     schedule: int | None = None,
     pipe: Any = None,
     prompts: Sequence[str] = (),
+    energy: float = 0.99,
     overwrite: bool = False,
 ) -> Exported:
     """Write a routed adapter as a plain LoRA, or as several that serve a range of denoising steps each.
@@ -94,6 +98,8 @@ def export_lora(
         schedule: number of LoRAs, each with the mean gate of its range of the trace's steps; one in all when left out.
         pipe: pipeline of the base without adapters, to measure with; it is left as it was.
         prompts: to measure with; not those the adapter was trained on.
+        energy: of an adapter whose experts are no LoRA, which needs `pipe`: the part of each layer's change, in squared
+            singular values, that stays in the LoRA. The more, the larger its ranks.
         overwrite: replace files of the same names.
 
     Returns:
@@ -103,7 +109,8 @@ def export_lora(
         FeraError: something cannot work; nothing is written then.
     """
     file = open_adapter(adapter)
-    if (pipe is None) != (not prompts):
+    is_converted = file.config.expert is not None
+    if pipe is None and prompts or pipe is not None and not (prompts or is_converted):
         raise FeraError("to measure an export give both a base and prompts, or neither")
     compared: Mapping[str, Gap] = {}
     if gate == _BEST:
@@ -112,7 +119,7 @@ def export_lora(
     parts = _parts(file, gate, schedule)
     if pipe is not None and not file.config.has_gate:
         raise FeraError("the export is exact, there is nothing to measure: leave base and prompts out")
-    loras = [static_lora(file, part.gate) for part in parts]
+    loras, errors = _loras(file, adapter, parts, pipe, energy)
     if tool is not None:
         format = format_for(tool, loras[0])
     encoded = [_cast(*encode(lora, format), dtype) for lora in loras]
@@ -121,9 +128,11 @@ def export_lora(
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
     gap = compared.get(_BEST)
-    if gap is None and pipe is not None:
+    if gap is None and prompts:
         gap = measure(adapter, pipe, prompts, [part.gate for part in parts])
-    description = _describe(gap, prompts, is_exact=not file.config.has_gate)
+    description = _describe(gap, prompts, is_exact=not file.config.has_gate and not is_converted)
+    if is_converted:
+        description["cut"] = max(errors)
     writers: dict[Path, Callable[[Path], object]] = {}
     for part, (tensors, metadata), path in zip(parts, encoded, paths, strict=False):
         own = metadata | {"fera_export": json.dumps(description | _entry(part, parts), sort_keys=True)}
@@ -135,7 +144,8 @@ def export_lora(
     writers |= {path: _saver(held, {"format": "pt"}) for path, held in tokens.items()}
     _write_all(writers)
     gates = [part.gate.tolist() for part in parts]
-    return Exported([*paths, *tokens], gates, gap, not file.config.has_gate, compared)
+    is_exact = not file.config.has_gate and not is_converted
+    return Exported([*paths, *tokens], gates, gap, is_exact, compared, max(errors))
 
 
 def _cast(tensors: Tensors, metadata: dict[str, str], dtype: torch.dtype | None) -> tuple[Tensors, dict[str, str]]:
@@ -186,12 +196,23 @@ def _paths(output: Path, file_name: str, count: int, is_schedule: bool) -> list[
     return [*(output / f"{stem}-{number}.safetensors" for number in range(1, count + 1)), output / SCHEDULE]
 
 
+def _loras(
+    file: AdapterFile, adapter: str | os.PathLike[str], parts: Sequence[_Part], pipe: Any, energy: float
+) -> tuple[list[StaticLora], list[float]]:
+    """The LoRA of each part, and how much was cut from it."""
+    if file.config.expert is None or pipe is None:
+        return [static_lora(file, part.gate) for part in parts], [0.0]
+    check_no_soft_prompt(file.config)
+    found = [converted_lora(pipe, adapter, file, part.gate, energy) for part in parts]
+    return [one.lora for one in found], [one.error for one in found]
+
+
 def _choose(
     file: AdapterFile, adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], schedule: int | None
 ) -> BestGate:
     if not file.config.has_gate:
         gate_for(file.config, _BEST)  # which says so
-    check_plain(file.config)
+    check_no_soft_prompt(file.config)
     if pipe is None:
         raise FeraError('gate "best" is chosen by drawing: give a base and prompts')
     if schedule is not None:
