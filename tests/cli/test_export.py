@@ -3,10 +3,13 @@
 import json
 
 import pytest
-from adapter_cases import PROMPTS, write_adapter
+from adapter_cases import PROMPTS, make_pipeline, write_adapter
 from export_cases import GATE, write_trace
+from peft import LoHaConfig
 from safetensors import safe_open
 
+import fera
+from fera import FeraConfig
 from fera.cli.main import main
 
 
@@ -96,3 +99,14 @@ def test_the_best_gate(export, tmp_path, tiny_sd_dir):
     assert about(tmp_path / "out" / "pytorch_lora_weights.safetensors")["approximation"]["prompts"] == [PROMPTS[0]]
     code, _, err = export("--gate", "best", "--overwrite")
     assert code == 2 and "--gate best is chosen by drawing" in err
+
+
+def test_experts_that_are_no_lora(tmp_path, capfd, tiny_sd_dir):
+    pipe = make_pipeline("sd")
+    pipe.unet.add_adapter(FeraConfig(expert=LoHaConfig(r=2, init_weights=False), target_modules=["to_q"]), "default")
+    fera.save_adapter(pipe, tmp_path / "loha")
+    options = ["export", str(tmp_path / "loha"), "--gate", "uniform", "--output", str(tmp_path / "out")]
+    assert main(options) == 2 and "to write one that is nearly the same, give --base" in capfd.readouterr().err
+    assert main([*options, "--base", str(tiny_sd_dir), "--energy", "0.9"]) == 0
+    assert "what was cut from the change of the weights: " in " ".join(capfd.readouterr().err.split())
+    assert 0 <= about(tmp_path / "out" / "pytorch_lora_weights.safetensors")["cut"] <= 0.32
