@@ -345,3 +345,25 @@ def test_a_method_of_another_size_is_in_tables_and_not_in_plots(tmp_path, monkey
 
     write_report(study, [result for result in results if result.method != "new"], tmp_path)
     assert [finding.method for finding in drawn[-1]] == ["ref", "big"]  # alone, it is what the plots are for
+
+
+def test_bundled_styles_are_stages_whatever_the_machine(tmp_path):
+    stages = [{"train_data_dir": "openmoji", "weight": 1.0}, {"target": True, "weight": 2.0}]
+    method = STUDY["methods"]["new"] | {"data": {"stages": stages, "stage_order": "nearest"}}
+    study = make_study(styles=["twemoji"], methods=STUDY["methods"] | {"staged": method}, training_pictures=3)
+    assert study.stage_styles == ["openmoji"]
+    told = []
+    for name in ("here", "there"):
+        output = tmp_path / name
+        folders = style_folders(study, output)
+        assert len(list((folders["twemoji"] / "train").glob("*.webp"))) == 3
+        assert len(list((output / "data" / "openmoji" / "train").glob("*.webp"))) > 3, "sources are whole"
+        config = configure(study, Run("staged", "twemoji", 0), output, folders["twemoji"], None)
+        assert [stage.train_data_dir for stage in config.data.stages] == [
+            output / "data" / "openmoji" / "train",
+            folders["twemoji"] / "train",
+        ]
+        told.append(portable(study, config))
+    assert told[0] == told[1] and told[0]["data.stages"][0]["name"] == "openmoji"
+    plain = configure(study, Run("new", "twemoji", 0), tmp_path, tmp_path / "data", None)
+    assert differences(portable(study, plain), told[0])[0].startswith("data.stage_order is 'nearest', was 'given'")

@@ -13,6 +13,7 @@ from web_cases import do, make_client, write_light_run
 
 from fera.config.keys import keys
 from fera.config.reading import load_config
+from fera.training import TrainConfig
 from fera.web import runs
 from fera.web.form import form, presets, read_form, to_short_toml, values_of
 from fera.web.jobs import Queue
@@ -224,3 +225,11 @@ def test_reports_and_checks_need_no_turn(client, queue):
     ]
     assert client.get("/job", params={"id": job}).json()["is_open"] is True
     assert client.get("/job", params={"id": "../x"}).status_code == 404
+
+
+def test_stages_come_back_from_a_form():
+    stages = [{"train_data_dir": "a", "weight": 2.5}, {"train_data_dir": "b", "target": True, "name": "x"}]
+    config = TrainConfig.model_validate({"base": "b", "output_dir": "o", "data": {"stages": stages}})
+    values = values_of(config)
+    assert read_form(values) == config
+    assert read_form({name: value.replace("\n", "\r\n") for name, value in values.items()}) == config
