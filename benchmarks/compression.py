@@ -9,8 +9,10 @@ have fewer numbers than the weight; elsewhere the weight stays whole (`fera.comp
     python -m benchmarks.compression
 """
 
+import argparse
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +48,6 @@ class Row:
         layers: of how many.
         stored: numbers held, over those of the whole UNet.
         bytes: of the UNet's weights in memory.
-        memory: those, over what the whole UNet takes.
         own_loss: on the base's own drawings.
         style_loss: on the test pictures of another style.
     """
@@ -56,7 +57,6 @@ class Row:
     layers: int
     stored: float
     bytes: int
-    memory: float
     own_loss: float
     style_loss: float
 
@@ -89,8 +89,8 @@ def _drawn(pipe: StableDiffusionPipeline, like: Path, folder: Path) -> Path:
     return folder
 
 
-def rows() -> list[Row]:
-    """The base as it is, and with less and less of it."""
+def rows(energies: Sequence[float]) -> list[Row]:
+    """The base with these shares of its weights' energy."""
     pipe = load_base(str(base_path()))
     name, whole = next(iter(denoisers(pipe).items()))
     found = []
@@ -99,27 +99,39 @@ def rows() -> list[Row]:
         data = [
             _encoded(pipe, place, Path(folder, "cache")) for place in (_drawn(pipe, style, Path(folder, "own")), style)
         ]
-        for energy in (1.0, *reversed(ENERGIES)):
+        for energy in energies:
             unet = copy.deepcopy(whole)
             layers = sum(isinstance(module, nn.Linear | nn.Conv2d) for module in unet.modules())
-            whole_size = memory_of(unet)
             made = Compression(0, layers, 1, 1) if energy == 1 else compress(unet, energy)
             setattr(pipe, name, unet)
             losses = [measure(pipe, one) for one in data]
-            size = memory_of(unet)
-            found.append(
-                Row(energy, made.factored, made.layers, made.after / made.before, size, size / whole_size, *losses)
-            )
+            found.append(Row(energy, made.factored, made.layers, made.after / made.before, memory_of(unet), *losses))
     return found
 
 
-if __name__ == "__main__":
-    table = rows()
-    Path("docs/results/compression.json").write_text(json.dumps([asdict(row) for row in table], indent=1) + "\n")
-    print("| energy kept | layers held as factors | numbers held | loss on its own drawings | loss on another style |")
+def main() -> None:
+    """Measure, and leave the rows among those that were measured before."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--energies", type=float, nargs="+", default=[1.0, *reversed(ENERGIES)], help="shares to keep; 1 for all"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("docs/results/compression.json"), help="the rows (%(default)s)"
+    )
+    options = parser.parse_args()
+    table = {row["energy"]: row for row in (json.loads(options.json.read_text()) if options.json.exists() else [])}
+    table |= {row.energy: asdict(row) for row in rows(options.energies)}
+    ordered = [table[energy] for energy in sorted(table, reverse=True)]
+    options.json.write_text(json.dumps(ordered, indent=1) + "\n")
+    print("| energy kept | layers held as factors | memory | loss on its own drawings | loss on another style |")
     print("|---|---|---|---|---|")
-    for row in table:
+    for row in ordered:
+        memory = f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else "–"
         print(
-            f"| {row.energy:g} | {row.factored} of {row.layers} | {row.stored:.2f} | {row.own_loss:.4f} | "
-            f"{row.style_loss:.4f} |"
+            f"| {row['energy']:g} | {row['factored']} of {row['layers']} | {memory} | {row['own_loss']:.4f} | "
+            f"{row['style_loss']:.4f} |"
         )
+
+
+if __name__ == "__main__":
+    main()
