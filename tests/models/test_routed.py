@@ -1,5 +1,6 @@
 """Every denoiser that fera lists, in its real pipeline, called as users call it: the gate follows the latent alone."""
 
+import diffusers.models as diffusers_models
 import pytest
 import torch
 from peft import inject_adapter_in_model
@@ -9,6 +10,7 @@ from tuner_cases import fill
 import fera
 from fera import FeraConfig
 from fera import models as denoisers
+from fera.models import table
 from fera.models.components import denoisers as denoisers_of
 from fera.models.reading import CallReader
 from models import CASES
@@ -98,3 +100,13 @@ def test_the_table_lists_what_is_proven():
         name = type(getattr(pipe, "pipeline", pipe)).__name__  # of a modular one
         proven.setdefault(type(denoiser).__name__, set()).add(name)
     assert {name: set(entry.pipelines) for name, entry in denoisers.known().items()} == proven
+
+
+def test_every_denoiser_of_diffusers_is_routed_or_listed_with_the_reason():
+    found = diffusers_models._import_structure
+    classes = {
+        name for module, names in found.items() for name in names if "transformers" in module or "unets" in module
+    }
+    listed = {name for names in table.NOT_ROUTED for name in names.split(", ")}
+    assert classes - denoisers.known().keys() == listed
+    assert all(f"`{name}`" in table.to_markdown() for name in listed)

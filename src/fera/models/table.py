@@ -15,12 +15,30 @@ NOT_SUPPORTED: dict[str, str] = {
     "channels",
 }
 
+# Transformers and UNets of diffusers that are not routed, with the reason.
+NOT_ROUTED: dict[str, str] = {
+    "Cosmos3OmniTransformer": "packs tokens of text, video, sound and actions into one sequence without a batch",
+    "MiniMaxH3Transformer3DModel": "packs tokens of text, video and sound into one sequence without a batch",
+    "SanaWMTransformer3DModel": "not tried: its pipeline asks for a camera's path",
+    "SanaWMLTX2RefinerTransformer3DModel": "draws block after block from keys and values that it has kept",
+    "Kandinsky6SRTransformer3DModel": "begins with the given video under noise: its latent and its condition are one",
+    "UVit2DModel": "draws tokens, not a latent: there is no energy of frequencies",
+    "RFD4ProteinaTransformer": "draws proteins",
+    "UNet1DModel": "draws sound itself or the plans of robots, in pipelines that are deprecated or gone",
+    "PriorTransformer, T5FilmDecoder, MiniMaxMusic3RVQDepthDecoder": "draw what another model reads: embeddings, "
+    "spectrograms, codes",
+    "Transformer2DModel, DualTransformer2DModel, DreamLiteTransformer2DModel": "parts of UNets, routed with those",
+    "TransformerTemporalModel, MotionAdapter": "parts of UNets, routed with those",
+}
+
 # What is routed, but not as everything else is, with what differs.
 LIMITED: dict[str, str] = {
     "Flux2KleinKVPipeline": "computes the keys and values of the reference in its first step and keeps them: they have "
     "the gate of that step, while all else has the gate of its own. `Flux2KleinPipeline` computes them in every step",
     "AnyFlowFARPipeline": "draws in chunks, and keeps the keys and values of those that it has drawn: they have the "
     "gate of the finished chunk",
+    "CosmosTextToWorldPipeline, CosmosVideoToWorldPipeline": "Cosmos 1 tells log(sigma) / 4, as EDM does: routers that "
+    "read the timestep refuse it. No test draws with it",
     "WanAnimate2ModularPipeline": "computes the keys and values of the driving video in a call before the first step: "
     "they have the gate of that video, while all else has the gate of its own",
     "GlmImagePipeline": "with given pictures, computes their keys and values in calls before the first step: they have "
@@ -62,7 +80,9 @@ def to_markdown() -> str:
     """The reference page docs/models.md."""
     limited, refused = _reasons("what", LIMITED), _reasons("why", NOT_SUPPORTED)
     trained = _TRAINS.format(count=len(FAMILIES), all=sum(len(row.pipelines) for row in rows()))
-    parts = (_HEAD, trained, _pipelines(), _CLASSES, _table(), _TAIL, _LIMITED, limited, _REFUSED, refused)
+    missing = _reasons("why", NOT_ROUTED, "class")
+    parts = [_HEAD, trained, _pipelines(), _CLASSES, _table(), _TAIL]
+    parts += [_LIMITED, limited, _MISSING, missing, _REFUSED, refused]
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,9 +96,9 @@ def _row(name: str, entry: Denoiser) -> Row:
     return Row(name, latent, _line(layout), _line(left_out), entry.target_modules, entry.pipelines, trained)
 
 
-def _reasons(title: str, reasons: dict[str, str]) -> str:
+def _reasons(title: str, reasons: dict[str, str], of: str = "pipeline") -> str:
     lines = [f"| `{name.replace(', ', '`, `')}` | {reason} |" for name, reason in sorted(reasons.items())]
-    return "\n".join([f"| pipeline | {title} |", "|---|---|", *lines])
+    return "\n".join([f"| {of} | {title} |", "|---|---|", *lines])
 
 
 def _line(text: str) -> str:
@@ -197,3 +217,9 @@ _REFUSED = """\
 ## What does not work
 
 A class that is not in the table is an error that says so. Known gaps among the pipelines of classes that are:"""
+
+
+_MISSING = """\
+## Classes that are not routed
+
+Of the transformers and UNets of diffusers 0.42:"""
