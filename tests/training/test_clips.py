@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from clip_cases import clip_folder, frame, write_folder, write_video
+from diffusers import WanPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from trained_cases import wan
 from training_cases import assert_resumes, log_of, run_config
 
+import fera
 from fera.cli.main import main
 from fera.data.buckets import Shape
 from fera.data.clips import video
@@ -179,3 +181,26 @@ def test_a_still_folder_trains_as_clips_of_one_frame(base, tmp_path):
         base, folder, tmp_path / "run", data={"resolution": 32, "instance_prompt": "x"}, train={"steps": 2}
     )
     assert train(config).training_pictures == 2 and len(log_of(config, "loss")) == 2
+
+
+@pytest.mark.parametrize("format", ["diffusers", "comfyui"])
+def test_a_run_on_clips_is_exported_as_a_plain_lora(base, clips, tmp_path, format):
+    """It draws what the adapter draws with the same gate held still, in a pipeline without fera's layers."""
+    config = clip_config(
+        base, clips, tmp_path / "run", train={"steps": 2, "learning_rate": 0.05}, data={"num_frames": [5]}
+    )
+    train(config)
+    file = tmp_path / "lora.safetensors"
+    assert main(["export", str(config.output_dir), "--format", format, "--gate", "uniform", "--output", str(file)]) == 0
+
+    def draw(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        call = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2, "output_type": "latent"}
+        return pipe("a red rocket", generator=torch.Generator().manual_seed(0), return_dict=False, **call)[0]
+
+    plain, merged, fresh = (WanPipeline.from_pretrained(base) for _ in range(3))
+    fera.load_adapter(merged, config.output_dir)
+    fera.merge(merged, "uniform")
+    fresh.load_lora_weights(tmp_path, weight_name=file.name)
+    before, expected = draw(plain), draw(merged)
+    assert (draw(fresh) - expected).norm() < 0.02 * (expected - before).norm()
