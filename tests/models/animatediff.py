@@ -29,6 +29,8 @@ CALL = {
     "num_frames": 3,
     "output_type": "latent",
 }
+# Of layers that start with zeros: larger ones would make much of rounding.
+_STD = 0.02
 OTHER_PROMPT = {"prompt": "a green tree"}
 # Of the UNets with three dimensions, which have blocks of their own.
 SETTINGS = {
@@ -57,7 +59,7 @@ def make_animatediff() -> AnimateDiffPipeline:
     )
     for name, parameter in adapter.named_parameters():
         if name.endswith("proj_out.weight"):  # zeros, which would hide the layers before it
-            nn.init.normal_(parameter, std=0.03)
+            nn.init.normal_(parameter, std=_STD)
     return AnimateDiffPipeline(**components(), unet=make_unet(), motion_adapter=adapter)
 
 
@@ -65,7 +67,7 @@ def make_text_to_video() -> TextToVideoSDPipeline:
     """ModelScope's."""
     torch.manual_seed(0)
     unet = UNet3DConditionModel(**SETTINGS)
-    return TextToVideoSDPipeline(**components(), unet=awake(unet))
+    return TextToVideoSDPipeline(**components(), unet=awake(unet, _STD))
 
 
 def make_image_to_video() -> I2VGenXLPipeline:
@@ -85,7 +87,7 @@ def make_image_to_video() -> I2VGenXLPipeline:
         **components(),
         image_encoder=CLIPVisionModelWithProjection(vision).eval(),
         feature_extractor=CLIPImageProcessor(crop_size=16, size=16),
-        unet=awake(unet),
+        unet=awake(unet, _STD),
     )
 
 

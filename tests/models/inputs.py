@@ -26,12 +26,12 @@ def picture(seed: int, height: int = 16, width: int = 24, mode: str = "RGB") -> 
     return Image.fromarray(pixels.squeeze(-1).numpy(), mode)
 
 
-def awake(model: Model) -> Model:
+def awake(model: Model, std: float = 0.1) -> Model:
     """The model in evaluation mode, with random weights where it starts with zeros, which would hide its inputs."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
-            nn.init.normal_(parameter, std=0.1, generator=generator)
+            nn.init.normal_(parameter, std=std, generator=generator)
     return model.eval()
 
 

@@ -1,5 +1,7 @@
 """JoyImage Edit: references before the picture that is drawn; Edit Plus: patches, and references behind it."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     DiffusionPipeline,
@@ -9,6 +11,8 @@ from diffusers import (
     JoyImageEditPlusTransformer3DModel,
     JoyImageEditTransformer3DModel,
 )
+from diffusers.pipelines.joyimage import image_processor
+from diffusers.pipelines.joyimage.image_processor import JoyImageEditImageProcessor
 from tiny_texts import make_qwen2_vl, make_seeing_processor
 from torch import Tensor
 
@@ -48,10 +52,18 @@ def components() -> dict[str, object]:
     }
 
 
+def small_pictures(pipe: Any) -> JoyImageEditImageProcessor:
+    """What brings pictures to the nearest of a few sizes: diffusers' are of a million pixels."""
+    image_processor.BUCKETS[64] = [(64, 64), (64, 96)]
+    return JoyImageEditImageProcessor(vae_scale_factor=pipe.vae_scale_factor_spatial, basesize=64)
+
+
 def make_pipeline() -> JoyImageEditPipeline:
     """One reference."""
     torch.manual_seed(0)
-    return JoyImageEditPipeline(**components(), transformer=JoyImageEditTransformer3DModel(**SETTINGS).eval())
+    pipe = JoyImageEditPipeline(**components(), transformer=JoyImageEditTransformer3DModel(**SETTINGS).eval())
+    pipe.vae_image_processor = small_pictures(pipe)
+    return pipe
 
 
 def make_plus() -> JoyImageEditPlusPipeline:
@@ -60,7 +72,9 @@ def make_plus() -> JoyImageEditPlusPipeline:
     transformer = JoyImageEditPlusTransformer3DModel(**SETTINGS | {"text_dim": 32}).eval()
     processor = make_seeing_processor()
     seeing = {"text_encoder": make_qwen2_vl(sees=processor), "tokenizer": processor, "processor": processor}
-    return JoyImageEditPlusPipeline(**components() | seeing, transformer=transformer)
+    pipe = JoyImageEditPlusPipeline(**components() | seeing, transformer=transformer)
+    pipe.image_processor = small_pictures(pipe)
+    return pipe
 
 
 def last(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
