@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import fera
 from fera import FeraError
 from fera.comfyui.adapter import read_adapter
+from fera.comfyui.patching import with_text
 
 SETTINGS = {
     "default": {},
@@ -101,6 +102,12 @@ def test_other_files(tmp_path):
     (tmp_path / "short.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(FeraError, match="not a readable safetensors file"):
         read_adapter(tmp_path / "short.safetensors")
+    whole = write_adapter("sd", tmp_path / "whole") / "adapter_model.safetensors"
+    whole.write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(FeraError, match="not a readable safetensors file"):
+        read_adapter(whole)
+    with pytest.raises(FeraError, match="strength must be a finite number"):
+        with_text(None, read_adapter(write_adapter("sd", tmp_path / "ink")), float("nan"))
     with pytest.raises(FeraError, match="has nothing to route.*fera export"):
         read_adapter(write_adapter("sd", tmp_path / "gradient", router="gradient", lora_alpha=None))
     with pytest.raises(FeraError, match="experts of .* are no LoRA .LOHA."):

@@ -81,7 +81,7 @@ def read_adapter(source: str | os.PathLike[str]) -> LiveAdapter:
     if settings.get("expert") is not None:
         raise FeraError(
             f"the experts of {header.weights} are no LoRA ({settings['expert'].get('peft_type')}): in ComfyUI fera "
-            "routes LoRA experts"
+            "routes LoRA experts. fera export --base writes a LoRA that is nearly the same under a fixed gate"
         )
     if settings["router"] == "gradient":
         raise FeraError(

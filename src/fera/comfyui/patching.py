@@ -123,8 +123,9 @@ def with_text(clip: Any, adapter: LiveAdapter, strength: float) -> Any:
     """A clone of ComfyUI's `CLIP` with the text parts of an adapter; the same where it has none.
 
     Raises:
-        FeraError: there are such parts, and no CLIP or another one.
+        FeraError: there are such parts, and no CLIP or another one; or the strength is not finite.
     """
+    _check_strength(strength)
     text = adapter.text
     if text is None:
         return clip
