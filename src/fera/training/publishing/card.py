@@ -231,7 +231,8 @@ def _use(kind: str, base: str | None, revision: str | None, call: str, *, plain_
         text += (
             "\n\nIts mixture follows the latent, so no plain LoRA equals it. Tools without fera can have an "
             f"approximation:\n\n```bash\nfera export {REPOSITORY} --format diffusers --gate uniform --output "
-            "lora.safetensors\n```"
+            "lora.safetensors\n```\n\nIn ComfyUI fera's own node, Load FeRA adapter, draws with the adapter as it is. "
+            "Its file is none for ComfyUI's LoRA loader: there all experts would act at once, unscaled."
         )
     return text
 
