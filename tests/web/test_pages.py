@@ -139,6 +139,7 @@ def test_every_key_is_a_field_and_every_field_has_help(client):
     for key in keys():
         assert named[key.name]["aria-describedby"] in helped
         assert key.expects in shown.text
+    assert "](" not in shown.text  # links of the docs lead nowhere here
     labelled = {one["for"] for one in shown.all("label")}
     assert set(named) - labelled == set()
 

@@ -1,6 +1,7 @@
 """The form to train by: made from the typed configuration, so that a key that is added there is a field here."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +22,8 @@ MAIN = (
     *("train.batch_size", "train.learning_rate", "train.mixed_precision", "train.gradient_checkpointing"),
     *("validation.prompts", "validation.steps", "validation.loss_steps"),
 )
+_BRACKETED_LINK = re.compile(r" ?\(\[[^\]]*\]\([^)]*\)\)")
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ def _field(key: Key, value: str) -> Field:
     elif key.type in (int, float) and ", or " not in key.expects:
         kind = "number"
     default, is_required = key.default, key.field.is_required()
-    about = key.field.description or ""
+    # Help is written for pages of the docs too: a link there is none here.
+    about = _LINK.sub(r"\1", _BRACKETED_LINK.sub("", key.field.description or ""))
     return Field(key.name, kind, about, key.expects, default, value, choices, is_required, key.name in MAIN)
 
 
