@@ -157,6 +157,8 @@ def test_two_pages_do_not_write_over_each_other(client, root):
     (root / "data" / "a.txt").write_text("by hand")
     assert "was changed elsewhere meanwhile, to 'by hand'" in one.do("save")["error"]
     assert caption(root, "a") == "by hand" and one.look(only="changed").text.count("of one") == 1
+    one.do("edit", name="a.png", caption="of both")
+    assert one.do("save")["said"] == "saved 1 caption" and caption(root, "a") == "of both\n"
 
 
 def test_a_caption_that_was_written_in_place_is_seen(client, root):

@@ -29,6 +29,7 @@ def values(**more):
     return given | {"data.resolution": "16", **more}
 
 
+@pytest.mark.slow  # two processes that load a base
 def test_memory_and_time_are_told_and_the_newest_form_counts(root, queue, tiny_sd_dir):
     (root / "base").symlink_to(tiny_sd_dir)  # a folder of its own would do as well; links are followed first
     client = make_client(root, queue)

@@ -135,8 +135,8 @@ class Datasets:
         folder, draft = self._drafted(given)
         entry = self._looks.entry(folder, text_of(given, "name", needed=True))
         caption = " ".join(text_of(given, "caption").split())
-        old = draft.edits.get(entry.name, (entry.caption, ""))[0]
-        draft.change(_version(given), {entry.name: (old, caption)})
+        # Made on what the file has now: an edit that was refused for a change elsewhere is made anew.
+        draft.change(_version(given), {entry.name: (entry.caption, caption)})
         return self._state(draft)
 
     def replace(self, given: Mapping[str, Any]) -> dict[str, Any]:
