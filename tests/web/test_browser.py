@@ -126,6 +126,7 @@ def test_from_pictures_that_are_dropped_to_a_file_for_another_tool(tab, root):
     page.wait_for_url("**/data?folder=mine")
     drop(page, "#drop", sorted((root / "runs" / "twemoji" / "test").glob("*.webp"))[:8])
     expect(page.get_by_text("8 of 8 taken")).to_be_visible(timeout=30_000)
+    expect(page.locator("[data-name] textarea")).to_have_count(8)
     for card in page.locator("[data-name] textarea").all():
         card.fill("a picture")
         card.press("Tab")

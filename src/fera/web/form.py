@@ -79,7 +79,7 @@ def form(values: Mapping[str, str]) -> dict[str, list[Field]]:
 def section_help() -> dict[str, str]:
     """What each section is about."""
     return {
-        name: (field.annotation.__doc__ or "").strip().splitlines()[0].partition("; [")[0]
+        name: _plain((field.annotation.__doc__ or "").strip().splitlines()[0].partition("; [")[0])
         for name, field in TrainConfig.model_fields.items()
         if is_section(field) and field.annotation is not None
     }
@@ -146,6 +146,11 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def _plain(text: str) -> str:
+    """Help without its links: it is written for pages of the docs too, which are not here."""
+    return _LINK.sub(r"\1", _BRACKETED_LINK.sub("", text))
+
+
 def _field(key: Key, value: str) -> Field:
     kind: str = "text"
     choices: tuple[str, ...] = ()
@@ -160,8 +165,7 @@ def _field(key: Key, value: str) -> Field:
     elif key.type in (int, float) and ", or " not in key.expects:
         kind = "number"
     default, is_required = key.default, key.field.is_required()
-    # Help is written for pages of the docs too: a link there is none here.
-    about = _LINK.sub(r"\1", _BRACKETED_LINK.sub("", key.field.description or ""))
+    about = _plain(key.field.description or "")
     return Field(key.name, kind, about, key.expects, default, value, choices, is_required, key.name in MAIN)
 
 

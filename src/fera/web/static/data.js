@@ -21,7 +21,18 @@ async function reload(page = 1) {
   const query = new URLSearchParams({ folder: data.dataset.folder, page: String(page), ...search() });
   try {
     const answer = await fetch(`/data/rows?${query}`);
-    place.innerHTML = await answer.text();
+    const text = await answer.text();
+    // What is being typed is kept: it becomes an edit once its field is left.
+    const typed = document.activeElement?.matches("[data-name] textarea") ? document.activeElement : null;
+    const kept = typed && { name: typed.closest("[data-name]").dataset.name, value: typed.value, at: typed.selectionStart };
+    place.innerHTML = text;
+    const card = kept && [...place.querySelectorAll("[data-name]")].find((one) => one.dataset.name === kept.name);
+    if (card) {
+      const field = card.querySelector("textarea");
+      field.focus();
+      field.value = kept.value;
+      field.setSelectionRange(kept.at, kept.at);
+    }
   } catch {
     tell("the page's server does not answer: start fera web again; edits are kept", true);
   }
@@ -56,9 +67,12 @@ function showState(told) {
 if (data) {
   by("search").addEventListener("submit", (event) => { event.preventDefault(); reload(); });
   by("search").addEventListener("change", () => reload());
-  place.addEventListener("change", (event) => {
+  // On leaving a field, not on "change": what was typed before a list came anew counts too.
+  place.addEventListener("focusout", (event) => {
     const card = event.target.closest("[data-name]");
-    if (card && event.target.matches("textarea")) doing("edit", { name: card.dataset.name, caption: event.target.value }, { isQuiet: true });
+    if (!card || !event.target.matches("textarea") || event.target.value === event.target.defaultValue) return;
+    event.target.defaultValue = event.target.value;
+    doing("edit", { name: card.dataset.name, caption: event.target.value }, { isQuiet: true });
   });
   place.addEventListener("click", (event) => {
     const button = event.target.closest("button");
