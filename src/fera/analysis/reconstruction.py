@@ -47,6 +47,7 @@ def open_pictures(
     if count < 1:
         raise FeraError(f"a reconstruction needs at least one picture, got {count}")
     sources = open_sources(_config(base, folder, resolution, precision), SILENT)
+    sources.base.bring()
     return replace(sources, training=sources.training[:count])
 
 

@@ -5,23 +5,22 @@ modification and of status change are as they were. The index is a help and no m
 disk or a damaged file among it, pictures are read as if there were none.
 """
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import PIL
 
+from fera.support.sqlite import user_folder, work_in
+
 # Raise when a picture of the same file would be told otherwise.
 _VERSION = 1
 # Who decoded a picture: another Pillow may refuse what this one takes.
 _READER = f"{_VERSION}, Pillow {PIL.__version__}"
-# Seconds to wait for another process that writes.
-_PATIENCE = 5.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     path TEXT, use TEXT, reader TEXT, bytes INTEGER, modified INTEGER, changed INTEGER,
@@ -67,9 +66,7 @@ def stamp_of(path: Path) -> Stamp:
 
 def user_index() -> "PictureIndex":
     """The index of this user: in `FERA_CACHE`, or in `fera` of the user's cache folder."""
-    own = os.environ.get("FERA_CACHE")
-    cache = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fera")
-    return PictureIndex(cache.expanduser() / "pictures.sqlite")
+    return PictureIndex(user_folder() / "pictures.sqlite")
 
 
 class PictureIndex:
@@ -147,21 +144,7 @@ class PictureIndex:
             self._work(write, None)
 
     def _work(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
-        """Do something in one transaction; a damaged file is replaced by a new one."""
-        for _ in range(2):
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with closing(sqlite3.connect(self._path, timeout=_PATIENCE)) as connection:
-                    connection.executescript(_TABLES)
-                    with connection:
-                        return work(connection)
-            except (sqlite3.OperationalError, OSError):  # no room, no right to write, another process writes for long
-                return otherwise
-            except sqlite3.DatabaseError:
-                for path in (self._path, Path(f"{self._path}-journal")):
-                    with suppress(OSError):
-                        path.unlink(missing_ok=True)
-        return otherwise
+        return work_in(self._path, _TABLES, work, otherwise)
 
 
 def _key(file: Path) -> str:

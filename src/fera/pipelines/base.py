@@ -1,7 +1,7 @@
 """Opening a base: the diffusers pipeline that an adapter is for."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def load_base(
     revision: str | None = None,
     variant: str | None = None,
     dtype: torch.dtype | dict[str, torch.dtype] = torch.float32,
+    given: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a diffusers pipeline.
 
@@ -35,6 +36,7 @@ def load_base(
         revision: branch, tag or commit, for a Hub id.
         variant: variant of the weight files, such as "fp16".
         dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
+        given: parts by name that are not loaded, but these taken; not of a single file.
 
     Returns:
         The pipeline, on the CPU.
@@ -43,23 +45,37 @@ def load_base(
         FeraError: nothing is there, it is no diffusers pipeline, or it cannot be read.
     """
     if base == EMOJI:
-        pipe = load_base(str(base_path()), dtype=dtype)
+        pipe = load_base(str(base_path()), dtype=dtype, given=given)
         # What an adapter remembers of its base: the name means the same on every machine, the path does not.
         pipe.register_to_config(_name_or_path=EMOJI)
         return pipe
     if (alone := single_file(base)) is not None:
         return _load_alone(base, alone, dtype)
+    given = given or {}
+    absent = _absent_parts(read_index(base, revision=revision))
+    with loading(base):
+        pipe = DiffusionPipeline.from_pretrained(
+            base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **{**absent, **given}
+        )
+    return _laid_out(pipe, given)
+
+
+def read_index(base: str, *, revision: str | None = None) -> dict[str, Any]:
+    """What a pipeline's `model_index.json` says: its parts by name, and settings.
+
+    Args:
+        base: a folder or a Hub id.
+        revision: branch, tag or commit, for a Hub id.
+
+    Raises:
+        FeraError: nothing is there, or it cannot be read.
+    """
     check_base(base)
     with loading(base):
         index = DiffusionPipeline.load_config(base, revision=revision)
     if not isinstance(index, dict):
         raise FeraError(f"cannot load base {base!r}: its model_index.json is no JSON object")
-    absent = _absent_parts(index)
-    with loading(base):
-        pipe = DiffusionPipeline.from_pretrained(
-            base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **absent
-        )
-    return _laid_out(pipe)
+    return index
 
 
 def _load_alone(base: str, alone: SingleFile, dtype: torch.dtype | dict[str, torch.dtype]) -> Any:
@@ -81,9 +97,9 @@ def _load_alone(base: str, alone: SingleFile, dtype: torch.dtype | dict[str, tor
     return _laid_out(pipe)
 
 
-def _laid_out(pipe: Any) -> Any:
-    for part in pipe.components.values():
-        if isinstance(part, nn.Module):
+def _laid_out(pipe: Any, given: Iterable[str] = ()) -> Any:
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module) and name not in given:
             lay_out(part)
     return pipe
 

@@ -7,7 +7,7 @@ the block's weights come again. Whatever is no frozen weight of a block, an adap
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fera.errors import FeraError
 from fera.models.components import offloadable_blocks
+from fera.pipelines.empty_parts import is_empty, move_empty
+from fera.pipelines.weight_files import files_of, folder_of, is_same, mapped, plain_name, tensors_of
 from fera.tuner.fingerprint import added_tensors
 
 # One block in use and the next one on its way.
@@ -51,6 +52,29 @@ def offload_blocks(denoiser: nn.Module, device: torch.device, offload: str, bloc
     place(denoiser, device)
 
 
+def check_offload(denoiser: nn.Module, offload: str, files: Sequence[Path]) -> None:
+    """Find what `offload_blocks` would refuse, before a denoiser is loaded.
+
+    Args:
+        denoiser: it, with its weights or without.
+        offload: as in `offload_blocks`.
+        files: the safetensors files that hold its weights; none where they are not known.
+
+    Raises:
+        FeraError: as in `offload_blocks`.
+    """
+    if offload == "none":
+        return
+    blocks = _blocks_of(denoiser)
+    if offload == "disk" and files:
+        held, names = tensors_of(files), {id(weight): name for name, weight in denoiser.named_parameters()}
+        for weight in (weight for block in blocks for weight in block.parameters()):
+            name = names[id(weight)]
+            found = [mapped(path, name) for path in held.get(name, ())]
+            if not any(tensor.dtype == weight.dtype and tensor.shape == weight.shape for tensor in found):
+                raise _not_in_files(str(files[0].parent), name, weight, held.get(name, ()))
+
+
 def blocks_on_device(setting: int | str) -> int:
     """How many blocks may have weights on the device at a time, from the setting of that name."""
     return _AUTO if setting == "auto" else int(setting)
@@ -76,6 +100,9 @@ def place(part: nn.Module, device: torch.device | str) -> None:
         part: a denoiser, offloaded or not, or any other part.
         device: where to.
     """
+    if is_empty(part):
+        move_empty(part, device)
+        return
     if not is_offloaded(part):
         part.to(device)
         return
@@ -92,12 +119,12 @@ def move(pipe: Any, device: torch.device | str) -> None:
         device: where to.
     """
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if not any(map(is_offloaded, parts)):
+    if not any(is_offloaded(part) or is_empty(part) for part in parts):
         pipe.to(device)
         return
     for part in parts:
         if not is_offloaded(part):
-            part.to(device)
+            place(part, device)
 
 
 @dataclass
@@ -154,13 +181,9 @@ class BlockOffload:
         self._device, self._count = device, count
         added = {id(tensor) for tensor in added_tensors(denoiser)}
         self._blocks: list[_Block] = []
-        for module in offloadable_blocks(denoiser):
+        for module in _blocks_of(denoiser):
             weights = [weight for weight in module.parameters() if id(weight) not in added]
             self._blocks.append(_Block(module, weights, [weight.stride() for weight in weights]))
-        if not self._blocks:
-            raise FeraError(
-                f"`offload`: {type(denoiser).__name__} does not say which blocks it repeats, so none can wait elsewhere"
-            )
         self.ids = {id(weight) for block in self._blocks for weight in block.weights}
         if from_disk:
             self._find_files(denoiser)
@@ -211,7 +234,7 @@ class BlockOffload:
                 return
             for number, (weight, held) in enumerate(zip(block.weights, block.held, strict=True)):
                 # A mapping anew: the pages that were read of the old one go with it.
-                weight.data = held if number not in block.files else _mapped(*block.files[number])
+                weight.data = held if number not in block.files else mapped(*block.files[number])
             block.held = []
 
         # Checkpointing leaves a block by an exception, once it has computed what it was missing.
@@ -291,62 +314,33 @@ class BlockOffload:
         Raises:
             FeraError: none does.
         """
-        config: Any = getattr(denoiser, "config", {})
-        where = str(config.get("_name_or_path") or "(no folder)")
-        held = _tensors_of(sorted(Path(where).glob("*.safetensors")) if Path(where).is_dir() else [])
-        names = {id(weight): _plain(name) for name, weight in denoiser.named_parameters()}
+        held = tensors_of(files_of(denoiser))
+        names = {id(weight): plain_name(name) for name, weight in denoiser.named_parameters()}
         for block in self._blocks:
             for number, weight in enumerate(block.weights):
                 name = names[id(weight)]
-                file = next((path for path in held.get(name, ()) if _is_same(weight.data, _mapped(path, name))), None)
+                file = next((path for path in held.get(name, ()) if is_same(weight.data, mapped(path, name))), None)
                 if file is None:
-                    kept = {str(_mapped(path, name).dtype).removeprefix("torch.") for path in held.get(name, ())}
-                    raise FeraError(
-                        f"`offload` is disk, but no file in {where} holds {name} as it is used here, in "
-                        f"{str(weight.dtype).removeprefix('torch.')}"
-                        + (f" (there it is {' and '.join(sorted(kept))})" if kept else "")
-                        + ": take the files' own precision, save the base once in this one by `save_pretrained`, or "
-                        "let blocks wait in memory"
-                    )
+                    raise _not_in_files(folder_of(denoiser), name, weight, held.get(name, ()))
                 block.files[number] = file, name
-                weight.data = _mapped(file, name)
+                weight.data = mapped(file, name)
 
 
-def _plain(name: str) -> str:
-    """The name of a weight without any adapter."""
-    return name.replace(".base_layer.", ".")
+def _blocks_of(denoiser: nn.Module) -> list[nn.Module]:
+    blocks = offloadable_blocks(denoiser)
+    if not blocks:
+        raise FeraError(
+            f"`offload`: {type(denoiser).__name__} does not say which blocks it repeats, so none can wait elsewhere"
+        )
+    return blocks
 
 
-def _tensors_of(files: Sequence[Path]) -> Mapping[str, list[Path]]:
-    """Names of the tensors in files to the files that hold one."""
-    found: dict[str, list[Path]] = {}
-    for path in files:
-        for name in _names_in(path):
-            found.setdefault(name, []).append(path)
-    return found
-
-
-def _names_in(path: Path) -> Iterator[str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield from file.keys()
-    except (SafetensorError, OSError) as error:
-        raise FeraError(f"{path} cannot be read: {error}") from error
-
-
-def _mapped(path: Path, name: str) -> Tensor:
-    """A tensor of a file, read where it is looked at."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
-    except (SafetensorError, OSError) as error:
-        raise FeraError(f"{path}, where weights of the base wait, cannot be read any more: {error}") from error
-
-
-def _is_same(weight: Tensor, held: Tensor) -> bool:
-    """Whether a file holds a weight as it is, as far as its two ends tell."""
-    if weight.dtype != held.dtype or weight.shape != held.shape:
-        return False
-    ends = [(end,) * weight.ndim for end in (0, -1)] if weight.numel() else []
-    return all(torch.equal(weight[end], held[end]) for end in ends)
+def _not_in_files(where: str, name: str, weight: Tensor, files: Sequence[Path]) -> FeraError:
+    kept = {str(mapped(path, name).dtype).removeprefix("torch.") for path in files}
+    return FeraError(
+        f"`offload` is disk, but no file in {where} holds {name} as it is used here, in "
+        f"{str(weight.dtype).removeprefix('torch.')}"
+        + (f" (there it is {' and '.join(sorted(kept))})" if kept else "")
+        + ": take the files' own precision, save the base once in this one by `save_pretrained`, or let blocks wait in "
+        "memory"
+    )

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 
 from fera.config import TrainConfig, ValidationConfig
-from fera.data.buckets import Shape, Size, bucket_sizes, nearest_bucket
+from fera.data.buckets import Shape
 from fera.data.cache.encoded import EncodedSet
-from fera.generation.sources import read_masks, read_sources
 from fera.models.noise import fixed_noise, spread_timesteps
-from fera.pipelines.block_offload import move
+from fera.pipelines.block_offload import move, place
 from fera.support.files import replace_file, replace_text
+from fera.training.previewing import Previews
 from fera.training.start.prepare import Setup
 from fera.training.step.losses import denoising_losses
 from fera.tuner.model import gate_of
@@ -85,70 +85,37 @@ def draw_samples(
     Returns:
         Path of the grid, and the pictures in it, one a prompt.
     """
-    from fera.generation import contact_sheet, generate_clips, save_clip
+    from fera.generation import contact_sheet, save_clip
     from fera.generation.grids import prompt_grid
 
     settings = config.validation
+    previews = Previews(config, setup.family, setup.resolution, setup.bucket_step)
     folder.mkdir(parents=True, exist_ok=True)
     with evaluating(setup.denoiser), _evaluating_text(setup), _as_loaded(setup):
         move(setup.pipe, device)
-        sources = read_sources(settings.sources, len(settings.prompts))
-        masks = read_masks(settings.masks, len(settings.prompts))
-        frames, video = config.drawn_frames, setup.family.video
-        clips = [
-            clip
-            for first, count, size in _drawn_together(setup, sources, len(settings.prompts))
-            for clip in generate_clips(
-                setup.pipe,
-                settings.prompts[first : first + count],
-                num_frames=frames if video is not None else None,
-                batch_size=8 if frames == 1 else 1,
-                negative_prompt=settings.negative_prompt,
-                seed=settings.seed + first,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                height=size[1],
-                width=size[0],
-                sources=sources[first : first + count],
-                masks=masks[first : first + count],
-            )
-        ]
+        clips = [clip for call in previews.calls() for clip in call(setup.pipe)]
     if device.type != "cpu":
         trained = setup.text.names if setup.text is not None else ()
         for name in {"vae", *setup.family.text_components} - {*trained}:
             part = getattr(setup.pipe, name)
             if isinstance(part, nn.Module):
-                part.to("cpu")
+                place(part, "cpu")
         gc.collect()
         torch.cuda.empty_cache()
     path = folder / f"step-{step:06d}.png"
+    video = setup.family.video
     for number, clip in enumerate(clips):
         if len(clip) > 1 and video is not None:
             rate = config.data.frame_rate or video.frame_rate
             save_clip(clip, path.with_name(f"{path.stem}-{number:03d}.mp4"), rate, {"prompt": settings.prompts[number]})
     images = [contact_sheet(clip, most=4) for clip in clips]
+    sources = previews.sources()
     shown = {"source": [pictures[0] for pictures in sources]} if sources else {}
     grid = prompt_grid({**shown, f"step {step}": images}, settings.prompts)
     replace_file(path, lambda file: grid.save(file, format="PNG"))
     record = json.dumps(_how_drawn(setup, config, step), indent=2, ensure_ascii=False)
     replace_text(path.with_suffix(".json"), record + "\n")
     return path, images
-
-
-def _drawn_together(
-    setup: Setup, sources: Sequence[Sequence[Image.Image]], count: int
-) -> Iterator[tuple[int, int, Size]]:
-    """Runs of prompts that are drawn in one call, each as the first, how many, and at which size.
-
-    Without sources all are drawn as squares; with some, each at the size at which its first source would be trained.
-    """
-    side = setup.resolution
-    if not sources:
-        yield 0, count, (side, side)
-        return
-    buckets = [(side, side)] if setup.bucket_step is None else bucket_sizes(side, setup.bucket_step)
-    for number, pictures in enumerate(sources):
-        yield number, 1, nearest_bucket(pictures[0].size, buckets)
 
 
 def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:

@@ -7,18 +7,21 @@ A file's name is a hash of everything that its content depends on: the picture's
 of the encoder, size, crop, mirroring, dtype. A cache can therefore be shared between runs and never be stale.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 
 from fera.data.buckets import Size, assign_shapes, assign_sizes
 from fera.data.cache.encoded import EncodedSet
+from fera.data.cache.fingerprints import user_fingerprints
 from fera.data.cache.store import Memory, digest, fingerprint, write
 from fera.data.checking import Example, crop_offset
 from fera.data.clips.reading import frames_of
@@ -38,6 +41,22 @@ _TEXT_VERSION = 3
 _BATCH = 8
 
 Progress = Callable[[str, int, int], None]
+Captions = Callable[[str], list[str]]
+Load = Callable[[], None]
+
+
+class Parts(Protocol):
+    """How parts of a pipeline come that wait in their files."""
+
+    @property
+    def waiting(self) -> list[str]:
+        """Names of those that wait."""
+
+    def using(self, names: Iterable[str]) -> AbstractContextManager[None]:
+        """Parts with their weights inside the block; those that waited before it wait again after it."""
+
+    def files(self, name: str) -> list[Path]:
+        """Files of a part; none where they are not known."""
 
 
 def _as_it_is(caption: str) -> list[str]:
@@ -49,7 +68,7 @@ class Encoder:
     """Encodes examples with a pipeline's own parts, or finds them encoded.
 
     Args:
-        pipe: the pipeline, its autoencoder and text encoders loaded.
+        pipe: the pipeline; parts of it that wait come for as long as there is something to encode.
         family: how it encodes captions.
         folder: the folder of the cache.
         device: where to compute.
@@ -61,6 +80,7 @@ class Encoder:
         captions: a caption to the variants of it to encode.
         mask_min_value: as in the configuration.
         with_texts: whether to encode captions.
+        parts: how parts of the pipeline come that wait; None where none waits.
     """
 
     pipe: Any
@@ -72,24 +92,66 @@ class Encoder:
     random_flip: bool
     seed: int
     progress: Progress
-    captions: Callable[[str], list[str]] = _as_it_is
+    captions: Captions = _as_it_is
     mask_min_value: float = 0.0
     with_texts: bool = True
+    parts: Parts | None = None
 
-    @torch.no_grad()
     def encode(self, examples: Sequence[Example]) -> EncodedSet:
         """Encode examples that the cache does not hold yet.
 
         Args:
             examples: with their digests; one that is there several times is encoded once.
         """
-        variants = [self.captions(example.caption) for example in examples]
-        texts = self._encode_captions([caption for captions in variants for caption in captions])
-        sizes = assign_sizes(examples, self.buckets)
+        return self.encode_sets([(examples, self.captions)])[0]
+
+    @torch.no_grad()
+    def encode_sets(
+        self,
+        sets: Sequence[tuple[Sequence[Example], Captions]],
+        after_captions: Callable[[list[Any]], None] | None = None,
+    ) -> list[EncodedSet]:
+        """Encode several sets: the captions of all, then the pictures of all, so that each encoder comes once.
+
+        Args:
+            sets: examples as `encode` takes them, and what stands in the place of `captions` for them.
+            after_captions: called with what the conditions of any caption depend on, while the text encoders that were
+                needed are still there.
+        """
         pairs = self.family.pairs
-        is_filled = pairs is not None and pairs.hole
+        variants = [[captions(example.caption) for example in examples] for examples, captions in sets]
+        sizes = [assign_sizes(examples, self.buckets) for examples, _ in sets]
+        texts: dict[str, Path] = {}
+        seen_texts: list[list[list[dict[str, Path]]]] = [[] for _ in sets]
+        with self._on_demand(self.family.text_components) as load:
+            if pairs is not None and pairs.encode is not None:
+                seen_texts = [
+                    self._encode_seen(examples, sizes[i], variants[i], load) for i, (examples, _) in enumerate(sets)
+                ]
+            elif self.with_texts:
+                every = [caption for some in variants for captions in some for caption in captions]
+                texts = self._encode_captions(every, load)
+            if after_captions is not None:
+                after_captions(self._text_key(load))
+        with self._on_demand(["vae"]) as load:
+            pictures = [self._encode_pictures(examples, sizes[i], load) for i, (examples, _) in enumerate(sets)]
+        return [
+            self._encoded(examples, sizes[i], variants[i], pictures[i], seen_texts[i], texts)
+            for i, (examples, _) in enumerate(sets)
+        ]
+
+    def _encoded(
+        self,
+        examples: Sequence[Example],
+        sizes: Sequence[Size],
+        variants: list[list[str]],
+        pictures: tuple[list[list[Path]], list[list[list[Path]]]],
+        seen_texts: list[list[dict[str, Path]]],
+        texts: dict[str, Path],
+    ) -> EncodedSet:
+        latents, sources = pictures
+        is_filled = self.family.pairs is not None and self.family.pairs.hole
         is_masked = any(example.mask for example in examples) and not is_filled
-        latents, sources = self._encode_pictures(examples, sizes)
         return EncodedSet(
             names=[example.name for example in examples],
             sizes=assign_shapes(examples, self.buckets),
@@ -108,10 +170,36 @@ class Encoder:
             ],
             source_units=self.family.source_units_of(self.pipe.vae),
             holes=self._encode_masks(examples, sizes, is_hole=True) if is_filled else [],
-            seen_texts=self._encode_seen(examples, sizes, variants) if pairs is not None and pairs.encode else [],
+            seen_texts=seen_texts,
             # A file of a clip is read in milliseconds, and a step takes longer: nothing is gained by keeping it.
             memory=Memory(0) if any(example.part for example in examples) else Memory(),
         )
+
+    @contextmanager
+    def _on_demand(self, names: Sequence[str]) -> Iterator[Load]:
+        """Parts that come when they are called for, and wait again after the block, if they do."""
+        with ExitStack() as stack:
+
+            def load() -> None:
+                if self.parts is not None:
+                    stack.enter_context(self.parts.using(names))
+
+            yield load
+
+    def _fingerprint(self, name: str, load: Load) -> str:
+        """Of a part of the pipeline; one that waits is loaded where its files are not known."""
+        if self.parts is None or name not in self.parts.waiting:
+            return fingerprint(getattr(self.pipe, name))
+        part, known = getattr(self.pipe, name), user_fingerprints()
+        files = self.parts.files(name)
+        versions = [diffusers.__version__, transformers.__version__]
+        loaded = [type(part).__name__, str(part.dtype), versions]
+        found = known.known(files, loaded)
+        if found is None:
+            load()
+            found = fingerprint(getattr(self.pipe, name))
+            known.note(files, loaded, found)
+        return found
 
     def _place(self, examples: Sequence[Example], sizes: Sequence[Size]) -> list[list[dict[str, tuple[float, ...]]]]:
         placed = self.family.placed
@@ -128,19 +216,18 @@ class Encoder:
         own = self.family.pairs.size if self.family.pairs is not None else None
         return size if own is None else own(source.size, example.size, size)
 
-    def _text_key(self) -> list[Any]:
+    def _text_key(self, load: Load) -> list[Any]:
         """What the conditions of any caption depend on."""
-        parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
-        encoder = digest({name: fingerprint(part) for name, part in parts.items()})
+        encoder = digest({name: self._fingerprint(name, load) for name in self.family.text_components})
         settings = {**prompt_settings(self.pipe), **_settings(self.pipe)}
         return [_TEXT_VERSION, type(self.pipe).__name__, encoder, settings]
 
     def _encode_seen(
-        self, examples: Sequence[Example], sizes: Sequence[Size], variants: Sequence[Sequence[str]]
+        self, examples: Sequence[Example], sizes: Sequence[Size], variants: Sequence[Sequence[str]], load: Load
     ) -> list[list[dict[str, Path]]]:
         """Captions of encoders that see the sources too: for each example, and its mirror image, by caption."""
         assert self.family.pairs is not None and self.family.pairs.encode is not None
-        key = self._text_key()
+        key = self._text_key(load)
         found: list[list[dict[str, Path]]] = []
         missing: dict[Path, tuple[str, list[_Picture]]] = {}
         for example, size, captions in zip(examples, sizes, variants, strict=True):
@@ -157,9 +244,10 @@ class Encoder:
                 }
                 found[-1].append(paths)
                 missing |= {path: (caption, pictures) for caption, path in paths.items() if not path.exists()}
-        parts = [getattr(self.pipe, name) for name in self.family.text_components]
         if missing:
-            _move(parts, self.device)
+            load()
+        parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
+        _move(parts, self.device)
         for done, (path, (caption, pictures)) in enumerate(missing.items(), start=1):
             images = [to_image(_pixels(picture)) for picture in pictures]
             conditions = self.family.pairs.encode(self.pipe, [caption], images, self.device)
@@ -168,19 +256,17 @@ class Encoder:
         _move(parts, torch.device("cpu"))
         return found
 
-    def _encode_captions(self, captions: Sequence[str]) -> dict[str, Path]:
-        sees_sources = self.family.pairs is not None and self.family.pairs.encode is not None
-        if not self.with_texts or sees_sources:
-            return {}
-        key = self._text_key()
-        parts = {name: getattr(self.pipe, name) for name in self.family.text_components}
+    def _encode_captions(self, captions: Sequence[str], load: Load) -> dict[str, Path]:
+        key = self._text_key(load)
         paths = {
             caption: self.folder / f"text-{digest([*key, caption])}.safetensors"
             for caption in dict.fromkeys([*captions, ""])
         }
         missing = [caption for caption, path in paths.items() if not path.exists()]
         if missing:
-            _move(parts.values(), self.device)
+            load()
+        parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
+        _move(parts, self.device)
         size = 1 if self.family.encodes_alone else _BATCH
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
@@ -188,17 +274,17 @@ class Encoder:
             for row, caption in enumerate(chunk):
                 write(paths[caption], {name: tensor[row] for name, tensor in conditions.items()})
             self.progress("captions", start + len(chunk), len(missing))
-        _move(parts.values(), torch.device("cpu"))
+        _move(parts, torch.device("cpu"))
         return paths
 
     def _encode_pictures(
-        self, examples: Sequence[Example], sizes: Sequence[Size]
+        self, examples: Sequence[Example], sizes: Sequence[Size], load: Load
     ) -> tuple[list[list[Path]], list[list[list[Path]]]]:
         """Of each example the files of its picture, as it is and mirrored, and those of each of its sources."""
-        vae = self.pipe.vae
         own = self.family.latents
         # The autoencoder's own latents serve all families that scale them; the others' are their own.
-        key = [_CACHE_VERSION, fingerprint(vae)], [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
+        vae_key = [_CACHE_VERSION, self._fingerprint("vae", load)]
+        key = vae_key, [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
         is_filled = self.family.pairs is not None and self.family.pairs.hole
         wanted: list[_Picture] = []
 
@@ -218,6 +304,9 @@ class Encoder:
             )
         missing = list({picture.path: picture for picture in wanted if not picture.path.exists()}.values())
         if missing:
+            load()
+        vae = self.pipe.vae
+        if missing:
             vae.to(self.device)
         done = 0
         for chunk in _chunks(missing):
@@ -227,7 +316,8 @@ class Encoder:
                 write(picture.path, {"mean": mean})
             done += len(chunk)
             self.progress("pictures", done, len(missing))
-        vae.to("cpu")
+        if missing:
+            vae.to("cpu")
         return latents, sources
 
     def _picture(

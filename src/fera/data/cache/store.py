@@ -55,7 +55,7 @@ class Memory:
         """
         if path in self._files:
             return self._files[path]
-        tensors = _read(path)
+        tensors = read(path)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if size <= self._left:
             self._left -= size
@@ -98,7 +98,12 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        FeraError: it was removed or damaged since it was written.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -67,6 +67,11 @@ def prepare_class_images(
     return [replace(example, weight=config.data.prior_loss_weight) for example in examples], skipped
 
 
+def draws_class_images(config: TrainConfig) -> bool:
+    """Whether class pictures are missing that the base has to draw."""
+    return config.data.class_data_dir is not None and bool(_missing(config))
+
+
 def mixed(examples: Sequence[Example], class_examples: Sequence[Example]) -> list[Example]:
     """Both, in one list: the shorter one is repeated to the length of the longer one.
 

@@ -33,12 +33,15 @@ from fera.errors import FeraError
 from fera.generation.sources import check_sources, read_masks, read_sources
 from fera.models.families import Family, family_of, native_resolution, size_multiple, trained_denoiser
 from fera.models.noise import NoiseProcess, noise_process
-from fera.pipelines.base import load_base
-from fera.pipelines.block_offload import offload_blocks
+from fera.pipelines.block_offload import check_offload, offload_blocks
 from fera.pipelines.compression import compress
 from fera.pipelines.quantization import check_quantization, quantize
+from fera.pipelines.waiting import Base
+from fera.pipelines.weight_files import dtype_of
 from fera.support.progress import Listener
-from fera.training.start.class_pictures import mixed, prepare_class_images
+from fera.training.previewing import Previews
+from fera.training.start.class_pictures import draws_class_images, mixed, prepare_class_images
+from fera.training.start.kept_prompts import keep_prompts
 from fera.training.trained.text import check_text_training
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,9 +52,8 @@ class Sources:
     """A base and pictures, before anything is encoded.
 
     Args:
-        pipe: the pipeline, on the CPU but for a quantized denoiser.
+        base: the base; its parts wait in their files, but for those that were needed already.
         name: the name of its denoiser, as the pipeline calls it.
-        denoiser: its denoiser.
         family: the family of the pipeline.
         dtype: the dtype of the weights, but for the autoencoder's.
         process: how its latents are noised.
@@ -64,9 +66,8 @@ class Sources:
         bucket_step: in pixels between their sides; None where buckets are off.
     """
 
-    pipe: Any
+    base: Base
     name: str
-    denoiser: nn.Module
     family: Family
     dtype: torch.dtype
     process: NoiseProcess
@@ -79,6 +80,17 @@ class Sources:
     bucket_step: int | None
 
     @property
+    def pipe(self) -> Any:
+        """The pipeline."""
+        return self.base.pipe
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The denoiser that trains; without weights until `open_denoiser`."""
+        found: nn.Module = getattr(self.pipe, self.name)
+        return found
+
+    @property
     def lengths(self) -> list[int]:
         """Rows of training pictures, and of class pictures where there are any; an epoch sees both equally often."""
         counts = [len(repeat(examples)) for examples in (self.training, self.class_examples)]
@@ -88,13 +100,12 @@ class Sources:
 def open_sources(
     config: TrainConfig, listener: Listener, device: torch.device | None = None, *, former_buckets: bool = False
 ) -> Sources:
-    """Load and check.
+    """Find and check; parts of the base are loaded only where a check has to see their weights.
 
     Args:
         config: the configuration of the run.
         listener: hears what was found.
-        device: where class pictures are drawn that are still missing, and where a quantized denoiser is left; the CPU
-            when left out.
+        device: where class pictures are drawn that are still missing; the CPU when left out.
         former_buckets: take the step between buckets that was once the default, where none is set.
 
     Raises:
@@ -107,14 +118,14 @@ def open_sources(
     dtype = torch.float32 if config.adapter.full else _DTYPES[config.train.mixed_precision]
     # The autoencoder encodes in float32: some overflow in half precision.
     dtypes = {"vae": torch.float32, "default": dtype}
-    pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=dtypes)
+    base = Base(config.base, dtypes, revision=config.revision, variant=config.variant)
+    pipe = base.pipe
     family = family_of(pipe)
     name, denoiser = trained_denoiser(pipe, config.adapter.component)
-    if config.compress.energy is not None:
-        listener.say(f"base: {compress(denoiser, config.compress.energy, device=device, listener=listener)}")
-    is_offloaded = config.train.offload != "none"
-    quantize(denoiser, config.quantization, torch.device("cpu") if is_offloaded else device)
-    offload_blocks(denoiser, device, config.train.offload, config.train.blocks_on_device)
+    if name in base.waiting:
+        check_offload(denoiser, config.train.offload, base.weight_files(name))
+    if config.trains_text:
+        base.bring(family.text_components)
     examples, held_out = (with_sources(some, family, type(pipe).__name__) for some in (examples, held_out))
     check_class_pictures(family, config)
     check_drawing(pipe, config.validation)
@@ -133,11 +144,11 @@ def open_sources(
     for line in [*cleaned, *describe_limits(text_limits(pipe, family, captioned))]:
         listener.say(line)
     check_text_training(pipe, family, config, examples)
-    class_examples, also_skipped = prepare_class_images(pipe, config, resolution, device, listener)
+    with base.using(base.waiting if draws_class_images(config) else ()):
+        class_examples, also_skipped = prepare_class_images(pipe, config, resolution, device, listener)
     return Sources(
-        pipe=pipe,
+        base=base,
         name=name,
-        denoiser=denoiser,
         family=family,
         dtype=dtype,
         process=process,
@@ -149,6 +160,26 @@ def open_sources(
         buckets=buckets,
         bucket_step=config.data.bucket_reso_steps,
     )
+
+
+def open_denoiser(sources: Sources, config: TrainConfig, device: torch.device) -> None:
+    """Load the denoiser that trains, where it waits, quantized or with blocks that wait if the configuration says so.
+
+    Args:
+        sources: the base.
+        config: the configuration of the run.
+        device: where it is to compute.
+
+    Raises:
+        FeraError: it cannot be loaded, quantized or offloaded.
+    """
+    # What is to be quantized is taken as its files hold it, and never in memory as a whole.
+    files = sources.base.weight_files(sources.name) if config.quantization != "none" else []
+    sources.base.bring([sources.name], dtype=dtype_of(files))
+    is_offloaded = config.train.offload != "none"
+    where = torch.device("cpu") if is_offloaded else device
+    quantize(sources.denoiser, config.quantization, where, sources.dtype)
+    offload_blocks(sources.denoiser, device, config.train.offload, config.train.blocks_on_device)
 
 
 def check_class_pictures(family: Family, config: TrainConfig) -> None:
@@ -185,6 +216,7 @@ def encode(
     """
     encoder = Encoder(
         pipe=sources.pipe,
+        parts=sources.base,
         family=sources.family,
         folder=config.data.cache_dir or config.output_dir / "cache",
         device=device,
@@ -196,10 +228,29 @@ def encode(
         mask_min_value=config.data.mask_min_value,
         with_texts=not config.trains_text or sources.family.encode_clip is not None,
     )
-    # Held-out captions stay in one order: their loss compares between steps and runs.
-    training = replace(encoder, captions=lambda caption: caption_variants(caption, config.data, config.seed))
     examples = mixed(repeat(sources.training), repeat(sources.class_examples))
-    return training.encode(examples), encoder.encode(sources.held_out) if sources.held_out else None
+
+    is_kept = False
+
+    def keep(key: list[Any]) -> None:
+        nonlocal is_kept
+        previews = Previews(config, sources.family, sources.resolution, sources.bucket_step)
+        is_kept = keep_prompts(sources.base, sources.family, previews, encoder.folder, key, device)
+
+    # A pipeline without a denoiser stops where it would draw.
+    draws = bool(config.validation.prompts)
+    may_keep = draws and not config.trains_text and sources.name in sources.base.waiting
+    # Held-out captions stay in one order: their loss compares between steps and runs.
+    training, held_out = encoder.encode_sets(
+        [
+            (examples, lambda caption: caption_variants(caption, config.data, config.seed)),
+            (sources.held_out, encoder.captions),
+        ],
+        after_captions=keep if may_keep else None,
+    )
+    if draws and not is_kept:
+        sources.base.bring(sources.family.text_components)
+    return training, held_out if sources.held_out else None
 
 
 def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], list[Example], list[str]]:

@@ -16,6 +16,7 @@ from fera.data.example import Example, repeat
 from fera.method.bands import FrequencyBands
 from fera.method.calibration import Calibration
 from fera.method.routing import Routing
+from fera.method.settings import KAPPA
 from fera.models.families import Conditions, Family
 from fera.models.noise import NoiseProcess
 from fera.pipelines.block_offload import place
@@ -23,7 +24,7 @@ from fera.support.progress import Listener
 from fera.training.start.checkpointing import checkpoint_gradients
 from fera.training.start.encoders import free_encoders
 from fera.training.start.kappa import calibrate, with_kappa
-from fera.training.start.opening import Sources, encode, open_sources
+from fera.training.start.opening import Sources, encode, open_denoiser, open_sources
 from fera.training.start.router_start import start_from_latents
 from fera.training.start.stages import Course, course_of
 from fera.training.step.losses import check_loss_weights
@@ -136,25 +137,27 @@ def prepare(
     sources = open_sources(config, listener, device, former_buckets=former_buckets)
     check_loss_weights(sources.process, config.train)
     start = open_start(config.adapter, sources.pipe)
-    kappa_is_open = config.adapter.kappa == "auto"
-    if not kappa_is_open:
-        adapter = _add_adapter(sources, config, start, listener)
+    if sources.name in sources.base.waiting:
+        # What does not fit the base is found before anything is loaded; any kappa will do.
+        _add_adapter(sources, with_kappa(config, KAPPA), start)
     training, held_out = encode(sources, config, device, listener)
     calibration = None
-    if kappa_is_open:
+    if config.adapter.kappa == "auto":
         calibration = calibrate(training, sources.process, config, device, listener)
         config = with_kappa(config, calibration.kappa)
-        adapter = _add_adapter(sources, config, start, listener)
     course = course_of(config, training, repeat(sources.training), listener, device=device, former=former_stages)
+    open_denoiser(sources, config, device)
+    adapter = _add_adapter(sources, config, start)
+    _describe(sources, config, start, listener)
     if config.adapter.starts_as_partition and not (start is not None and start.has_router):
         start_from_latents(sources.denoiser, training, sources.process, config, listener)
     if start is None or not start.has_router:
         start_from_captions(sources.denoiser, training, config.seed)
     text = _train_text(sources, config, device, listener)
-    if not config.validation.prompts:
+    if config.validation.prompts:
+        _bring_for_previews(sources)
+    else:
         free_encoders(sources.pipe, sources.family, text.names if text else ())
-    elif sources.pipe.vae.dtype != sources.dtype:
-        sources.pipe.vae.to(sources.dtype)  # as it will be when pictures are drawn with the finished adapter
     if not on_cpu:
         place(sources.denoiser, device)
     return Setup(
@@ -179,13 +182,22 @@ def prepare(
     )
 
 
+def _bring_for_previews(sources: Sources) -> None:
+    """Load what pictures are drawn with: all but text encoders whose prompts are kept."""
+    base = sources.base
+    base.bring(["vae"], dtype=sources.dtype)  # as it will be when pictures are drawn with the finished adapter
+    if sources.pipe.vae.dtype != sources.dtype:
+        sources.pipe.vae.to(sources.dtype)
+    base.bring(set(base.waiting) - {*sources.family.text_components})
+
+
 def _bands(adapter: Adapter) -> FrequencyBands | None:
     if not isinstance(adapter, RoutedAdapter):
         return None
     return FrequencyBands(adapter.config.num_bands, adapter.config.chosen_kappa)
 
 
-def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None, listener: Listener) -> Adapter:
+def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None) -> Adapter:
     """Put an adapter into the denoiser, fresh or as what it starts from."""
     adapter = adapter_of(config.adapter, start)
     denoiser = sources.denoiser
@@ -193,6 +205,11 @@ def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None, lis
     adapter.add(denoiser)
     if config.train.gradient_checkpointing:
         checkpoint_gradients(denoiser, sources.family)
+    return adapter
+
+
+def _describe(sources: Sources, config: TrainConfig, start: Start | None, listener: Listener) -> None:
+    denoiser = sources.denoiser
     if start is not None:
         listener.say(f"the adapter starts from {config.adapter.start_from}: {start}")
     if words := describe_subspaces(denoiser):
@@ -203,7 +220,6 @@ def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None, lis
         f"{type(denoiser).__name__} ({sources.name}), {sources.process.prediction_type}: "
         f"training {trained:,} parameters beside {total - trained:,} frozen ones"
     )
-    return adapter
 
 
 def _train_text(sources: Sources, config: TrainConfig, device: torch.device, listener: Listener) -> TextTraining | None:

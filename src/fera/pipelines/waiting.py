@@ -1,0 +1,138 @@
+"""A base whose large parts wait in its files: each is loaded for its use, and let go after it."""
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
+
+from fera.demo import base_path
+from fera.pipelines.base import EMOJI, load_base, loading, read_index
+from fera.pipelines.empty_parts import emptied, is_empty
+from fera.pipelines.single_file import single_file
+
+_LIBRARIES: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
+
+Dtypes = dict[str, torch.dtype]
+
+
+class Base:
+    """A pipeline of which some parts may wait.
+
+    Args:
+        base: as `load_base` takes it.
+        dtypes: of each part by name, and "default" for the others.
+        revision: as `load_base` takes it.
+        variant: likewise.
+
+    Attributes:
+        pipe: the pipeline. A part that waits is there without weights, and says `is_empty`.
+
+    Raises:
+        FeraError: as `load_base` does.
+    """
+
+    def __init__(self, base: str, dtypes: Dtypes, *, revision: str | None = None, variant: str | None = None) -> None:
+        self._base, self._dtypes = base, dtypes
+        self._revision, self._variant = revision, variant
+        self.pipe: Any = self._load({} if single_file(base) is not None else self._empty_parts())
+
+    @property
+    def waiting(self) -> list[str]:
+        """Names of the parts that wait."""
+        return [name for name, part in self.pipe.components.items() if is_empty(part)]
+
+    def bring(self, names: Iterable[str] | None = None, *, dtype: torch.dtype | None = None) -> None:
+        """Load parts that wait, to stay.
+
+        Args:
+            names: which, all that wait when left out; others among them are there already.
+            dtype: in the place of the dtype that they would have.
+
+        Raises:
+            FeraError: one cannot be loaded.
+        """
+        wanted = [name for name in self.waiting if names is None or name in {*names}]
+        if not wanted:
+            return
+        others = {name: part for name, part in self.pipe.components.items() if name not in wanted}
+        pipe = self._load(others, {} if dtype is None else dict.fromkeys(wanted, dtype))
+        for name in wanted:
+            setattr(self.pipe, name, getattr(pipe, name))
+
+    @contextmanager
+    def using(self, names: Iterable[str]) -> Iterator[None]:
+        """Parts with their weights inside the block; those that waited before it wait again after it."""
+        waiting = {name: getattr(self.pipe, name) for name in self.waiting if name in {*names}}
+        self.bring(waiting)
+        try:
+            yield
+        finally:
+            for name, part in waiting.items():
+                setattr(self.pipe, name, part)
+            if waiting:
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    def files(self, name: str) -> list[Path]:
+        """Files of a part, its configuration among them; none where they are not known."""
+        if self._base == EMOJI:
+            folder = Path(base_path())
+        elif Path(self._base).is_dir():
+            folder = Path(self._base)
+        else:
+            found = try_to_load_from_cache(self._base, "model_index.json", revision=self._revision)
+            if not isinstance(found, str):
+                return []
+            folder = Path(found).parent
+        return sorted(path for path in (folder / name).glob("*") if path.is_file())
+
+    def weight_files(self, name: str) -> list[Path]:
+        """The safetensors files of a part, of the variant that is loaded; none where they are not known."""
+        found = [path for path in self.files(name) if path.suffix == ".safetensors"]
+        mine = [path for path in found if self._variant is not None and f".{self._variant}" in path.name]
+        return mine or found
+
+    def _load(self, given: dict[str, Any], dtypes: Dtypes | None = None) -> Any:
+        return load_base(
+            self._base,
+            revision=self._revision,
+            variant=self._variant,
+            dtype=self._dtypes | (dtypes or {}),
+            given=given,
+        )
+
+    def _empty_parts(self) -> dict[str, nn.Module]:
+        """Stand-ins for all parts whose configuration says enough: models of diffusers and transformers."""
+        folder = str(base_path()) if self._base == EMOJI else self._base
+        found: dict[str, nn.Module] = {}
+        for name, value in read_index(folder, revision=self._revision).items():
+            if isinstance(value, list | tuple) and len(value) == 2 and value[0] in _LIBRARIES:
+                cls = getattr(_LIBRARIES[value[0]], value[1] or "", None)
+                if isinstance(cls, type) and issubclass(cls, nn.Module):
+                    with loading(self._base):
+                        part = _on_meta(cls, folder, name, self._revision)
+                    if part is not None:
+                        found[name] = emptied(part, name, self._dtypes.get(name, self._dtypes["default"]))
+        return found
+
+
+def _on_meta(cls: Any, folder: str, name: str, revision: str | None) -> nn.Module | None:
+    """A part on the meta device; None of one that is quantized, whose layers are others."""
+    if hasattr(cls, "load_config"):
+        config = cls.load_config(folder, subfolder=name, revision=revision)
+        is_quantized = "quantization_config" in config
+    else:
+        config = cls.config_class.from_pretrained(folder, subfolder=name, revision=revision)
+        is_quantized = getattr(config, "quantization_config", None) is not None
+    if is_quantized:
+        return None
+    with torch.device("meta"):
+        return cls.from_config(config) if hasattr(cls, "load_config") else cls(config)
