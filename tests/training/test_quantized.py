@@ -157,3 +157,21 @@ def test_on_a_gpu(quantization):
     adapted = fill(get_peft_model(model, config()).to("cuda"))
     assert step(adapted, inputs).isfinite()
     assert all(gradient.isfinite().all() and gradient.any() for gradient in adapter_gradients(adapted).values())
+
+
+@pytest.mark.parametrize("quantization", LAYERS)
+@pytest.mark.parametrize(
+    ("held", "dtype"),
+    [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)],
+)
+def test_weights_straight_from_files_are_those_of_a_loaded_model(tmp_path, quantization, held, dtype):
+    make_sd3_transformer().to(held).save_pretrained(tmp_path)
+    load = type(make_sd3_transformer()).from_pretrained
+    loaded, straight = load(tmp_path, torch_dtype=dtype), load(tmp_path, torch_dtype=held)
+    loaded.register_to_config(_name_or_path="elsewhere")
+    quantize(loaded, quantization, CPU)
+    quantize(straight, quantization, CPU, dtype)
+    expected = loaded.state_dict()
+    assert straight.state_dict().keys() == expected.keys()
+    for name, value in straight.state_dict().items():
+        assert value.dtype == expected[name].dtype and torch.equal(value, expected[name]), name

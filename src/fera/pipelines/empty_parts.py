@@ -42,14 +42,8 @@ def emptied(part: _Part, name: str, dtype: torch.dtype) -> _Part:
     def refuse(*_: Any) -> None:
         raise PartIsEmpty(name)
 
+    _fill(part, "cpu", dtype)
     for module in part.modules():
-        for held in (module._parameters, module._buffers):
-            for key, tensor in held.items():
-                if tensor is not None and tensor.is_meta:
-                    kind = dtype if tensor.is_floating_point() else tensor.dtype
-                    number = torch.zeros((), dtype=kind).expand(tensor.shape)
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    held[key] = nn.Parameter(number, requires_grad=False) if is_parameter else number  # type: ignore[assignment]
         module.register_forward_pre_hook(refuse)
     vars(part)[_ATTRIBUTE] = True
     return part.eval()
@@ -62,5 +56,16 @@ def is_empty(part: Any) -> bool:
 
 def move_empty(part: nn.Module, device: torch.device | str) -> None:
     """Let an empty part say that it is on a device."""
-    for tensor in (*part.parameters(), *part.buffers()):
-        tensor.data = torch.zeros((), dtype=tensor.dtype, device=device).expand(tensor.shape)
+    _fill(part, device, None)
+
+
+def _fill(part: nn.Module, device: torch.device | str, dtype: torch.dtype | None) -> None:
+    """Let each tensor be one number, seen in the shape of the whole."""
+    for module in part.modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                if tensor is not None:
+                    kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+                    number: Any = torch.zeros((), dtype=kind, device=device).expand(tensor.shape)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    held[key] = nn.Parameter(number, requires_grad=False) if is_parameter else number

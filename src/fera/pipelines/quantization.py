@@ -75,6 +75,12 @@ def quantize(denoiser: nn.Module, quantization: str, device: torch.device, dtype
             quantizer.create_quantized_param(model, value, name, device, {})
         else:
             set_module_tensor_to_device(model, name, device, value=value)
+    if not exact or dtype == torch.float32:
+        # As diffusers does where nothing is to stay in float32.
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_floating_point():
+                    module._buffers[name] = buffer.to(dtype)
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
     for layer in model.modules():

@@ -173,9 +173,10 @@ def open_denoiser(sources: Sources, config: TrainConfig, device: torch.device) -
     Raises:
         FeraError: it cannot be loaded, quantized or offloaded.
     """
-    # What is to be quantized is taken as its files hold it, and never in memory as a whole.
-    files = sources.base.weight_files(sources.name) if config.quantization != "none" else []
-    sources.base.bring([sources.name], dtype=dtype_of(files))
+    held = dtype_of(sources.base.weight_files(sources.name)) if config.quantization != "none" else None
+    # What is to be quantized is mapped as its files hold it, and never in memory as a whole; but what the model computes
+    # for itself, such as positions, is not to be rounded on the way.
+    sources.base.bring([sources.name], dtype=held if held == torch.float32 else None)
     is_offloaded = config.train.offload != "none"
     where = torch.device("cpu") if is_offloaded else device
     quantize(sources.denoiser, config.quantization, where, sources.dtype)
