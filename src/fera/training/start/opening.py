@@ -174,8 +174,8 @@ def open_denoiser(sources: Sources, config: TrainConfig, device: torch.device) -
         FeraError: it cannot be loaded, quantized or offloaded.
     """
     held = dtype_of(sources.base.weight_files(sources.name)) if config.quantization != "none" else None
-    # What is to be quantized is mapped as its files hold it, and never in memory as a whole; but what the model computes
-    # for itself, such as positions, is not to be rounded on the way.
+    # What is to be quantized is mapped as its files hold it, and never in memory as a whole; but what the model
+    # computes for itself, such as positions, is not to be rounded on the way.
     sources.base.bring([sources.name], dtype=held if held == torch.float32 else None)
     is_offloaded = config.train.offload != "none"
     where = torch.device("cpu") if is_offloaded else device
