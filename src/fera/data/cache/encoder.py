@@ -7,29 +7,26 @@ A file's name is a hash of everything that its content depends on: the picture's
 of the encoder, size, crop, mirroring, dtype. A cache can therefore be shared between runs and never be stale.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import diffusers
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from fera.data.buckets import Size, assign_shapes, assign_sizes
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.fingerprints import user_fingerprints
+from fera.data.cache.parts import Parts
+from fera.data.cache.pixels import Picture, chunks, hole_of, mask_of, pixels_of
 from fera.data.cache.store import Memory, digest, fingerprint, write
 from fera.data.checking import Example, crop_offset
-from fera.data.clips.reading import frames_of
 from fera.data.example import Source
-from fera.data.images import load_image
-from fera.data.masks import load_mask
-from fera.data.tensors import to_clip, to_image, to_tensor, to_weights
-from fera.errors import FeraError
+from fera.data.tensors import to_image, to_weights
 from fera.models.families import Family, latent_scale
 from fera.models.placement import place
 from fera.models.prompts import prompt_settings
@@ -43,20 +40,6 @@ _BATCH = 8
 Progress = Callable[[str, int, int], None]
 Captions = Callable[[str], list[str]]
 Load = Callable[[], None]
-
-
-class Parts(Protocol):
-    """How parts of a pipeline come that wait in their files."""
-
-    @property
-    def waiting(self) -> list[str]:
-        """Names of those that wait."""
-
-    def using(self, names: Iterable[str]) -> AbstractContextManager[None]:
-        """Parts with their weights inside the block; those that waited before it wait again after it."""
-
-    def files(self, name: str) -> list[Path]:
-        """Files of a part; none where they are not known."""
 
 
 def _as_it_is(caption: str) -> list[str]:
@@ -229,7 +212,7 @@ class Encoder:
         assert self.family.pairs is not None and self.family.pairs.encode is not None
         key = self._text_key(load)
         found: list[list[dict[str, Path]]] = []
-        missing: dict[Path, tuple[str, list[_Picture]]] = {}
+        missing: dict[Path, tuple[str, list[Picture]]] = {}
         for example, size, captions in zip(examples, sizes, variants, strict=True):
             found.append([])
             for mirrored in self._mirrorings:
@@ -249,7 +232,7 @@ class Encoder:
         parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
         _move(parts, self.device)
         for done, (path, (caption, pictures)) in enumerate(missing.items(), start=1):
-            images = [to_image(_pixels(picture)) for picture in pictures]
+            images = [to_image(pixels_of(picture)) for picture in pictures]
             conditions = self.family.pairs.encode(self.pipe, [caption], images, self.device)
             write(path, {name: tensor[0] for name, tensor in conditions.items()})
             self.progress("captions", done, len(missing))
@@ -286,7 +269,7 @@ class Encoder:
         vae_key = [_CACHE_VERSION, self._fingerprint("vae", load)]
         key = vae_key, [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
         is_filled = self.family.pairs is not None and self.family.pairs.hole
-        wanted: list[_Picture] = []
+        wanted: list[Picture] = []
 
         def add(example: Example, source: Source, size: Size, *, blank: bool = False) -> list[Path]:
             made = [self._picture(example, source, size, mirrored, key, blank=blank) for mirrored in self._mirrorings]
@@ -309,8 +292,8 @@ class Encoder:
         if missing:
             vae.to(self.device)
         done = 0
-        for chunk in _chunks(missing):
-            pixels = torch.stack([_pixels(picture) for picture in chunk])
+        for chunk in chunks(missing):
+            pixels = torch.stack([pixels_of(picture) for picture in chunk])
             means = self.family.encode_pictures(vae, pixels.to(self.device, vae.dtype))
             for mean, picture in zip(means, chunk, strict=True):
                 write(picture.path, {"mean": mean})
@@ -322,7 +305,7 @@ class Encoder:
 
     def _picture(
         self, example: Example, source: Source, size: Size, mirrored: bool, key: Any, *, blank: bool = False
-    ) -> "_Picture":
+    ) -> "Picture":
         """A picture of an example, the one that is trained on or a source: they are cropped alike."""
         offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
         is_whole = source.size[0] * size[1] == source.size[1] * size[0]
@@ -335,7 +318,7 @@ class Encoder:
             depends_on += ["frames", part.start, part.frames, part.frame_rate]
         before, after = key or ([], [])
         path = self.folder / f"latent-{digest([*before, *depends_on, *after])}.safetensors"
-        return _Picture(source.path, example, size, offset, mirrored, path, blank)
+        return Picture(source.path, example, size, offset, mirrored, path, blank)
 
     def _encode_masks(
         self, examples: Sequence[Example], sizes: Sequence[Size], *, is_hole: bool = False
@@ -354,8 +337,8 @@ class Encoder:
             paths.append(files if example.mask else [])
             if not all(path.exists() for path in paths[-1]):
                 if is_hole:
-                    weight = _hole_of(example, size, offset)
-                elif (mask := _mask_of(example)) is not None:
+                    weight = hole_of(example, size, offset)
+                elif (mask := mask_of(example)) is not None:
                     weight = to_weights(mask, size, latent_size, offset)
                 else:
                     weight = torch.ones(1, *latent_size[::-1])
@@ -368,68 +351,10 @@ class Encoder:
         return (False, True) if self.random_flip else (False,)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A picture to encode: which, of which example, to which size, cropped where, mirrored or not, and into which file.
-
-    Where it is `blank`, the example's hole is grey in it.
-    """
-
-    image: Path
-    example: Example
-    size: Size
-    offset: float
-    mirrored: bool
-    path: Path
-    blank: bool
-
-
 def _settings(pipe: Any) -> dict[str, str]:
     """What a pipeline makes of a caption besides its parts: the code of diffusers, and its settings."""
     settings = {name: repr(value) for name, value in pipe.config.items() if name not in pipe.components}
     return {name: value for name, value in settings.items() if name[0] != "_"} | {"diffusers": diffusers.__version__}
-
-
-def _chunks(missing: Sequence[_Picture]) -> Iterator[list[_Picture]]:
-    """Pictures to encode together: of one size. Clips go one at a time, so that one is in memory."""
-
-    def shape(picture: _Picture) -> tuple[int, ...]:
-        return (picture.example.frames, *picture.size)
-
-    for (frames, *_), pictures in groupby(sorted(missing, key=shape), key=shape):
-        same_size, count = list(pictures), _BATCH if frames == 1 else 1
-        for start in range(0, len(same_size), count):
-            yield same_size[start : start + count]
-
-
-def _pixels(picture: _Picture) -> Tensor:
-    """Shape (3, H, W), or (3, F, H, W) of a clip."""
-    example = picture.example
-    try:
-        if example.clip is not None and example.part is not None:
-            pixels = to_clip(frames_of(example.image, example.clip, example.part), picture.size, picture.offset)
-        else:
-            pixels = to_tensor(load_image(picture.image), picture.size, picture.offset)
-    except (ValueError, OSError) as error:
-        raise FeraError(f"{example.origin} {error}; it was readable a moment ago") from error
-    if picture.blank:
-        pixels = pixels * (1 - _hole_of(example, picture.size, picture.offset))
-    return pixels.flip(-1) if picture.mirrored else pixels
-
-
-def _hole_of(example: Example, size: Size, offset: float) -> Tensor:
-    """What is to be painted: 1 where the mask is white, shape (1, H, W)."""
-    mask = _mask_of(example)
-    if mask is None:  # an opaque picture, of those that are their own masks
-        return torch.ones(1, *size[::-1])
-    return (to_weights(mask, size, size, offset) >= 0.5).float()
-
-
-def _mask_of(example: Example) -> Any:
-    try:
-        return load_mask(example)
-    except (ValueError, OSError) as error:
-        raise FeraError(f"{example.origin} {error}; it was usable a moment ago") from error
 
 
 def _move(parts: Any, device: torch.device) -> None:

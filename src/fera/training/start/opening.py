@@ -209,11 +209,19 @@ def check_drawing(pipe: Any, settings: ValidationConfig) -> None:
 
 
 def encode(
-    sources: Sources, config: TrainConfig, device: torch.device, listener: Listener
+    sources: Sources, config: TrainConfig, device: torch.device, listener: Listener, *, draws: bool = False
 ) -> tuple[EncodedSet, EncodedSet | None]:
     """Encode training and validation examples into the run's cache; the latter are None where there are none.
 
     Training examples are there as often as an epoch sees them, class pictures among them.
+
+    Args:
+        sources: the base and the pictures.
+        config: the configuration of the run.
+        device: where to encode.
+        listener: hears of progress.
+        draws: whether validation prompts will be drawn: they are encoded too, and text encoders stay where their
+            pipeline cannot do without.
     """
     encoder = Encoder(
         pipe=sources.pipe,
@@ -239,7 +247,7 @@ def encode(
         is_kept = keep_prompts(sources.base, sources.family, previews, encoder.folder, key, device)
 
     # A pipeline without a denoiser stops where it would draw.
-    draws = bool(config.validation.prompts)
+    draws = draws and bool(config.validation.prompts)
     may_keep = draws and not config.trains_text and sources.name in sources.base.waiting
     # Held-out captions stay in one order: their loss compares between steps and runs.
     training, held_out = encoder.encode_sets(

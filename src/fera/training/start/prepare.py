@@ -140,7 +140,7 @@ def prepare(
     if sources.name in sources.base.waiting:
         # What does not fit the base is found before anything is loaded; any kappa will do.
         _add_adapter(sources, with_kappa(config, KAPPA), start)
-    training, held_out = encode(sources, config, device, listener)
+    training, held_out = encode(sources, config, device, listener, draws=True)
     calibration = None
     if config.adapter.kappa == "auto":
         calibration = calibrate(training, sources.process, config, device, listener)
