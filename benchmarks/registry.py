@@ -16,6 +16,7 @@ from benchmarks import (
     offload,
     pictures,
     processes,
+    resident,
     run,
     scaling,
     share,
@@ -51,9 +52,22 @@ BENCHMARKS: dict[str, Builder] = {
     "offload": offload.races,
     "comfyui": comfyui.races,
     "web": web.races,
+    "resident": resident.races,
 }
 
 # Many minutes on two cores, or with needs of its own: run when asked for by name.
-APART = ("compiled", "full", "share", "pictures", "neighbours", "subspaces", "offload", "clips", "comfyui", "web")
+APART = (
+    "compiled",
+    "full",
+    "share",
+    "pictures",
+    "neighbours",
+    "subspaces",
+    "offload",
+    "clips",
+    "comfyui",
+    "web",
+    "resident",
+)
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

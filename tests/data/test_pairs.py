@@ -25,6 +25,7 @@ from fera.data.pair_checks import with_sources
 from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import find_examples
 from fera.models.families import family_of
+from fera.pipelines.memory import ways_to_hold
 from fera.preflight.costs import estimate
 from fera.training import train
 from fera.training.step.order import order_of
@@ -303,5 +304,9 @@ def test_costs_of_a_base_whose_text_encoder_sees_sources(tmp_path, monkeypatch):
     examples = [Example(tmp_path / "a.png", "make it red", sources=(Source(tmp_path / "a.png"),))]
     examples, _ = check_images(examples, skip_bad=False)
     config = run_config(tmp_path, tmp_path, tmp_path / "run")
-    estimates = estimate(qwen_image.make_edit(), config, examples, [(96, 64)], CPU)
+    pipe = qwen_image.make_edit()
+    ways = ways_to_hold(pipe.transformer, torch.float32)
+    estimates = estimate(pipe, config, examples, [(96, 64)], CPU, ways)
+    assert estimates.memory_bytes > estimates.parts["transformer"] == ways[0].device_bytes
+    assert [way for way, _ in estimates.choices] == ways[1:]
     assert estimates.latents == 1 and estimates.captions == 2 and estimates.step_seconds > 0

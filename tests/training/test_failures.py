@@ -15,9 +15,11 @@ from training_cases import run_config
 
 from fera import FeraError
 from fera.cli.main import main
+from fera.pipelines.memory import Held
 from fera.training import TrainConfig, to_toml
 from fera.training.failures import failures_explained, is_out_of_memory, memory_hint
 from fera.training.folder.run_folder import RunFolder
+from fera.training.memory_advice import bytes_asked, first_that_fits
 from fera.training.telling.reporter import Reporter
 from fera.training.trainer import Trainer
 
@@ -189,6 +191,27 @@ def test_memory_errors_are_known(fail, configure):
     with pytest.raises(FeraError, match=r"the memory does not suffice.*kept"):
         with failures_explained(configure(), lambda: "kept"):
             fail()
+
+
+def test_the_first_way_that_fits_is_named(configure):
+    """Of a denoiser of 20 bytes and 10 of all else."""
+    ways = [Held("none", "none", 20), Held("8bit", "none", 10), Held("4bit", "none", 6), Held("none", "blocks", 4)]
+    for total, way in ((40, 'quantization = "8bit"'), (20, 'quantization = "4bit"'), (15, 'train.offload = "blocks"')):
+        expected = f"Of the ways to hold the base, {way} is the first that would have fit"
+        assert first_that_fits(ways, ways[0], 30, total) == expected
+    assert first_that_fits(ways, ways[0], 30, 14).startswith("No other way")
+    assert first_that_fits(ways, ways[2], 16, 15) == first_that_fits(ways, ways[0], 30, 15)
+    assert bytes_asked("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0") == 3 * 2**29
+    assert bytes_asked("CUDA out of memory. Tried to allocate 20.00 MiB") == 20 * 2**20
+    assert bytes_asked("DefaultCPUAllocator: can't allocate memory") == 0
+
+
+def test_what_fits_is_said_with_the_error(configure):
+    with pytest.raises(FeraError, match=r"does not suffice\. 4 bits would fit\. In this order"):
+        with failures_explained(configure(), lambda: "kept"):
+            error = MemoryError()
+            error.add_note("4 bits would fit")
+            raise error
 
 
 def test_other_errors_are_left_alone(configure):

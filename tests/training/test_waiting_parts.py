@@ -141,3 +141,16 @@ def test_a_pipeline_that_asks_its_text_encoders_itself_keeps_them(tiny_sd_dir, i
     assert train(config).steps == 6
     record = json.loads((tmp_path / "run" / "samples" / "step-000006.json").read_text())
     assert [image["prompt"] for image in record["images"]] == PROMPTS["prompts"]
+
+
+def test_text_encoders_larger_than_the_device_encode_on_the_cpu(tiny_sd_dir, image_folder, tmp_path, monkeypatch):
+    places = []
+    real = opening.Encoder
+    monkeypatch.setattr(opening, "Encoder", lambda **given: places.append(given["text_device"]) or real(**given))
+    sources = opening.open_sources(run_config(tiny_sd_dir, image_folder, tmp_path / "run"), SILENT)
+    size = sum(weight.nbytes for weight in sources.pipe.text_encoder.parameters())
+    for total, expected in ((None, "meta"), (size * 2, "meta"), (size, "cpu")):
+        monkeypatch.setattr(opening, "device_memory", lambda device, total=total: total)
+        assert opening._text_device(sources, torch.device("meta"), SILENT).type == expected
+    train(run_config(tiny_sd_dir, image_folder, tmp_path / "run"))
+    assert [place.type for place in places] == ["cpu"]

@@ -13,6 +13,7 @@ from fera.support.durations import about_time
 
 if TYPE_CHECKING:
     from fera.domains.graph import DomainGraph
+    from fera.pipelines.memory import Held
     from fera.preflight.report import DataReport, PictureReport
 
 
@@ -222,15 +223,21 @@ def _picture(picture: "PictureReport") -> str:
 def _costs(report: "DataReport") -> dict[str, str]:
     costs = report.estimates
     assert costs is not None
-    (_, memory), *others = costs.memory_bytes.items()
     return {
         "cache on disk": f"{_bytes(costs.cache_bytes)}: {costs.latents} latents, {costs.captions} captions",
         "trained parameters": f"{costs.trained_parameters:,}",
-        "memory": f"{_bytes(memory)} for weights and optimizer, and activations on top",
-        **{f"  train.offload = {name}": _bytes(value) for name, value in others},
+        "memory": f"{_bytes(costs.memory_bytes)} for weights and optimizer, and activations on top",
+        **{f"  {name}": _bytes(size) for name, size in costs.parts.items()},
+        **{f"  or {way}": f"{_bytes(memory)}{_waiting(way)}" for way, memory in costs.choices},
         "encoding": about_time(costs.encoding_seconds),
         "training": f"{about_time(costs.training_seconds)}, {costs.step_seconds:.2g} s a step",
     }
+
+
+def _waiting(way: "Held") -> str:
+    if way.host_bytes:
+        return f", and {_bytes(way.host_bytes)} of the machine's memory"
+    return f", and {_bytes(way.disk_bytes)} stay in the base's files" if way.disk_bytes else ""
 
 
 def _table(console: Any, title: str, rows: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from fera.config.section import Section
 
 
 class CompressConfig(Section):
-    """The frozen base's weights held as their principal parts ([training.md](training.md#a-compressed-base))."""
+    """The frozen base's weights held as their principal parts ([memory.md](memory.md#a-compressed-base))."""
 
     energy: float | None = Field(
         default=None,

@@ -53,7 +53,7 @@ class OptimizationConfig(Section):
     offload: Literal["none", "blocks", "disk"] = Field(
         default="none",
         description="Where the blocks of the frozen base wait for their use: on the device, in host memory, or in the "
-        "base's own files: [training.md](training.md#a-base-larger-than-the-device).",
+        "base's own files: [memory.md](memory.md#a-base-larger-than-the-device).",
     )
     blocks_on_device: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from fera.config import TrainConfig
 from fera.data.buckets import Size, assign_shapes
@@ -13,11 +14,12 @@ from fera.data.pair_checks import with_sources
 from fera.models.families import family_of, trained_denoiser
 from fera.models.noise import noise_process
 from fera.pipelines.base import load_base
+from fera.pipelines.memory import Held, held, ways_to_hold
 from fera.pipelines.quantization import quantize
 from fera.preflight.clip_check import fit_all
 from fera.preflight.costs import estimate
 from fera.preflight.report import DataReport, noting
-from fera.training.start.opening import check_class_pictures, check_drawing, training_sizes
+from fera.training.start.opening import check_class_pictures, check_drawing, part_dtypes, training_sizes
 from fera.training.step.losses import check_loss_weights
 from fera.training.trained.text import check_text_training
 
@@ -39,7 +41,7 @@ def look_with_base(
     Raises:
         FeraError: the base cannot be loaded or trained, or the data do not fit it.
     """
-    pipe = load_base(config.base, revision=config.revision, variant=config.variant)
+    pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=part_dtypes(config))
     family = family_of(pipe)
     training, held_out = (with_sources(some, family, type(pipe).__name__) for some in (training, held_out))
     with noting(report):
@@ -54,10 +56,20 @@ def look_with_base(
     examples = [*training, *held_out]
     if examples:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        quantize(trained_denoiser(pipe, config.adapter.component)[1], config.quantization, device)
+        denoiser = trained_denoiser(pipe, config.adapter.component)[1]
+        ways = _ways(denoiser, config)
+        quantize(denoiser, config.quantization, device)
         report.text_limits = text_limits(pipe, family, examples)
         with noting(report):
             report.cleaned = check_cleaning(pipe, examples, config.data.trigger_word)
         check_text_training(pipe, family, config, list(training))
-        report.estimates = estimate(pipe, config, examples, assign_shapes(examples, buckets), device)
+        report.estimates = estimate(pipe, config, examples, assign_shapes(examples, buckets), device, ways)
     return buckets, list(training), list(held_out)
+
+
+def _ways(denoiser: nn.Module, config: TrainConfig) -> list[Held]:
+    """How a denoiser could be held, the run's own way first, and then those that take less of the device."""
+    settings, dtype = config.train, part_dtypes(config)["default"]
+    own = held(denoiser, dtype, config.quantization, settings.offload, settings.blocks_on_device)
+    others = [] if config.adapter.full else ways_to_hold(denoiser, dtype, settings.blocks_on_device)
+    return [own, *(way for way in others if way.device_bytes < own.device_bytes)]

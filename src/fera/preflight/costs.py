@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from fera.config import OptimizationConfig, TrainConfig
 from fera.data.buckets import Shape, Size
 from fera.data.captions import caption_variants
 from fera.data.example import Example
-from fera.models.components import offloadable_blocks
 from fera.models.families import Family, family_of, trained_denoiser
-from fera.pipelines.block_offload import blocks_on_device
+from fera.pipelines.memory import Held
 from fera.training.start.kappa import with_kappa
+from fera.training.start.opening import part_dtypes
 from fera.training.trained.kinds import adapter_of
 from fera.training.trained.start_from import open_start
 from fera.training.trained.text import TextTraining
@@ -43,9 +43,11 @@ class Estimates:
         captions: different captions to encode, all orders of tags and the empty one.
         cache_bytes: the cache bytes of all of these on disk.
         trained_parameters: the trained parameters of the adapter.
-        memory_bytes: of the device by `train.offload`, the run's own first: weights, and the adapter with its gradients
-            and optimizer; activations come on top and grow with batch and picture size. With "blocks" the rest of the
-            weights is in the machine's memory, with "disk" in the base's files.
+        memory_bytes: of the device: weights, and the adapter with its gradients and optimizer; activations come on top
+            and grow with batch and picture size.
+        parts: bytes of each part of the base as the run holds it; text encoders and the autoencoder are there while
+            they encode, and those that train or draw all the time.
+        choices: other ways to hold the denoiser, and the memory of the device that a run takes with each.
         encoding_seconds: the encoding seconds of an empty cache.
         step_seconds: the seconds of one optimizer step.
         training_seconds: the seconds of all steps; without pictures and held-out losses along the way.
@@ -56,7 +58,9 @@ class Estimates:
     captions: int
     cache_bytes: int
     trained_parameters: int
-    memory_bytes: dict[str, int]
+    memory_bytes: int
+    parts: dict[str, int]
+    choices: list[tuple[Held, int]]
     encoding_seconds: float
     step_seconds: float
     training_seconds: float
@@ -64,16 +68,22 @@ class Estimates:
 
 @torch.no_grad()
 def estimate(
-    pipe: Any, config: TrainConfig, examples: Sequence[Example], shapes: Sequence[Shape], device: torch.device
+    pipe: Any,
+    config: TrainConfig,
+    examples: Sequence[Example],
+    shapes: Sequence[Shape],
+    device: torch.device,
+    ways: Sequence[Held],
 ) -> Estimates:
     """Estimate what a run will cost. The pipeline gets a fresh adapter and is not to be used afterwards.
 
     Args:
-        pipe: the base, as for training.
+        pipe: the base, as for training, quantized where the configuration says so.
         config: the configuration of the run.
         examples: all that it trains on or holds out, each once.
         shapes: width and height in pixels that each is brought to and, of clips, the number of frames.
         device: where to time.
+        ways: how the denoiser could be held, the run's own way first.
     """
     family = family_of(pipe)
     denoiser: Any = trained_denoiser(pipe, config.adapter.component)[1]
@@ -91,10 +101,11 @@ def estimate(
     latent = family.encode_pictures(pipe.vae, pixels)
     conditions = _encode_caption(pipe, family, examples, device)
     batch = min(settings.batch_size, max(1, len(examples)))
-    noisy = latent.expand(batch, *latent.shape[1:]).to(denoiser.dtype)
+    dtype = part_dtypes(config)["default"]  # as training casts what a denoiser is told
+    noisy = latent.expand(batch, *latent.shape[1:]).to(dtype)
     timesteps = torch.full((batch,), 500, device=device)
     told = conditions | _told_of_sources(family, examples, latent, (width, height))
-    together = {key: value.expand(batch, *value.shape[1:]) for key, value in told.items()}
+    together = {key: value.expand(batch, *value.shape[1:]).to(dtype) for key, value in told.items()}
 
     encode_seconds = _timed(lambda: family.encode_pictures(pipe.vae, pixels), device)
     caption_seconds = _timed(lambda: _encode_caption(pipe, family, examples, device), device)
@@ -128,21 +139,25 @@ def estimate(
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     if config.trains_text:
         trained += sum(parameter.numel() for parameter in TextTraining(pipe, family, config, device).parameters)
-    frozen = {offload: _frozen_bytes(denoiser, settings, offload) for offload in _offloads(denoiser, config)}
-    # Encoders go before training begins, unless pictures are drawn along the way.
-    encoder_bytes = sum(parameter.nbytes for part in encoders for parameter in part.parameters())
     trained_bytes = bytes_a_trained_parameter(settings) * trained
-    stay = config.validation.prompts or config.trains_text
+    sizes = {
+        name: sum(parameter.nbytes for parameter in part.parameters())
+        for name, part in ((name, getattr(pipe, name)) for name in ("vae", *family.text_components))
+        if isinstance(part, nn.Module)
+    }
+    stay = {"vae"} if config.validation.prompts else set()
+    if config.trains_text:
+        stay |= {*family.text_components}
+    memory = {way: _peak(way, trained_bytes, sizes, stay) for way in ways}
     return Estimates(
         device=str(device),
         latents=len(different) * mirrorings,
         captions=len(captions | {""}),
         cache_bytes=latent_bytes + len(captions | {""}) * caption_bytes,
         trained_parameters=trained,
-        memory_bytes={
-            offload: held + trained_bytes + encoder_bytes if stay else max(held + trained_bytes, encoder_bytes)
-            for offload, held in frozen.items()
-        },
+        memory_bytes=memory[ways[0]],
+        parts={trained_denoiser(pipe, config.adapter.component)[0]: ways[0].device_bytes, **sizes},
+        choices=[(way, memory[way]) for way in ways[1:]],
         encoding_seconds=encode_seconds * len(different) * mirrorings + caption_seconds * len(captions | {""}),
         step_seconds=step_seconds,
         training_seconds=step_seconds * settings.steps,
@@ -155,24 +170,11 @@ def _volume(shape: Shape, stride: int) -> int:
     return width * height * (1 + sum(count - 1 for count in frames) // stride)
 
 
-def _offloads(denoiser: nn.Module, config: TrainConfig) -> list[str]:
-    """The values of `train.offload` that a run could have, that of the run first."""
-    if not offloadable_blocks(denoiser) or config.adapter.full or config.quantization == "8bit":
-        return [config.train.offload]
-    others = ["none", "blocks"] if config.quantization != "none" else ["none", "blocks", "disk"]
-    return list(dict.fromkeys([config.train.offload, *others]))
-
-
-def _frozen_bytes(denoiser: nn.Module, settings: OptimizationConfig, offload: str) -> int:
-    """Memory of the device for frozen weights: all of them, or those outside of blocks and of the largest blocks."""
-    frozen = sum(parameter.nbytes for parameter in denoiser.parameters() if not parameter.requires_grad)
-    if offload == "none":
-        return frozen
-    blocks = sorted(
-        sum(parameter.nbytes for parameter in block.parameters() if not parameter.requires_grad)
-        for block in offloadable_blocks(denoiser)
-    )
-    return frozen - sum(blocks[: max(0, len(blocks) - blocks_on_device(settings.blocks_on_device))])
+def _peak(way: Held, trained_bytes: int, encoders: Mapping[str, int], stay: Collection[str]) -> int:
+    """The most that the device holds at a time: text encoders together, the autoencoder, or what training takes."""
+    texts = sum(size for name, size in encoders.items() if name != "vae")
+    training = way.device_bytes + trained_bytes + sum(encoders.get(name, 0) for name in stay)
+    return max(training, texts, encoders.get("vae", 0))
 
 
 def bytes_a_trained_parameter(settings: OptimizationConfig) -> int:

@@ -30,6 +30,8 @@ def failures_explained(config: TrainConfig, kept: Callable[[], str]) -> Iterator
         config: the configuration of the run.
         kept: says what the run can go on from.
 
+    Notes on an error are said with it.
+
     Raises:
         FeraError: the disk is full or cannot be written, or the memory does not suffice.
     """
@@ -38,7 +40,8 @@ def failures_explained(config: TrainConfig, kept: Callable[[], str]) -> Iterator
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise FeraError(f"the memory does not suffice. {memory_hint(config)}. {kept()}") from error
+        noted = "".join(f"{note}. " for note in getattr(error, "__notes__", ()))
+        raise FeraError(f"the memory does not suffice. {noted}{memory_hint(config)}. {kept()}") from error
     except OSError as error:
         if error.errno not in _DISK or error.filename is None:
             raise

@@ -21,6 +21,7 @@ from fera.training.folder.checkpoints import read_state
 from fera.training.folder.lock import run_lock
 from fera.training.folder.resuming import check_allow, check_changes, with_buckets_of
 from fera.training.folder.run_folder import RunFolder
+from fera.training.memory_advice import fitting_named
 from fera.training.processes.fsdp import arrange, check_launch, find_processes, is_sharded
 from fera.training.processes.zero_launch import launched_plainly
 from fera.training.publishing.card import write_card
@@ -114,7 +115,8 @@ def train(
                 chosen = setup.calibration.chosen
                 reporter.write({"step": 0, "kappa": chosen.kappa, "bits": round(chosen.bits, 4)})
         accelerator.wait_for_everyone()
-        with stop_request() as stop, compiling(config):
+        fitting = fitting_named(setup.denoiser, config, accelerator.device)
+        with stop_request() as stop, compiling(config), fitting:
             _run(trainer, config, run, reporter, stop)
         summary = trainer.finish(time.monotonic() - began)
         if is_main:

@@ -64,6 +64,7 @@ class Encoder:
         mask_min_value: as in the configuration.
         with_texts: whether to encode captions.
         parts: how parts of the pipeline come that wait; None where none waits.
+        text_device: where text encoders compute; on the device too when left out.
     """
 
     pipe: Any
@@ -79,6 +80,7 @@ class Encoder:
     mask_min_value: float = 0.0
     with_texts: bool = True
     parts: Parts | None = None
+    text_device: torch.device | None = None
 
     def encode(self, examples: Sequence[Example]) -> EncodedSet:
         """Encode examples that the cache does not hold yet.
@@ -230,10 +232,10 @@ class Encoder:
         if missing:
             load()
         parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
-        _move(parts, self.device)
+        _move(parts, self._text_device)
         for done, (path, (caption, pictures)) in enumerate(missing.items(), start=1):
             images = [to_image(pixels_of(picture)) for picture in pictures]
-            conditions = self.family.pairs.encode(self.pipe, [caption], images, self.device)
+            conditions = self.family.pairs.encode(self.pipe, [caption], images, self._text_device)
             write(path, {name: tensor[0] for name, tensor in conditions.items()})
             self.progress("captions", done, len(missing))
         _move(parts, torch.device("cpu"))
@@ -249,11 +251,11 @@ class Encoder:
         if missing:
             load()
         parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
-        _move(parts, self.device)
+        _move(parts, self._text_device)
         size = 1 if self.family.encodes_alone else _BATCH
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
-            conditions = self.family.encode(self.pipe, chunk, self.device)
+            conditions = self.family.encode(self.pipe, chunk, self._text_device)
             for row, caption in enumerate(chunk):
                 write(paths[caption], {name: tensor[row] for name, tensor in conditions.items()})
             self.progress("captions", start + len(chunk), len(missing))
@@ -345,6 +347,10 @@ class Encoder:
                 for path, mirrored in zip(files, self._mirrorings, strict=True):
                     write(path, {"weight": weight.flip(-1) if mirrored else weight})
         return paths
+
+    @property
+    def _text_device(self) -> torch.device:
+        return self.text_device or self.device
 
     @property
     def _mirrorings(self) -> tuple[bool, ...]:

@@ -35,6 +35,7 @@ from fera.models.families import Family, family_of, native_resolution, size_mult
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.block_offload import check_offload, offload_blocks
 from fera.pipelines.compression import compress
+from fera.pipelines.memory import USABLE, device_memory
 from fera.pipelines.quantization import check_quantization, quantize
 from fera.pipelines.waiting import Base
 from fera.pipelines.weight_files import dtype_of
@@ -114,10 +115,7 @@ def open_sources(
     device = device or torch.device("cpu")
     check_quantization(config.quantization)
     examples, held_out, skipped = _read_data(config, listener)
-    # Weights that train are kept in float32, whatever forwards compute in.
-    dtype = torch.float32 if config.adapter.full else _DTYPES[config.train.mixed_precision]
-    # The autoencoder encodes in float32: some overflow in half precision.
-    dtypes = {"vae": torch.float32, "default": dtype}
+    dtypes = part_dtypes(config)
     base = Base(config.base, dtypes, revision=config.revision, variant=config.variant)
     pipe = base.pipe
     family = family_of(pipe)
@@ -150,7 +148,7 @@ def open_sources(
         base=base,
         name=name,
         family=family,
-        dtype=dtype,
+        dtype=dtypes["default"],
         process=process,
         training=examples,
         class_examples=class_examples,
@@ -162,13 +160,22 @@ def open_sources(
     )
 
 
-def open_denoiser(sources: Sources, config: TrainConfig, device: torch.device) -> None:
-    """Load the denoiser that trains, where it waits, quantized or with blocks that wait if the configuration says so.
+def part_dtypes(config: TrainConfig) -> dict[str, torch.dtype]:
+    """The dtype of each part of a run's base by name, and "default" for the others."""
+    # Weights that train are kept in float32, whatever forwards compute in.
+    dtype = torch.float32 if config.adapter.full else _DTYPES[config.train.mixed_precision]
+    # The autoencoder encodes in float32: some overflow in half precision.
+    return {"vae": torch.float32, "default": dtype}
+
+
+def open_denoiser(sources: Sources, config: TrainConfig, device: torch.device, listener: Listener) -> None:
+    """Load the denoiser that trains, where it waits: compressed, quantized or with blocks that wait, as configured.
 
     Args:
         sources: the base.
         config: the configuration of the run.
         device: where it is to compute.
+        listener: hears of progress.
 
     Raises:
         FeraError: it cannot be loaded, quantized or offloaded.
@@ -177,6 +184,9 @@ def open_denoiser(sources: Sources, config: TrainConfig, device: torch.device) -
     # What is to be quantized is mapped as its files hold it, and never in memory as a whole; but what the model
     # computes for itself, such as positions, is not to be rounded on the way.
     sources.base.bring([sources.name], dtype=held if held == torch.float32 else None)
+    if config.compress.energy is not None:
+        said = compress(sources.denoiser, config.compress.energy, device=device, listener=listener)
+        listener.say(f"base: {said}")
     is_offloaded = config.train.offload != "none"
     where = torch.device("cpu") if is_offloaded else device
     quantize(sources.denoiser, config.quantization, where, sources.dtype)
@@ -223,9 +233,11 @@ def encode(
         draws: whether validation prompts will be drawn: they are encoded too, and text encoders stay where their
             pipeline cannot do without.
     """
+    text_device = _text_device(sources, device, listener)
     encoder = Encoder(
         pipe=sources.pipe,
         parts=sources.base,
+        text_device=text_device,
         family=sources.family,
         folder=config.data.cache_dir or config.output_dir / "cache",
         device=device,
@@ -244,7 +256,7 @@ def encode(
     def keep(key: list[Any]) -> None:
         nonlocal is_kept
         previews = Previews(config, sources.family, sources.resolution, sources.bucket_step)
-        is_kept = keep_prompts(sources.base, sources.family, previews, encoder.folder, key, device)
+        is_kept = keep_prompts(sources.base, sources.family, previews, encoder.folder, key, text_device)
 
     # A pipeline without a denoiser stops where it would draw.
     draws = draws and bool(config.validation.prompts)
@@ -260,6 +272,19 @@ def encode(
     if draws and not is_kept:
         sources.base.bring(sources.family.text_components)
     return training, held_out if sources.held_out else None
+
+
+def _text_device(sources: Sources, device: torch.device, listener: Listener) -> torch.device:
+    """Where text encoders compute: the CPU where they are larger than the device."""
+    parts = [getattr(sources.pipe, name) for name in sources.family.text_components]
+    size = sum(weight.nbytes for part in parts if isinstance(part, nn.Module) for weight in part.parameters())
+    total = device_memory(device)
+    if total is None or size <= USABLE * total:
+        return device
+    listener.say(
+        f"the text encoders take {size / 1e9:.1f} GB and {device} has {total / 1e9:.1f}: they encode on the CPU"
+    )
+    return torch.device("cpu")
 
 
 def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], list[Example], list[str]]:

@@ -18,6 +18,7 @@ from fera.method.calibration import Calibration
 from fera.method.routing import Routing
 from fera.method.settings import KAPPA
 from fera.models.families import Conditions, Family
+from fera.models.layers import Layers
 from fera.models.noise import NoiseProcess
 from fera.pipelines.block_offload import place
 from fera.support.progress import Listener
@@ -138,15 +139,14 @@ def prepare(
     check_loss_weights(sources.process, config.train)
     start = open_start(config.adapter, sources.pipe)
     if sources.name in sources.base.waiting:
-        # What does not fit the base is found before anything is loaded; any kappa will do.
-        _add_adapter(sources, with_kappa(config, KAPPA), start)
+        _check_adapter(sources, config, start)
     training, held_out = encode(sources, config, device, listener, draws=True)
     calibration = None
     if config.adapter.kappa == "auto":
         calibration = calibrate(training, sources.process, config, device, listener)
         config = with_kappa(config, calibration.kappa)
     course = course_of(config, training, repeat(sources.training), listener, device=device, former=former_stages)
-    open_denoiser(sources, config, device)
+    open_denoiser(sources, config, device, listener)
     adapter = _add_adapter(sources, config, start)
     _describe(sources, config, start, listener)
     if config.adapter.starts_as_partition and not (start is not None and start.has_router):
@@ -206,6 +206,15 @@ def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None) -> 
     if config.train.gradient_checkpointing:
         checkpoint_gradients(denoiser, sources.family)
     return adapter
+
+
+def _check_adapter(sources: Sources, config: TrainConfig, start: Start | None) -> None:
+    """Find what does not fit the base before anything is loaded."""
+    adapter = config.adapter
+    if adapter.is_routed and adapter.expert is None:
+        _add_adapter(sources, with_kappa(config, KAPPA), start)  # any kappa will do
+    elif not adapter.full:  # other schemes may start from the weights, and there are none yet
+        Layers(adapter.target_modules, adapter.exclude_modules, adapter.blocks).names(sources.denoiser)
 
 
 def _describe(sources: Sources, config: TrainConfig, start: Start | None, listener: Listener) -> None:
