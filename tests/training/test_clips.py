@@ -113,8 +113,8 @@ def test_a_large_set_does_not_fill_the_memory(base, clips, tmp_path):
     held = []
     encode = prepare.encode
 
-    def noted(*arguments):
-        held.extend(sets := encode(*arguments))
+    def noted(*arguments, **settings):
+        held.extend(sets := encode(*arguments, **settings))
         return sets
 
     with pytest.MonkeyPatch.context() as patch:

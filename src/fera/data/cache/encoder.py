@@ -173,10 +173,10 @@ class Encoder:
 
     def _fingerprint(self, name: str, load: Load) -> str:
         """Of a part of the pipeline; one that waits is loaded where its files are not known."""
-        if self.parts is None or name not in self.parts.waiting:
-            return fingerprint(getattr(self.pipe, name))
-        part, known = getattr(self.pipe, name), user_fingerprints()
-        files = self.parts.files(name)
+        part = getattr(self.pipe, name)
+        if self.parts is None or not isinstance(part, nn.Module):
+            return fingerprint(part)
+        files, known = self.parts.files(name), user_fingerprints()
         versions = [diffusers.__version__, transformers.__version__]
         loaded = [type(part).__name__, str(part.dtype), versions]
         found = known.known(files, loaded)

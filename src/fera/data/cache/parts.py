@@ -9,12 +9,8 @@ from typing import Protocol
 class Parts(Protocol):
     """How parts of a pipeline come that wait in their files."""
 
-    @property
-    def waiting(self) -> list[str]:
-        """Names of those that wait."""
-
     def using(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """Parts with their weights inside the block; those that waited before it wait again after it."""
 
     def files(self, name: str) -> list[Path]:
-        """Files of a part; none where they are not known."""
+        """Files that a part is loaded from, as it is; none where they are not known."""
