@@ -66,3 +66,10 @@ def test_ways_go_from_the_fastest_to_the_smallest():
     # 11.9 billion parameters: 2 bytes each, 1, and 9 / 16.
     assert [round(way.device_bytes / 1e9, 1) for way in ways] == [23.8, 11.9, 6.7, 1.5, 0.4, 1.5]
     assert ways_to_hold(torch.nn.Linear(4, 4), torch.float32)[-1].quantization == "4bit"
+
+
+def test_blocks_wait_on_the_disk_in_the_precision_of_the_files_alone(tmp_path):
+    make_sd3_transformer().save_pretrained(tmp_path)
+    model = type(make_sd3_transformer()).from_pretrained(tmp_path)
+    assert "disk" in [way.offload for way in ways_to_hold(model, torch.float32)]
+    assert "disk" not in [way.offload for way in ways_to_hold(model, torch.bfloat16)]

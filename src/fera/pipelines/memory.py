@@ -8,6 +8,7 @@ from torch import nn
 
 from fera.models.components import offloadable_blocks
 from fera.pipelines.block_offload import blocks_on_device
+from fera.pipelines.weight_files import dtype_of, files_of
 from fera.tuner.fingerprint import added_tensors
 
 # bitsandbytes keeps a float32 scale for each row of an 8-bit weight, and for each block of 64 of a 4-bit one.
@@ -86,13 +87,18 @@ def device_memory(device: torch.device) -> int | None:
 def ways_to_hold(denoiser: nn.Module, dtype: torch.dtype, blocks: int | str = "auto") -> list[Held]:
     """All ways that suit a denoiser, from the fastest to the smallest.
 
+    Blocks wait on the disk where files hold them in the run's precision, as far as files are known.
+
     Args:
         denoiser: as `held` takes it.
         dtype: likewise.
         blocks: likewise.
     """
-    has_blocks = bool(offloadable_blocks(denoiser))
-    return [held(denoiser, dtype, *way, blocks) for way in WAYS if has_blocks or way[1] == "none"]
+    offloads = {"none"}
+    if offloadable_blocks(denoiser):
+        files = files_of(denoiser)
+        offloads |= {"blocks", "disk"} if not files or dtype_of(files) == dtype else {"blocks"}
+    return [held(denoiser, dtype, *way, blocks) for way in WAYS if way[1] in offloads]
 
 
 class _Sizes:
