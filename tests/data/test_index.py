@@ -201,7 +201,7 @@ def test_a_place_that_cannot_be_written(image_folder, tmp_path):
 
 
 def test_another_process_that_writes_for_long(image_folder, index, reads, monkeypatch):
-    monkeypatch.setattr("fera.data.index._PATIENCE", 0.05)
+    monkeypatch.setattr("fera.support.sqlite._PATIENCE", 0.05)
     check_images(found(image_folder), skip_bad=False, index=index)
     reads.clear()
     with sqlite3.connect(index._path) as other:
