@@ -45,6 +45,8 @@ def test_memory_and_time_are_told_and_the_newest_form_counts(root, queue, tiny_s
     facts = dict(told["facts"])
     assert told["problems"] == [] and facts["pictures"] == "4"
     assert facts["memory, without activations"].endswith("MB") and "about" in facts["training"]
+    ways = ("quantization = 4bit", "train.offload = disk", "quantization = 4bit, train.offload = blocks")
+    assert all(facts[f"with {way}"].endswith(("MB", "KB")) for way in ways)
     assert client.get(f"/train/estimate?job={first}").json() == {"is_open": False, "facts": [], "problems": []}
     assert not (root / "configs").exists()
 

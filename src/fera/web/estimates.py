@@ -78,10 +78,9 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("pictures", f"{report.get('pictures', 0):,}")]
     costs = report.get("estimates")
     if isinstance(costs, dict):
-        (offload, memory), *others = costs["memory_bytes"].items()
         facts += [
-            ("memory, without activations", _gigabytes(memory)),
-            *((f"with train.offload = {name}", _gigabytes(value)) for name, value in others),
+            ("memory, without activations", _gigabytes(costs["memory_bytes"])),
+            *((f"with {_way(held)}", _gigabytes(memory)) for held, memory in costs["choices"]),
             ("trained parameters", f"{costs['trained_parameters']:,}"),
             ("a step", about_time(costs["step_seconds"]).removeprefix("about ")),
             ("training", about_time(costs["training_seconds"])),
@@ -90,6 +89,12 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("on", str(costs["device"])),
         ]
     return facts
+
+
+def _way(held: Mapping[str, Any]) -> str:
+    """How a denoiser could be held, by the settings for it."""
+    settings = {"quantization": held["quantization"], "train.offload": held["offload"]}
+    return ", ".join(f"{name} = {value}" for name, value in settings.items() if value != "none")
 
 
 def _gigabytes(count: float) -> str:
