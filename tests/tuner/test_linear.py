@@ -272,3 +272,21 @@ def test_a_layer_that_peft_made_first_is_routed_the_general_way(ways):
     with torch.no_grad(), model.fera.using({"default": gate}):
         torch.testing.assert_close(model.to_q(x).double(), formula(model.to_q, x, gate), rtol=1e-5, atol=1e-5)
     assert not ways
+
+
+class Named(OneLayer):
+    """Names its layer's input, as AnimateDiff's blocks do, and hands it none of the frames of an empty part."""
+
+    def forward(self, sample):
+        empty = self.to_q(sample[:0])
+        return self.to_q(input=sample), empty
+
+
+def test_an_input_may_be_named_and_may_be_empty():
+    register_denoiser(Named, latent="sample")
+    latent = torch.randn(2, 3, 8, 24)
+    model = make()
+    expected = model(latent)
+    model.__class__ = Named
+    named, empty = model(latent)
+    assert torch.equal(named, expected) and empty.shape == (0, 3, 8, 40)
