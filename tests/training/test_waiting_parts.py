@@ -14,7 +14,7 @@ from fera.pipelines.empty_parts import is_empty
 from fera.pipelines.waiting import Base
 from fera.support.progress import SILENT
 from fera.training import to_toml, train
-from fera.training.start import opening
+from fera.training.start import encoding, opening
 from fera.training.start.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -135,7 +135,7 @@ def test_class_pictures_are_drawn_with_the_whole_base(tiny_sd_dir, image_folder,
 
 
 def test_a_pipeline_that_asks_its_text_encoders_itself_keeps_them(tiny_sd_dir, image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "keep_prompts", lambda *_: False)
+    monkeypatch.setattr(encoding, "keep_prompts", lambda *_: False)
     config = run_config(tiny_sd_dir, image_folder, tmp_path / "run", validation=PROMPTS)
     assert not is_empty(prepare(config, CPU, SILENT).pipe.text_encoder)
     assert train(config).steps == 6
@@ -145,12 +145,12 @@ def test_a_pipeline_that_asks_its_text_encoders_itself_keeps_them(tiny_sd_dir, i
 
 def test_text_encoders_larger_than_the_device_encode_on_the_cpu(tiny_sd_dir, image_folder, tmp_path, monkeypatch):
     places = []
-    real = opening.Encoder
-    monkeypatch.setattr(opening, "Encoder", lambda **given: places.append(given["text_device"]) or real(**given))
+    real = encoding.Encoder
+    monkeypatch.setattr(encoding, "Encoder", lambda **given: places.append(given["text_device"]) or real(**given))
     sources = opening.open_sources(run_config(tiny_sd_dir, image_folder, tmp_path / "run"), SILENT)
     size = sum(weight.nbytes for weight in sources.pipe.text_encoder.parameters())
     for total, expected in ((None, "meta"), (size * 2, "meta"), (size, "cpu")):
-        monkeypatch.setattr(opening, "device_memory", lambda device, total=total: total)
-        assert opening._text_device(sources, torch.device("meta"), SILENT).type == expected
+        monkeypatch.setattr(encoding, "device_memory", lambda device, total=total: total)
+        assert encoding._text_device(sources, torch.device("meta"), SILENT).type == expected
     train(run_config(tiny_sd_dir, image_folder, tmp_path / "run"))
     assert [place.type for place in places] == ["cpu"]

@@ -24,7 +24,8 @@ from fera.models.noise import NoiseProcess, spread_timesteps
 from fera.pipelines.block_offload import move
 from fera.pipelines.clean import denoised, process_scales
 from fera.support.progress import SILENT
-from fera.training.start.opening import Sources, encode, open_sources
+from fera.training.start.encoding import encode
+from fera.training.start.opening import Sources, open_sources
 
 _BATCH = 8
 

@@ -12,8 +12,9 @@ from fera.errors import FeraError
 from fera.method.calibration import Calibration
 from fera.preflight.kappa_plot import plot_calibration
 from fera.support.progress import SILENT, Listener
+from fera.training.start.encoding import encode
 from fera.training.start.kappa import calibrate
-from fera.training.start.opening import encode, open_sources
+from fera.training.start.opening import open_sources
 
 
 def calibration_config(

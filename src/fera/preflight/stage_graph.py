@@ -11,8 +11,9 @@ from fera.data.example import repeat
 from fera.domains.graph import DomainGraph
 from fera.errors import FeraError
 from fera.support.progress import SILENT, Listener
+from fera.training.start.encoding import encode
 from fera.training.start.kappa import calibrate, with_kappa
-from fera.training.start.opening import encode, open_sources
+from fera.training.start.opening import open_sources
 from fera.training.start.stages import domain_graph, draw_graph, graph_record, order_of_stages, rows_of_stages
 
 

@@ -24,8 +24,9 @@ from fera.pipelines.block_offload import place
 from fera.support.progress import Listener
 from fera.training.start.checkpointing import checkpoint_gradients
 from fera.training.start.encoders import free_encoders
+from fera.training.start.encoding import encode
 from fera.training.start.kappa import calibrate, with_kappa
-from fera.training.start.opening import Sources, encode, open_denoiser, open_sources
+from fera.training.start.opening import Sources, open_denoiser, open_sources
 from fera.training.start.router_start import start_from_latents
 from fera.training.start.stages import Course, course_of
 from fera.training.step.losses import check_loss_weights

@@ -1,0 +1,87 @@
+"""The pictures and captions of a run, and its validation prompts, encoded into its cache."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fera.config import TrainConfig
+from fera.data.cache.encoded import EncodedSet
+from fera.data.cache.encoder import Encoder
+from fera.data.captions import caption_variants
+from fera.data.example import repeat
+from fera.pipelines.memory import USABLE, device_memory
+from fera.support.progress import Listener
+from fera.training.previewing import Previews
+from fera.training.start.class_pictures import mixed
+from fera.training.start.kept_prompts import keep_prompts
+from fera.training.start.opening import Sources
+
+
+def encode(
+    sources: Sources, config: TrainConfig, device: torch.device, listener: Listener, *, draws: bool = False
+) -> tuple[EncodedSet, EncodedSet | None]:
+    """Encode training and validation examples into the run's cache; the latter are None where there are none.
+
+    Training examples are there as often as an epoch sees them, class pictures among them.
+
+    Args:
+        sources: the base and the pictures.
+        config: the configuration of the run.
+        device: where to encode.
+        listener: hears of progress.
+        draws: whether validation prompts will be drawn: they are encoded too, and text encoders stay where their
+            pipeline cannot do without.
+    """
+    text_device = _text_device(sources, device, listener)
+    encoder = Encoder(
+        pipe=sources.pipe,
+        parts=sources.base,
+        text_device=text_device,
+        family=sources.family,
+        folder=config.data.cache_dir or config.output_dir / "cache",
+        device=device,
+        buckets=sources.buckets,
+        center_crop=config.data.center_crop,
+        random_flip=config.data.random_flip,
+        seed=config.seed,
+        progress=listener.advance,
+        mask_min_value=config.data.mask_min_value,
+        with_texts=not config.trains_text or sources.family.encode_clip is not None,
+    )
+    examples = mixed(repeat(sources.training), repeat(sources.class_examples))
+
+    is_kept = False
+
+    def keep(key: list[Any]) -> None:
+        nonlocal is_kept
+        previews = Previews(config, sources.family, sources.resolution, sources.bucket_step)
+        is_kept = keep_prompts(sources.base, sources.family, previews, encoder.folder, key, text_device)
+
+    # A pipeline without a denoiser stops where it would draw.
+    draws = draws and bool(config.validation.prompts)
+    may_keep = draws and not config.trains_text and sources.name in sources.base.waiting
+    # Held-out captions stay in one order: their loss compares between steps and runs.
+    training, held_out = encoder.encode_sets(
+        [
+            (examples, lambda caption: caption_variants(caption, config.data, config.seed)),
+            (sources.held_out, encoder.captions),
+        ],
+        after_captions=keep if may_keep else None,
+    )
+    if draws and not is_kept:
+        sources.base.bring(sources.family.text_components)
+    return training, held_out if sources.held_out else None
+
+
+def _text_device(sources: Sources, device: torch.device, listener: Listener) -> torch.device:
+    """Where text encoders compute: the CPU where they are larger than the device."""
+    parts = [getattr(sources.pipe, name) for name in sources.family.text_components]
+    size = sum(weight.nbytes for part in parts if isinstance(part, nn.Module) for weight in part.parameters())
+    total = device_memory(device)
+    if total is None or size <= USABLE * total:
+        return device
+    listener.say(
+        f"the text encoders take {size / 1e9:.1f} GB and {device} has {total / 1e9:.1f}: they encode on the CPU"
+    )
+    return torch.device("cpu")
