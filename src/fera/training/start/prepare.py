@@ -212,9 +212,11 @@ def _add_adapter(sources: Sources, config: TrainConfig, start: Start | None) -> 
 def _check_adapter(sources: Sources, config: TrainConfig, start: Start | None) -> None:
     """Find what does not fit the base before anything is loaded."""
     adapter = config.adapter
+    if start is not None or adapter.full:
+        return
     if adapter.is_routed and adapter.expert is None:
-        _add_adapter(sources, with_kappa(config, KAPPA), start)  # any kappa will do
-    elif not adapter.full:  # other schemes may start from the weights, and there are none yet
+        _add_adapter(sources, with_kappa(config, KAPPA), None)  # any kappa will do
+    else:  # other schemes may start from the weights, and there are none yet
         Layers(adapter.target_modules, adapter.exclude_modules, adapter.blocks).names(sources.denoiser)
 
 
