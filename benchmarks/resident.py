@@ -27,7 +27,7 @@ from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from fera.pipelines.base import EMOJI, load_base
 
-_PICTURES, _SIDE, _STEPS = 2, 256, 2
+_PICTURES, _STEPS = 2, 2
 # The most memory that a process had at a time, in kilobytes, is the last line that it writes.
 _TRAIN = """
 import resource, sys
@@ -48,10 +48,11 @@ def races(setting: Setting) -> Iterator[Race]:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         base = _save_base(folder / "base", setting)
-        pictures = _pictures(folder / "pictures")
+        side = 32 if setting.small else 256
+        pictures = _pictures(folder / "pictures", side)
         for cache, goal in (("an empty cache", 0.6), ("a full cache", 0.5)):
             contestants = {
-                name: _run(folder / name.replace(" ", "-"), source, base, pictures, cache, name == WAITING)
+                name: _run(folder / name.replace(" ", "-"), source, base, pictures, side, cache, name == WAITING)
                 for name, source in sources.items()
             }
             comparisons = [Comparison(WAITING, NOW)]
@@ -80,7 +81,7 @@ def _run(folder: Path, source: Path, base: Path, pictures: Path, cache: str, wai
             "output_dir": folder / "run",
             "data.train_data_dir": pictures,
             "data.cache_dir": folder / "cache",
-            "data.resolution": _SIDE,
+            "data.resolution": side,
             "train.steps": _STEPS,
             "train.gradient_checkpointing": "true",
             "train.report_to": "none",
@@ -121,9 +122,9 @@ def _save_base(folder: Path, setting: Setting) -> Path:
     return folder
 
 
-def _pictures(folder: Path) -> Path:
+def _pictures(folder: Path, side: int) -> Path:
     folder.mkdir()
     for number in range(_PICTURES):
-        Image.effect_noise((_SIDE, _SIDE), 60 + number).convert("RGB").save(folder / f"{number}.png")
+        Image.effect_noise((side, side), 60 + number).convert("RGB").save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"noise number {number}", encoding="utf-8")
     return folder

@@ -56,6 +56,7 @@ HEAVY = {
     "pictures",
     "clips",
     "offload",
+    "resident",
     "web",
 }
 

@@ -82,7 +82,9 @@ class Base:
                     torch.cuda.empty_cache()
 
     def files(self, name: str) -> list[Path]:
-        """Files of a part, its configuration among them; none where they are not known."""
+        """Files of a part, its configuration among them; none where they are not known, or one file holds all parts."""
+        if single_file(self._base) is not None:
+            return []
         if self._base == EMOJI:
             folder = Path(base_path())
         elif Path(self._base).is_dir():
