@@ -71,7 +71,9 @@ def races(setting: Setting) -> Iterator[Race]:
 _SOURCE = Path(fera.__file__).parents[1]
 
 
-def _run(folder: Path, source: Path, base: Path, pictures: Path, cache: str, waits: bool) -> Callable[[], float]:
+def _run(
+    folder: Path, source: Path, base: Path, pictures: Path, side: int, cache: str, waits: bool
+) -> Callable[[], float]:
     def train() -> float:
         if cache == "an empty cache":
             shutil.rmtree(folder, ignore_errors=True)
