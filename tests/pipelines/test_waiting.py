@@ -94,6 +94,16 @@ def test_the_dtype_of_files(tmp_path):
         dtype_of([tmp_path / "broken.safetensors"])
 
 
+def test_weights_have_mappings_of_their_own(tiny_sd_dir):
+    base, whole = Base(str(tiny_sd_dir), FLOAT), load_base(str(tiny_sd_dir))
+    base.bring(["unet"])
+    assert_equal(base.pipe.unet, whole.unet)
+    flat = [weight for weight in base.pipe.unet.parameters() if weight.ndim != 4]
+    assert len({weight.untyped_storage().data_ptr() for weight in flat}) == len(flat)
+    strides = {name: weight.stride() for name, weight in whole.unet.named_parameters()}
+    assert {name: weight.stride() for name, weight in base.pipe.unet.named_parameters()} == strides
+
+
 def test_a_quantized_part_does_not_wait(tiny_sd_dir, tmp_path):
     import shutil
 

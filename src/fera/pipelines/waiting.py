@@ -16,6 +16,7 @@ from fera.demo import base_path
 from fera.pipelines.base import EMOJI, load_base, loading, read_index
 from fera.pipelines.empty_parts import emptied, is_empty
 from fera.pipelines.single_file import single_file
+from fera.pipelines.weight_files import remap
 
 _LIBRARIES: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
 
@@ -64,7 +65,9 @@ class Base:
         others = {name: part for name, part in self.pipe.components.items() if name not in wanted}
         pipe = self._load(others, {} if dtype is None else dict.fromkeys(wanted, dtype))
         for name in wanted:
-            setattr(self.pipe, name, getattr(pipe, name))
+            part = getattr(pipe, name)
+            remap(part, self.weight_files(name))
+            setattr(self.pipe, name, part)
 
     @contextmanager
     def using(self, names: Iterable[str]) -> Iterator[None]:

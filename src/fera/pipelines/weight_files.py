@@ -67,6 +67,27 @@ def mapped(path: Path, name: str) -> Tensor:
         raise FeraError(f"{path}, where weights of the base wait, cannot be read any more: {error}") from error
 
 
+def remap(model: nn.Module, files: Sequence[Path]) -> None:
+    """Give weights that were loaded as files hold them mappings of their own.
+
+    A model is loaded with one mapping a file, whose pages stay in memory as long as one weight lies in it: those of
+    weights that were copied since, too. Weights of four axes are left: how they lie matters to convolutions.
+
+    Args:
+        model: the model; changed in place.
+        files: the safetensors files that it was loaded from.
+
+    Raises:
+        FeraError: a file cannot be read.
+    """
+    held = tensors_of(files)
+    for name, weight in model.named_parameters():
+        if weight.ndim != 4:
+            same = (path for path in held.get(name, ()) if is_same(weight.data, mapped(path, name)))
+            if (path := next(same, None)) is not None:
+                weight.data = mapped(path, name)
+
+
 def is_same(weight: Tensor, held: Tensor) -> bool:
     """Whether a file holds a weight as it is, as far as its two ends tell."""
     if weight.dtype != held.dtype or weight.shape != held.shape:
