@@ -15,11 +15,12 @@ from training_cases import run_config
 
 from fera import FeraError
 from fera.cli.main import main
-from fera.pipelines.memory import Held
-from fera.training import TrainConfig, to_toml
+from fera.pipelines.base import load_base
+from fera.pipelines.memory import Held, held
+from fera.training import TrainConfig, memory_advice, to_toml
 from fera.training.failures import failures_explained, is_out_of_memory, memory_hint
 from fera.training.folder.run_folder import RunFolder
-from fera.training.memory_advice import bytes_asked, first_that_fits
+from fera.training.memory_advice import bytes_asked, first_that_fits, fitting_named
 from fera.training.telling.reporter import Reporter
 from fera.training.trainer import Trainer
 
@@ -204,6 +205,27 @@ def test_the_first_way_that_fits_is_named(configure):
     assert bytes_asked("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0") == 3 * 2**29
     assert bytes_asked("CUDA out of memory. Tried to allocate 20.00 MiB") == 20 * 2**20
     assert bytes_asked("DefaultCPUAllocator: can't allocate memory") == 0
+
+
+def test_a_run_that_lacks_memory_notes_what_fits(configure, tiny_sd_dir, monkeypatch):
+    unet = load_base(str(tiny_sd_dir)).unet
+    size = held(unet, torch.float32).device_bytes
+    monkeypatch.setattr(memory_advice, "device_memory", lambda device: int(0.9 * size))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: size)
+    for error in (MemoryError(), torch.OutOfMemoryError("Tried to allocate 1.00 KiB"), RuntimeError("shape")):
+        with pytest.raises(type(error)) as raised, fitting_named(unet, configure(), torch.device("cuda")):
+            raise error
+        notes = getattr(raised.value, "__notes__", [])
+        if str(error) == "shape":
+            assert notes == []
+        else:
+            assert notes == ['Of the ways to hold the base, quantization = "8bit" is the first that would have fit']
+    with (
+        pytest.raises(MemoryError) as raised,
+        fitting_named(unet, configure(quantization="4bit"), torch.device("cuda")),
+    ):
+        raise MemoryError
+    assert not hasattr(raised.value, "__notes__")
 
 
 def test_what_fits_is_said_with_the_error(configure):

@@ -126,7 +126,7 @@ class _Sizes:
         is_linear = isinstance(layer, nn.Linear) and not is_exact
         is_weight = path.endswith(".weight")
         if is_linear and self._quantization == "8bit":  # biases are in float32 then
-            return weight.numel() + len(weight) * _SCALE_BYTES if is_weight else weight.numel() * 4
+            return weight.numel() + len(weight) * _SCALE_BYTES if is_weight else weight.numel() * torch.float32.itemsize
         if is_linear and is_weight and self._quantization == "4bit":
             return -(-weight.numel() // 2) + -(-weight.numel() // _BLOCK) * _SCALE_BYTES
         return weight.numel() * self._dtype.itemsize

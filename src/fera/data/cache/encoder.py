@@ -109,17 +109,21 @@ class Encoder:
         texts: dict[str, Path] = {}
         seen_texts: list[list[list[dict[str, Path]]]] = [[] for _ in sets]
         with self._on_demand(self.family.text_components) as load:
-            if pairs is not None and pairs.encode is not None:
+            sees_sources = pairs is not None and pairs.encode is not None
+            key = self._text_key(load) if sees_sources or self.with_texts or after_captions else []
+            if sees_sources:
                 seen_texts = [
-                    self._encode_seen(examples, sizes[i], variants[i], load) for i, (examples, _) in enumerate(sets)
+                    self._encode_seen(examples, sizes[i], variants[i], key, load)
+                    for i, (examples, _) in enumerate(sets)
                 ]
             elif self.with_texts:
                 every = [caption for some in variants for captions in some for caption in captions]
-                texts = self._encode_captions(every, load)
+                texts = self._encode_captions(every, key, load)
             if after_captions is not None:
-                after_captions(self._text_key(load))
+                after_captions(key)
         with self._on_demand(["vae"]) as load:
-            pictures = [self._encode_pictures(examples, sizes[i], load) for i, (examples, _) in enumerate(sets)]
+            vae = self._fingerprint("vae", load)
+            pictures = [self._encode_pictures(examples, sizes[i], vae, load) for i, (examples, _) in enumerate(sets)]
         return [
             self._encoded(examples, sizes[i], variants[i], pictures[i], seen_texts[i], texts)
             for i, (examples, _) in enumerate(sets)
@@ -208,11 +212,15 @@ class Encoder:
         return [_TEXT_VERSION, type(self.pipe).__name__, encoder, settings]
 
     def _encode_seen(
-        self, examples: Sequence[Example], sizes: Sequence[Size], variants: Sequence[Sequence[str]], load: Load
+        self,
+        examples: Sequence[Example],
+        sizes: Sequence[Size],
+        variants: Sequence[Sequence[str]],
+        key: list[Any],
+        load: Load,
     ) -> list[list[dict[str, Path]]]:
         """Captions of encoders that see the sources too: for each example, and its mirror image, by caption."""
         assert self.family.pairs is not None and self.family.pairs.encode is not None
-        key = self._text_key(load)
         found: list[list[dict[str, Path]]] = []
         missing: dict[Path, tuple[str, list[Picture]]] = {}
         for example, size, captions in zip(examples, sizes, variants, strict=True):
@@ -241,8 +249,7 @@ class Encoder:
         _move(parts, torch.device("cpu"))
         return found
 
-    def _encode_captions(self, captions: Sequence[str], load: Load) -> dict[str, Path]:
-        key = self._text_key(load)
+    def _encode_captions(self, captions: Sequence[str], key: list[Any], load: Load) -> dict[str, Path]:
         paths = {
             caption: self.folder / f"text-{digest([*key, caption])}.safetensors"
             for caption in dict.fromkeys([*captions, ""])
@@ -263,13 +270,12 @@ class Encoder:
         return paths
 
     def _encode_pictures(
-        self, examples: Sequence[Example], sizes: Sequence[Size], load: Load
+        self, examples: Sequence[Example], sizes: Sequence[Size], vae_fingerprint: str, load: Load
     ) -> tuple[list[list[Path]], list[list[list[Path]]]]:
         """Of each example the files of its picture, as it is and mirrored, and those of each of its sources."""
         own = self.family.latents
         # The autoencoder's own latents serve all families that scale them; the others' are their own.
-        vae_key = [_CACHE_VERSION, self._fingerprint("vae", load)]
-        key = vae_key, [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
+        key = [_CACHE_VERSION, vae_fingerprint], [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
         is_filled = self.family.pairs is not None and self.family.pairs.hole
         wanted: list[Picture] = []
 
