@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.contestants import Batch
 from benchmarks.setting import Setting
+from fera.pipelines.base import lay_out
 
 # As published with the models.
 SD15 = {
@@ -47,6 +48,14 @@ def sdxl_of(small: bool) -> nn.Module:
     """SDXL's UNet, or one a tenth as wide."""
     tenth = {"block_out_channels": (32, 64, 128), "sample_size": 16, "attention_head_dim": 4}
     return UNet2DConditionModel.from_config(SDXL | tenth if small else SDXL)
+
+
+def shallow_sdxl(setting: Setting) -> Any:
+    """SDXL's UNet at its full width with a quarter of its layers, for pictures of 512 pixels, frozen."""
+    shallow = SDXL | {"layers_per_block": 1, "transformer_layers_per_block": (1, 1, 2), "sample_size": 64}
+    tiny = {"block_out_channels": (32, 64, 128), "sample_size": 16, "attention_head_dim": 4}
+    buffer = random_buffer(setting)
+    return lay_out(made(lambda: UNet2DConditionModel.from_config(shallow | (tiny if setting.small else {})), buffer))
 
 
 def flux_of(small: bool) -> nn.Module:

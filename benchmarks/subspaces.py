@@ -2,16 +2,8 @@
 
 from collections.abc import Iterator
 
-from benchmarks.contestants import (
-    LORA,
-    batch_for,
-    emoji_unet,
-    small_sdxl,
-    training_step,
-    with_confined,
-    with_fera,
-    with_lora,
-)
+from benchmarks.contestants import LORA, batch_for, emoji_unet, training_step, with_confined, with_fera, with_lora
+from benchmarks.neighbours import bases
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from fera.pipelines.compression import compress
@@ -21,17 +13,15 @@ ENERGY = 0.95
 
 def races(setting: Setting) -> Iterator[Race]:
     """Steps of confined experts beside a LoRA of as many weights; steps on a compressed base beside the whole one."""
-    for name, build, size, tokens in [("emoji base", emoji_unet, 8, 16), ("small SDXL", small_sdxl, 2, 77)]:
-        base = build(setting)
-        batch = batch_for(base, 1 if setting.small else size, tokens)
+    for case, base, batch, rounds in bases(setting):
         yield Race(
-            f"training step, {name}, batch {len(batch.target)}, experts inside of {ENERGY:.0%} of the energy",
+            f"training step, {case}, experts inside of {ENERGY:.0%} of the energy",
             {
                 "experts in subspaces": training_step(with_confined(base, ENERGY), batch),
                 LORA: training_step(with_lora(base), batch),
             },
             [Comparison("experts in subspaces", LORA, 1.05)],
-            rounds=30,
+            rounds=rounds,
         )
     base = emoji_unet(setting)
     batch = batch_for(base, 1 if setting.small else 8, 16)

@@ -18,7 +18,7 @@ COLORS = ("red", "green", "blue", "yellow")
 
 @pytest.fixture
 def study(tiny_sd_dir, tmp_path):
-    """A study of two methods, two styles and one seed on folders of four pictures; only losses are evaluated."""
+    """A study of two methods, two styles and one seed on folders of four pictures, of which two captions are drawn."""
     styles = []
     for style in ("plain", "dark"):
         for split in ("train", "validation", "test"):
@@ -35,7 +35,7 @@ def study(tiny_sd_dir, tmp_path):
     path.write_text(
         f'name = "tiny"\nbase = "{tiny_sd_dir}"\nstyles = {json.dumps(styles)}\nseeds = [0]\nvalidation_samples = 4\n'
         "[train]\nsteps = 2\nbatch_size = 2\nlearning_rate = 1e-2\nconsistency_weight = 0.0\n"
-        "[evaluation]\nloss_samples = 8\nimages_per_prompt = 0\n"
+        "[evaluation]\nloss_samples = 8\nmax_prompts = 2\nnum_inference_steps = 1\n"
         '[methods.lora]\nadapter.plain = { peft_type = "LORA", r = 6, lora_alpha = 6 }\n'
         "[methods.routed]\nadapter.r = 2\n"
     )
@@ -72,6 +72,10 @@ def test_a_study_leaves_results_and_a_report_and_is_not_done_twice(study, output
     for name in ("differences.png", "by-noise-and-band.png"):
         with Image.open(output / "report" / name) as picture:
             assert picture.width > 400
+    for style in ("plain", "dark"):
+        with Image.open(output / "report" / f"pictures-{style}.png") as sheet:  # both methods and the real ones
+            assert sheet.height > 3 * 128
+        assert f"pictures-{style}.png" in report
     captured = capsys.readouterr()
     assert "[4/4] routed · dark · seed 0" in captured.err and "One seed only" in captured.out
     assert not list(output.rglob("claim.json")) and not list(output.rglob("checkpoints"))

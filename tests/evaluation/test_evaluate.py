@@ -110,7 +110,7 @@ def test_everything_is_found_and_written(image_folder, tmp_path, judge):
     assert found.diversity_within_prompt > 0 and found.diversity_between_prompts > 0
     assert found.seconds_per_image >= found.seconds_per_step > 0
     assert found.networks["fid"] == judge.name
-    assert set(found.reasons) == {"concept_score_other_styles", "text_score"}
+    assert set(found.reasons) == {"concept_score_other_styles", "text_score", "drift"}
     assert ("held-out samples", 8, 8) in told and ("pictures drawn", 8, 8) in told
 
 

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.against:
         study = study.model_copy(update={"reference": arguments.against})
         folder = folder / f"against-{arguments.against}"
-    _show(write_report(study, results, folder))
+    _show(write_report(study, results, folder, arguments.output))
     if arguments.collect:
         collect(results, read_trials(arguments.output, study), study, arguments.collect)
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 # The values of fera.evaluation.settings.Features, whose package costs seconds to import.
-FEATURES = ("auto", "judge", "inception", "clip")
+FEATURES = ("auto", "judge", "inception", "clip", "dinov2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loss.add_argument("--num-bands", type=int, help="frequency bands to split the error into (3)")
     drawing = parser.add_argument_group("pictures")
     drawing.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw; the captions when left out")
+    drawing.add_argument(
+        "--drift-prompts",
+        nargs="+",
+        metavar="PROMPT",
+        help="prompts that have nothing to do with the adapter: how far does it move their pictures?",
+    )
     drawing.add_argument("--max-prompts", type=int, metavar="N", help="how many captions to draw (64)")
     drawing.add_argument("--images-per-prompt", type=int, metavar="N", help="0 measures the loss alone (1)")
     drawing.add_argument("--steps", type=int, help="denoising steps (16)")
@@ -51,10 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     networks.add_argument(
         "--features",
         choices=FEATURES,
-        help="what FID, KID and diversity rest on; auto is the bundled judge where it knows the style (auto)",
+        help="what FID, KID, similarity, drift and diversity rest on; auto is the bundled judge where it knows the "
+        "style (auto)",
     )
     networks.add_argument(
         "--clip-model", metavar="MODEL", help="folder or Hub id for --features clip (openai/clip-vit-base-patch32)"
+    )
+    networks.add_argument(
+        "--dinov2-model", metavar="MODEL", help="folder or Hub id for --features dinov2 (facebook/dinov2-base)"
     )
 
 
@@ -84,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
         "features": arguments.features,
         "clip_model": arguments.clip_model,
+        "dinov2_model": arguments.dinov2_model,
+        "drift_prompts": tuple(arguments.drift_prompts) if arguments.drift_prompts else None,
     }
     request = Request(
         base=arguments.base,

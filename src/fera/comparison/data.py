@@ -38,15 +38,32 @@ def style_folders(study: Study, output: Path) -> dict[str, Path]:
     return {style_name(style): _prepare(style, study, output / DATA, study.training_pictures) for style in study.styles}
 
 
-def _prepare(style: str, study: Study, folder: Path, count: int | None) -> Path:
+def test_folder(study: Study, name: str, output: Path) -> Path:
+    """Where `style_folders` has or had a style's test pictures.
+
+    Args:
+        study: the study.
+        name: the name of the style.
+        output: the study's folder.
+    """
+    (style,) = [style for style in study.styles if style_name(style) == name]
+    return _place(style, output / DATA, study.training_pictures) / "test"
+
+
+def _place(style: str, folder: Path, count: int | None) -> Path:
+    """Where a style's pictures lie: folders that are used whole stay where they are."""
+    if style not in STYLES and count is None:
+        return Path(style)
     name = style_name(style)
-    place = folder / (name if count is None else f"{name}-{count}")
+    return folder / (name if count is None else f"{name}-{count}")
+
+
+def _prepare(style: str, study: Study, folder: Path, count: int | None) -> Path:
+    place = _place(style, folder, count)
     if style not in STYLES:
         for split in SPLITS:
             if not (Path(style) / split).is_dir():
                 raise FeraError(f"style {style} has no folder {split}; a style needs {', '.join(SPLITS)}")
-        if count is None:
-            return Path(style)
     if place.is_dir():
         return place
     folder.mkdir(parents=True, exist_ok=True)

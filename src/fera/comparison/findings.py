@@ -12,6 +12,8 @@ _NOTHING = "–"
 _METRICS = {
     "fid": "FID",
     "kid": "KID",
+    "similarity": "similarity",
+    "drift": "drift",
     "sliced_wasserstein": "sliced Wasserstein",
     "style_score": "style",
     "concept_score": "concept",
@@ -186,14 +188,16 @@ def _places(findings: Sequence[Finding]) -> Table:
 
 
 def _metrics(findings: Sequence[Finding]) -> list[Table]:
-    rows = [[finding.label, *(_metric(finding.runs, name) for name in _METRICS)] for finding in findings]
-    if all(cell == _NOTHING for row in rows for cell in row[1:]):
+    has = {name for name in _METRICS if any(run.metrics.get(name) is not None for one in findings for run in one.runs)}
+    if not has:
         return []
-    heads = ["method", *_METRICS.values()]
+    names = [name for name in _METRICS if name in has]
+    rows = [[finding.label, *(_metric(finding.runs, name) for name in names)] for finding in findings]
+    heads = ["method", *(_METRICS[name] for name in names)]
     made = [Table("Pictures of test names (means over runs, deviation between runs)", heads, rows)]
     compared = [finding for finding in findings if finding.by_metric]
     if compared:
-        rows = [[one.label, *(_metric_interval(one.by_metric.get(name)) for name in _METRICS)] for one in compared]
+        rows = [[one.label, *(_metric_interval(one.by_metric.get(name)) for name in names)] for one in compared]
         made.append(Table("Pictures of test names, paired differences (95 % over styles and seeds)", heads, rows))
     return made
 

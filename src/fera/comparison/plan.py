@@ -10,6 +10,7 @@ from typing import Any
 from fera.comparison.study import CACHE, DATA, LEARNING_RATES, Study
 from fera.config.reading import parse_config
 from fera.demo import STYLES
+from fera.evaluation import EvaluationSettings
 from fera.training import TrainConfig
 
 # Where things lie on a machine, and how often a run writes: another machine may differ.
@@ -179,4 +180,5 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _defaults() -> dict[str, Any]:
     least = TrainConfig.model_validate({"base": "-", "output_dir": "-", "data": {"train_data_dir": "-"}})
-    return flat(least.model_dump(mode="json"))
+    evaluation = json.loads(json.dumps(asdict(EvaluationSettings())))
+    return flat({**least.model_dump(mode="json"), "evaluation": evaluation})

@@ -7,6 +7,7 @@ from pathlib import Path
 from fera.comparison.findings import Finding, Table, find_differences, machine, overview, remarks, tables
 from fera.comparison.plots import plot_differences, plot_places
 from fera.comparison.results import Result
+from fera.comparison.sheets import write_sheets
 from fera.comparison.study import Study
 from fera.comparison.working import rates_at_the_edge
 from fera.errors import FeraError
@@ -27,13 +28,14 @@ class Report:
     notes: list[str]
 
 
-def write_report(study: Study, results: Sequence[Result], folder: Path) -> Report:
+def write_report(study: Study, results: Sequence[Result], folder: Path, output: Path | None = None) -> Report:
     """Write `comparison.md` and its plots.
 
     Args:
         study: the study.
         results: its runs, finished or not.
         folder: made if missing.
+        output: the study's folder, whose pictures are shown side by side; none are when left out.
 
     Raises:
         FeraError: there are no results, they do not pair, or the folder cannot be written.
@@ -48,7 +50,8 @@ def write_report(study: Study, results: Sequence[Result], folder: Path) -> Repor
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _plot(study, drawn, folder)
-        (folder / "comparison.md").write_text(_markdown(study, findings, notes), encoding="utf-8")
+        sheets = [] if output is None else write_sheets(study, results, output, folder)
+        (folder / "comparison.md").write_text(_markdown(study, findings, notes, sheets), encoding="utf-8")
     except OSError as error:
         raise FeraError(f"cannot write to {folder}: {error.strerror}") from error
     return Report(folder / "comparison.md", overview(study, findings), notes)
@@ -67,7 +70,7 @@ def _plot(study: Study, findings: Sequence[Finding], folder: Path) -> None:
         plot_places(findings, reference, folder / "by-noise-and-band.png")
 
 
-def _markdown(study: Study, findings: Sequence[Finding], notes: Sequence[str]) -> str:
+def _markdown(study: Study, findings: Sequence[Finding], notes: Sequence[str], sheets: Sequence[str]) -> str:
     machines = sorted({machine(run) for one in findings for run in one.runs})
     commits = sorted({str(run.code["commit"] or run.code["fera"])[:12] for one in findings for run in one.runs})
     parts = [
@@ -81,4 +84,10 @@ def _markdown(study: Study, findings: Sequence[Finding], notes: Sequence[str]) -
     if any(finding.overall is not None for finding in findings):
         parts.append("![Differences](differences.png)")
         parts.append("![Differences by noise and frequency band](by-noise-and-band.png)")
+    if sheets:
+        parts.append(
+            "## Pictures\n\nThe same prompts from the same noise. The seed is the first that most methods have, the "
+            "prompts are the first by a hash of their words."
+        )
+        parts += [f"![Pictures of all methods]({name})" for name in sheets]
     return "\n\n".join(parts) + "\n"

@@ -78,22 +78,7 @@ def draw_pictures(
     wanted = list(prompts) * settings.images_per_prompt
     clock = _Clock()
     began = time.perf_counter()
-    images: list[Image.Image] = []
-    for start in range(0, len(wanted), settings.batch_size):
-        batch = wanted[start : start + settings.batch_size]
-        clock.start()
-        images += generate(
-            pipe,
-            batch,
-            seed=settings.seed + start,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            width=size[0],
-            height=size[1],
-            batch_size=settings.batch_size,
-            progress=clock.tick,
-        )
-        progress("pictures drawn", len(images), len(wanted))
+    images = draw(pipe, wanted, settings, size, progress, "pictures drawn", clock)
     seconds = (time.perf_counter() - began) / len(wanted)
     pictures = []
     for row, prompt in enumerate(wanted):
@@ -104,6 +89,45 @@ def draw_pictures(
     if output is not None:
         _write(images, pictures, prompts, settings, output)
     return Drawn(images, pictures, clock.per_step or seconds / settings.num_inference_steps, seconds)
+
+
+def draw(
+    pipe: Any,
+    prompts: Sequence[str],
+    settings: EvaluationSettings,
+    size: tuple[int, int],
+    progress: Progress,
+    what: str,
+    clock: "_Clock | None" = None,
+) -> list[Image.Image]:
+    """Draw each prompt once, number i from the noise of seed `settings.seed + i`.
+
+    Args:
+        pipe: adapters as they are set.
+        prompts: at least one.
+        settings: steps, guidance and batch size.
+        size: width and height in pixels.
+        progress: told (what, done, of how many).
+        what: what is drawn, for `progress`.
+        clock: takes the time of denoising steps.
+    """
+    clock = clock or _Clock()
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), settings.batch_size):
+        clock.start()
+        images += generate(
+            pipe,
+            prompts[start : start + settings.batch_size],
+            seed=settings.seed + start,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            width=size[0],
+            height=size[1],
+            batch_size=settings.batch_size,
+            progress=clock.tick,
+        )
+        progress(what, len(images), len(prompts))
+    return images
 
 
 def _write(

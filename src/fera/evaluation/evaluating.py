@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from fera.config import DataConfig
 from fera.data.checking import Example, check_images, find_examples
 from fera.data.index import user_index
 from fera.errors import FeraError
+from fera.evaluation.closeness import draw_both, drift_of, similarities
 from fera.evaluation.concepts import gallery_of, mean_reciprocal, other_styles_gallery, share_within
 from fera.evaluation.denoising import Progress, denoising_samples, encode_folder, mean_losses
 from fera.evaluation.drawing import Drawn, draw_pictures, prompts_of
@@ -26,6 +28,8 @@ from fera.version import __version__
 _DRAWN_METRICS = (
     "fid",
     "kid",
+    "similarity",
+    "drift",
     "sliced_wasserstein",
     "style_score",
     "concept_score",
@@ -34,6 +38,8 @@ _DRAWN_METRICS = (
     "diversity_between_prompts",
 )
 _JUDGED = ("style_score", "concept_score", "concept_score_other_styles")
+_OF_FEATURES = ("fid", "kid", "similarity", "diversity_within_prompt", "diversity_between_prompts")
+_Pair = tuple[list[Image.Image], list[Image.Image]]
 
 
 def evaluate(
@@ -93,6 +99,9 @@ def evaluate(
             prompts = prompts_of([example.caption for example in examples], settings)
             drawn = draw_pictures(pipe, prompts, settings, size, output, progress)
             evaluation = _with_pictures(evaluation, drawn, examples, size, judge, source)
+            if settings.drift_prompts is not None:
+                both = draw_both(pipe, settings, size, output, progress)
+                evaluation = _with_drift(evaluation, both, size, judge, source)
     if output is not None:
         _save(evaluation, output)
     return evaluation
@@ -151,12 +160,12 @@ def _with_pictures(
         if style is not None:
             evaluation = _with_judgement(evaluation, judge, style, real_look, generated_look, examples)
         if settings.features == "judge" or (settings.features == "auto" and style is not None):
-            evaluation = _with_features(evaluation, real_look.features, generated_look.features, judge.name)
+            evaluation = _with_features(evaluation, real_look.features, generated_look.features, examples, judge.name)
     if style is None:
         evaluation = replace(evaluation, reasons=evaluation.reasons | dict.fromkeys(_JUDGED, why))
     if source is not None:
         features = source.features(generated)
-        evaluation = _with_features(evaluation, source.features(real), features, source.name)
+        evaluation = _with_features(evaluation, source.features(real), features, examples, source.name)
         if settings.features == "clip":
             score = source.text_score(features, [picture.prompt for picture in drawn.pictures])
             networks = evaluation.networks | {"text_score": source.name}
@@ -164,9 +173,11 @@ def _with_pictures(
     reasons = dict(evaluation.reasons)
     if "fid" not in evaluation.networks:
         unknown = f'features = "auto" takes the judge alone, and {why}' if settings.features == "auto" else why
-        reasons |= dict.fromkeys(("fid", "kid", "diversity_within_prompt", "diversity_between_prompts"), unknown)
+        reasons |= dict.fromkeys(_OF_FEATURES, unknown)
     if evaluation.text_score is None:
         reasons["text_score"] = 'only features = "clip" can tell'
+    if settings.drift_prompts is None:
+        reasons["drift"] = "no drift_prompts were given"
     return replace(evaluation, reasons=reasons)
 
 
@@ -211,7 +222,30 @@ def _with_judgement(
     )
 
 
-def _with_features(evaluation: Evaluation, real: Any, generated: Any, network: str) -> Evaluation:
+def _with_drift(
+    evaluation: Evaluation, both: _Pair | None, size: tuple[int, int], judge: Judge | None, source: Any
+) -> Evaluation:
+    """What pictures that have nothing to do with the adapter tell of it."""
+    network = evaluation.networks.get("fid")
+    if both is None or network is None:
+        why = "the pipeline has no adapter to draw without" if both is None else evaluation.reasons["fid"]
+        return replace(evaluation, reasons=evaluation.reasons | {"drift": why})
+
+    def features(pictures: list[Image.Image]) -> Tensor:
+        pixels = PixelSet(pictures, size)
+        if source is not None:
+            found: Tensor = source.features(pixels)
+            return found
+        assert judge is not None
+        return judge.look(pixels).features
+
+    drift = drift_of(*map(features, both))
+    return replace(evaluation, drift=drift, networks=evaluation.networks | {"drift": network})
+
+
+def _with_features(
+    evaluation: Evaluation, real: Tensor, generated: Tensor, examples: list[Example], network: str
+) -> Evaluation:
     """What the features of real and generated pictures tell."""
     from fera.features.distributions import diversity, frechet_distance, kernel_distance
 
@@ -221,31 +255,42 @@ def _with_features(evaluation: Evaluation, real: Any, generated: Any, network: s
         reasons |= dict.fromkeys(("fid", "kid"), "two real and two generated pictures are needed")
     else:
         fid, kid = frechet_distance(real, generated), kernel_distance(real, generated, seed=evaluation.settings.seed)
-    within, between = diversity(generated, [picture.prompt for picture in evaluation.pictures])
+    prompts = [picture.prompt for picture in evaluation.pictures]
+    alike = similarities(generated, prompts, real, [example.caption for example in examples])
+    known = [value for value in alike if value is not None]
+    if not known:
+        reasons["similarity"] = "the folder has no picture of any of the prompts"
+    within, between = diversity(generated, prompts)
     if within is None:
         reasons["diversity_within_prompt"] = "one picture a prompt; raise images_per_prompt"
     if between is None:
         reasons["diversity_between_prompts"] = "a single prompt"
-    names = ("fid", "kid", "diversity_within_prompt", "diversity_between_prompts")
+    pictures: list[Picture] = [
+        replace(picture, similarity=value) for picture, value in zip(evaluation.pictures, alike, strict=True)
+    ]
     return replace(
         evaluation,
+        pictures=tuple(pictures),
         fid=fid,
         kid=kid,
+        similarity=sum(known) / len(known) if known else None,
         diversity_within_prompt=within,
         diversity_between_prompts=between,
-        networks=evaluation.networks | dict.fromkeys(names, network),
+        networks=evaluation.networks | dict.fromkeys(_OF_FEATURES, network),
         reasons=reasons,
     )
 
 
 def _feature_source(settings: EvaluationSettings) -> Any:
     """A network other than the judge, loaded before any work is done that it could undo by failing."""
-    from fera.features.networks import InceptionFeatures, load_clip
+    from fera.features.networks import InceptionFeatures, load_clip, load_dinov2
 
     if settings.images_per_prompt == 0:
         return None
     if settings.features == "inception":
         return InceptionFeatures()
+    if settings.features == "dinov2":
+        return load_dinov2(settings.dinov2_model)
     return load_clip(settings.clip_model) if settings.features == "clip" else None
 
 

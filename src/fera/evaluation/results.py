@@ -41,6 +41,8 @@ class Picture:
         concept_rank: place of the right picture among the folder's, by the judge; 1 is best; None likewise, or where
             the folder has no picture of this caption.
         concept_rank_other_styles: the same among the pictures of other styles.
+        similarity: cosine of its features and those of the folder's pictures of its caption; None without features, or
+            where the folder has no picture of this caption.
     """
 
     prompt: str
@@ -50,6 +52,7 @@ class Picture:
     style_score: float | None = None
     concept_rank: int | None = None
     concept_rank_other_styles: int | None = None
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class Evaluation:
         pictures: the generated pictures, one row each.
         fid: Fréchet distance of the features of generated and real pictures; 0 is best, no upper end.
         kid: kernel distance of the same; 0 is best; unbiased, so that it may fall below 0.
+        similarity: mean of the pictures' similarities, -1 to 1.
+        drift: how far pictures of `settings.drift_prompts` are from those without the adapter: 1 minus the mean
+            cosine of the features of both, 0 to 2; 0 is best.
         sliced_wasserstein: distance of patches at each level of a Laplacian pyramid, by the level's side in pixels;
             0 is best.
         style: the style that the judge finds the folder's real pictures to have.
@@ -97,6 +103,8 @@ class Evaluation:
     pictures: tuple[Picture, ...] = ()
     fid: float | None = None
     kid: float | None = None
+    similarity: float | None = None
+    drift: float | None = None
     sliced_wasserstein: dict[str, float] | None = None
     style: str | None = None
     style_score: float | None = None

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from fera.errors import FeraError
 
-Features = Literal["auto", "judge", "inception", "clip"]
+Features = Literal["auto", "judge", "inception", "clip", "dinov2"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,12 @@ class EvaluationSettings:
         resolution: side of the pictures in pixels; the base's own when left out.
         batch_size: samples or pictures at a time, at least 1; does not change results but for rounding.
         seed: the seed of noise and timesteps.
-        features: network whose features FID, KID and diversity rest on. "auto" is the judge where it knows the
-            folder's style, and none elsewhere; the other names are taken or fail.
+        features: network whose features FID, KID, similarity, drift and diversity rest on. "auto" is the judge where it
+            knows the folder's style, and none elsewhere; the other names are taken or fail.
         clip_model: folder or Hub id of the CLIP model of `features="clip"`.
+        dinov2_model: folder or Hub id of the DINOv2 model of `features="dinov2"`.
+        drift_prompts: prompts that have nothing to do with what was learned: each is drawn with the adapter and
+            without it, and the drift is how far apart the two are. None draws none.
 
     Raises:
         FeraError: a value is out of its range.
@@ -51,6 +54,8 @@ class EvaluationSettings:
     seed: int = 0
     features: Features = "auto"
     clip_model: str = "openai/clip-vit-base-patch32"
+    dinov2_model: str = "facebook/dinov2-base"
+    drift_prompts: tuple[str, ...] | None = None
 
     # For configurations that embed this in a pydantic model: a mistyped key is an error there too.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -71,11 +76,15 @@ class EvaluationSettings:
             raise FeraError(f"kappa must lie in (0, 1], got {self.kappa!r}")
         if self.max_prompts is not None and self.max_prompts < 1:
             raise FeraError(f"max_prompts must be at least 1, got {self.max_prompts}; images_per_prompt = 0 draws none")
-        if isinstance(self.prompts, str):
-            raise FeraError(f"prompts must be a list of prompts, got the string {self.prompts!r}")
-        if self.prompts is not None:
-            object.__setattr__(self, "prompts", tuple(self.prompts))
-            if not self.prompts:
-                raise FeraError("prompts is empty; leave it out to draw the folder's captions")
+        for name, instead in (("prompts", "draw the folder's captions"), ("drift_prompts", "measure no drift")):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise FeraError(f"{name} must be a list of prompts, got the string {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+                if not value:
+                    raise FeraError(f"{name} is empty; leave it out to {instead}")
+        if self.drift_prompts is not None and not self.images_per_prompt:
+            raise FeraError("drift_prompts are drawn, and images_per_prompt = 0 draws nothing; leave one of them out")
         if self.features not in get_args(Features):
             raise FeraError(f"features must be one of {', '.join(get_args(Features))}, got {self.features!r}")

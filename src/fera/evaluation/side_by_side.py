@@ -117,6 +117,8 @@ _ROWS: list[tuple[str, Callable[[Evaluation], float | None]]] = [
     ("  least noise ↓", _quarter(3)),
     ("FID ↓", lambda evaluation: evaluation.fid),
     ("KID ↓", lambda evaluation: evaluation.kid),
+    ("similarity ↑", lambda evaluation: evaluation.similarity),
+    ("drift ↓", lambda evaluation: evaluation.drift),
     ("sliced Wasserstein ↓", lambda evaluation: _mean(evaluation.sliced_wasserstein)),
     ("style score ↑", lambda evaluation: evaluation.style_score),
     ("  of the real pictures", lambda evaluation: evaluation.style_score_real),

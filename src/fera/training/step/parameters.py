@@ -64,14 +64,21 @@ def _is_b(name: str) -> bool:
     return "lora_B." in name or "lora_embedding_B." in name
 
 
+def has_adapter(model: nn.Module) -> bool:
+    """Whether an adapter acts in a model, that `adapter_off` would turn off."""
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return any(layer.active_adapters and not layer._disable_adapters for layer in layers)
+
+
 @contextmanager
 def adapter_off(denoiser: nn.Module) -> Iterator[None]:
-    """Let the denoiser predict as the base does; what is trainable stays so."""
+    """Let the denoiser predict as the base does; what is trainable stays so, and what was off stays off."""
     layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
     for layer in layers:
         layer._disable_adapters = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer._disable_adapters = False
+        for layer, was_off in zip(layers, before, strict=True):
+            layer._disable_adapters = was_off
