@@ -104,6 +104,22 @@ def test_save_from_a_peft_model(pipe, ink, tmp_path):
     assert saved.keys() == expected.keys() and all(torch.equal(saved[key], expected[key]) for key in expected)
 
 
+def test_a_pipeline_may_hold_a_peft_model(pipe, kind, ink, tmp_path):
+    fera.load_adapter(pipe, ink)
+    drawn = draw(pipe)
+    fera.unload(pipe)
+    setattr(pipe, COMPONENTS[kind], PeftModel.from_pretrained(denoiser_of(pipe), ink))
+    with fera.trace(pipe) as steps:
+        assert torch.equal(draw(pipe), drawn)
+    assert steps and all(step.gates is not None for step in steps)
+    fera.save_adapter(pipe, tmp_path / "again")
+    assert same(load_file(ink / "adapter_model.safetensors"), load_file(tmp_path / "again/adapter_model.safetensors"))
+    fera.set_adapters(pipe, [], [])
+    asleep = draw(pipe)
+    fera.set_adapters(pipe, ["default"], [1.0])
+    assert torch.equal(draw(pipe), drawn) and not torch.equal(asleep, drawn)
+
+
 def test_the_denoiser_is_named_where_a_pipeline_has_it(pipe, kind, ink):
     fera.load_adapter(pipe, ink, component=COMPONENTS[kind])
     with pytest.raises(FeraError, match=f"no denoiser 'vae' in this pipeline; there are: {COMPONENTS[kind]}"):

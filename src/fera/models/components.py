@@ -22,20 +22,19 @@ def denoisers(target: Target) -> dict[str, nn.Module]:
     """Denoisers that fera knows in a pipeline, by component name.
 
     Args:
-        target: a pipeline; a denoiser or a PeftModel around one counts as the single component "denoiser".
+        target: a pipeline, whose denoiser may be in a PeftModel; a denoiser, or a PeftModel around one, counts as the
+            single component "denoiser".
 
     Raises:
         FeraError: there is none.
     """
-    target = uncompiled(target)
-    if hasattr(target, "get_base_model"):  # a PeftModel, without importing PEFT
-        target = target.get_base_model()
+    target = _unwrapped(target)
     if isinstance(target, nn.Module):
         return {BARE: target}
     components = getattr(target, "components", None)
     if not isinstance(components, dict):
         raise FeraError(f"expected a diffusers pipeline or a denoiser, got a {type(target).__name__}")
-    modules = {name: uncompiled(module) for name, module in components.items()}
+    modules = {name: _unwrapped(module) for name, module in components.items()}
     found = {name: module for name, module in modules.items() if is_known(module)}
     if not found:
         have = ", ".join(f"{name} ({type(value).__name__})" for name, value in components.items() if value is not None)
@@ -44,6 +43,13 @@ def denoisers(target: Target) -> dict[str, nn.Module]:
             "For a denoiser of your own, call fera.register_denoiser first"
         )
     return found
+
+
+def _unwrapped(module: Any) -> Any:
+    """What `torch.compile` and a PeftModel have wrapped; anything else as it is."""
+    module = uncompiled(module)
+    # By its method: PEFT is not imported.
+    return uncompiled(module.get_base_model()) if hasattr(module, "get_base_model") else module
 
 
 def uncompiled(module: Any) -> Any:
