@@ -7,6 +7,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoFramepackTransformer3DModel,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
@@ -33,6 +34,17 @@ CALL = {
     "width": 96,
     "num_frames": 9,
     "max_sequence_length": 16,
+    "output_type": "latent",
+}
+CALL_I2V = {
+    "prompt_embeds": embeddings(0, 1, 6, 32),
+    "pooled_prompt_embeds": embeddings(1, 1, 32),
+    "prompt_attention_mask": mask(1, 6),
+    "image": picture(0, 64, 96),
+    "num_inference_steps": 3,
+    "height": 64,
+    "width": 96,
+    "num_frames": 9,
     "output_type": "latent",
 }
 CALL_FRAMEPACK = {
@@ -102,6 +114,20 @@ def make_pipeline() -> HunyuanVideoPipeline:
     )
 
 
+def make_image_to_video() -> HunyuanVideoImageToVideoPipeline:
+    """A picture, which is the latent's first frame, to a video, from embeddings in place of words."""
+    return HunyuanVideoImageToVideoPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=make_transformer(guidance_embeds=True, image_condition_type="token_replace"),
+        vae=make_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=None,
+        tokenizer_2=None,
+        image_processor=None,
+    )
+
+
 def make_framepack() -> HunyuanVideoFramepackPipeline:
     """A picture to a video, from embeddings in place of words."""
     torch.manual_seed(0)
@@ -131,5 +157,7 @@ def fold(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
 
 CASES = [
     Case("hunyuan-video", make_pipeline, CALL, {"prompt": "a green tree"}, fold),
+    # The picture is in the first noise too, a thousandth of it.
+    Case("hunyuan-video-i2v", make_image_to_video, CALL_I2V, {"prompt_embeds": embeddings(2, 1, 6, 32)}, fold),
     Case("hunyuan-video-framepack", make_framepack, CALL_FRAMEPACK, {"image": picture(1, 64, 96)}, fold),
 ]

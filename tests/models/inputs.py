@@ -38,7 +38,7 @@ def awake(model: Model, std: float = 0.1) -> Model:
 def certain(vae: nn.Module) -> None:
     """Let an autoencoder be all but certain of a picture's latent: a draw of it is its mean."""
     layer = getattr(vae, "quant_conv", None) or vae.encoder.conv_out
-    half = layer.out_channels // 2
+    layer, own = getattr(layer, "conv", layer), vae.config.latent_channels
     with torch.no_grad():
-        layer.weight[half:] = 0
-        layer.bias[half:] = -30
+        layer.weight[own:] = 0
+        layer.bias[own:] = -30

@@ -1,10 +1,16 @@
 """SkyReels V2: frames behind the channels, as Wan."""
 
 import torch
-from diffusers import SkyReelsV2Pipeline, SkyReelsV2Transformer3DModel, UniPCMultistepScheduler
+from diffusers import (
+    SkyReelsV2ImageToVideoPipeline,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+)
 
 from models import wan
 from models.case import Case
+from models.inputs import awake, embeddings, picture
 
 
 def make_transformer(**overrides: object) -> SkyReelsV2Transformer3DModel:
@@ -28,4 +34,22 @@ def make_pipeline() -> SkyReelsV2Pipeline:
     return SkyReelsV2Pipeline(**wan.components() | {"scheduler": scheduler}, transformer=make_transformer())
 
 
-CASES = [Case("skyreels", make_pipeline, wan.CALL, {"prompt": "a green tree"}, wan.fold, calls_per_step=2)]
+def make_image_to_video() -> SkyReelsV2ImageToVideoPipeline:
+    """Channels of a mask and of the picture beside the latent's; CLIP sees it too."""
+    transformer = make_transformer(in_channels=36, out_channels=16, image_dim=4, added_kv_proj_dim=24)
+    parts = wan.components() | wan.make_vision() | {"transformer": awake(transformer)}
+    return SkyReelsV2ImageToVideoPipeline(**parts)
+
+
+CASES = [
+    Case("skyreels", make_pipeline, wan.CALL, {"prompt": "a green tree"}, wan.fold, calls_per_step=2),
+    Case(
+        "skyreels-i2v",
+        make_image_to_video,
+        wan.CALL_I2V
+        | {"prompt_embeds": embeddings(0, 1, 512, 64), "negative_prompt_embeds": embeddings(1, 1, 512, 64)},
+        {"image": picture(1, 32, 48)},
+        wan.fold,
+        calls_per_step=2,
+    ),
+]

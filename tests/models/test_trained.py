@@ -27,12 +27,15 @@ from fera import FeraConfig
 from fera.cli.main import main
 from fera.data.cache.encoder import Encoder
 from fera.data.checking import check_images
+from fera.data.clips.fitting import fit_clips
 from fera.data.example import Example, Source
 from fera.data.pair_checks import with_sources
+from fera.data.tensors import to_clip
 from fera.errors import FeraError
-from fera.generation import generate
+from fera.generation import generate, generate_clips
 from fera.generation.sources import brought_to
-from fera.models import CallReader, find
+from fera.models import CallReader, find, layouts_video
+from fera.models.channels import count_channels
 from fera.models.components import denoisers
 from fera.models.families import FAMILIES, family_of, latent_scale, native_resolution, size_multiple
 from fera.models.noise import noise_process
@@ -77,7 +80,9 @@ class Recorder:
 
     def __init__(self, pipe, replace=None):
         self.pipe, self.replace = pipe, replace
-        self.sources_follow = getattr(family_of(pipe), "pairs", None) is not None
+        pairs = family_of(pipe).pairs
+        self.is_given = pairs is not None and pairs.frames is not None
+        self.sources_follow = pairs is not None and not self.is_given
         self.denoiser = next(iter(denoisers(pipe).values()))
         self.calls, self.latents, self.levels, self.outputs, self.decoded = [], [], [], [], []
 
@@ -94,7 +99,7 @@ class Recorder:
 
     def _called(self, module, args, kwargs):
         self.calls.append((args, kwargs))
-        self.latents.append(self.reader.latent(module, args, kwargs).clone())
+        self.latents.append(own(self.reader.latent(module, args, kwargs)))
 
     def _step(self, model_output, timestep, sample, *args, **kwargs):
         self.outputs.append(direction(self.pipe.scheduler) * self.unpacked(model_output))
@@ -124,17 +129,26 @@ class Recorder:
         if tensor.shape == self.latents[-1].shape:
             return tensor.clone()
         arguments, entry = self.arguments(), find(self.denoiser)
+        if self.is_given and tensor.ndim == 5 and entry.view is not layouts_video.frames_first:
+            count = self.latents[-1].shape[1] // count_channels(self.denoiser)
+            drawn = tensor[:, :, -count:]
+            return (drawn if entry.view is layouts_video.channels_first else drawn.transpose(1, 2)).flatten(1, 2)
         if tensor.ndim == 3:  # tokens of a text may come before those of the picture, those of sources behind them
             others = arguments[entry.latent].shape[1] - tensor.shape[1]
             tensor = functional.pad(tensor, (0, 0, 0, others) if self.sources_follow else (0, 0, others, 0))
         return entry.view(self.denoiser, tensor, arguments).clone()
 
 
+def own(latent):
+    """The channels of a latent (B, C, H, W) that are drawn: those of a given frame are zeros to the gate."""
+    return latent[:, latent.flatten(2).any(dim=2).any(dim=0)].clone()
+
+
 def draw(pipe, case, **changes):
     settings = {"num_inference_steps": 2, "output_type": "latent", "height": case.height, "width": case.width}
     frames = {"num_frames": case.frames} if case.frames else {}
     call = {**settings, **family_of(pipe).call, **case.call, **frames, **changes}
-    if case.sources:
+    if case.sources or case.given:
         size, pairs = (case.width, case.height), family_of(pipe).pairs
         given = [brought_to(size, one, pairs) for one in sources_of(case)]
         call |= pairs.arguments(given, brought_to(size, mask_of(case), pairs) if case.is_filled else None, size)
@@ -143,8 +157,15 @@ def draw(pipe, case, **changes):
 
 
 def sources_of(case, seed=7):
-    """The source pictures that a prompt is given."""
+    """The source pictures that a prompt is given, or frames."""
+    if case.given:
+        return [frames_of(case, seed)[place] for place in (0, -1)[: case.given]]
     return [picture(seed + number, height, width) for number, (width, height) in enumerate(case.sources)]
+
+
+def frames_of(case, seed=7):
+    """A clip to train on."""
+    return [picture(seed + number, case.height, case.width) for number in range(case.frames)]
 
 
 def mask_of(case):
@@ -156,10 +177,12 @@ def mask_of(case):
 
 def told(pipe, case, captions, seed=7):
     """What training tells the denoiser of captions, and of sources as the cache has them."""
-    if not case.sources:
+    if not case.sources and not case.given:
         return family_of(pipe).encode(pipe, captions, CPU)
     with TemporaryDirectory() as folder:
         folder = Path(folder)
+        if case.given:
+            return told_of_frames(pipe, case, captions, seed, folder)
         paths = [folder / f"{number}.png" for number in range(len(case.sources))]
         for path, image in zip(paths, sources_of(case, seed), strict=True):
             image.save(path)
@@ -175,8 +198,23 @@ def told(pipe, case, captions, seed=7):
         return encoder.encode(examples).batch(range(len(captions))).conditions
 
 
+def told_of_frames(pipe, case, captions, seed, folder):
+    """What training tells the denoiser of captions and of given frames, as the cache has them."""
+    for number, image in enumerate(frames_of(case, seed)):
+        image.save(folder / f"frame{number + 1}.png")
+    examples, _ = check_images([Example(folder, caption) for caption in captions], skip_bad=False, clips=True)
+    examples, _ = fit_clips(examples, [case.frames], 16.0, skip_bad=False)
+    examples = with_sources(examples, family_of(pipe), "pipeline", last_frame=case.given == 2)
+    size = (case.width, case.height)
+    with TemporaryDirectory() as cache:
+        encoder = Encoder(pipe, family_of(pipe), Path(cache), CPU, [size], True, False, 0, lambda *_: None)
+        return encoder.encode(examples).batch(range(len(captions))).conditions
+
+
 def pictures(case, count=1):
-    """Or clips, of a base of videos."""
+    """Or clips, of a base of videos; the one whose frames are given, where some are."""
+    if case.given:
+        return to_clip(frames_of(case), (case.width, case.height))[None]
     generator = torch.Generator().manual_seed(5)
     frames = (case.frames,) if case.frames else ()
     return torch.rand(count, 3, *frames, case.height, case.width, generator=generator) * 2 - 1
@@ -296,6 +334,12 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
     def final(sample):
         if case.sources:  # in further channels or tokens
             return given[:, : sample.shape[1], ..., : sample.shape[-1]]
+        if case.given and given.ndim == 3:  # tokens, of which the scheduler has those that are drawn
+            return given.unflatten(1, (-1, *sample.shape[3:])).movedim(-1, 1)[:, :, -sample.shape[2] :]
+        if case.given and find(denoiser).view is layouts_video.frames_first:
+            return given[:, :, : sample.shape[2]]
+        if case.given:
+            return given[:, : sample.shape[1], -sample.shape[2] :]
         if case.frames:  # channels of what is given follow, first or last
             return given[:, : sample.shape[1], ..., : sample.shape[-1]]
         return (given[:, -sample.shape[1] :] if sample.ndim == 3 else given).reshape(sample.shape)
@@ -306,6 +350,9 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
     output = pipe.vae.encode(pixels if seen.decoded[0].ndim == pixels.ndim else pixels[:, :, None])
     mean = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latent
+    if case.given and latent[0].numel() < mean[0].numel():  # the first frame is a picture, encoded by itself
+        picture = pipe.vae.encode(pixels[:, :, :1])
+        mean = torch.cat([picture.latent_dist.mean, mean[:, :, 1:]], dim=2)
     torch.testing.assert_close(seen.decoded[0], mean, rtol=1e-4, atol=1e-5)
     decoded = pipe.vae.decode(mean, return_dict=False)[0]
     decoded = decoded.transpose(1, 2) if case.frames else decoded.reshape(drawn.shape)
@@ -356,7 +403,7 @@ def test_captions_of_a_batch_do_not_mix(pipe, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [case for case in CASES if case.sources], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in CASES if case.sources or case.given], ids=lambda case: case.name)
 def test_sources_are_seen(case, monkeypatch):
     case.patch(monkeypatch)
     pipe = case.pipeline()
@@ -400,16 +447,26 @@ def pair_settings(case, image_folder, tmp_path):
     return data, drawn
 
 
+def moving(folder, case):
+    """A folder of clips, without the still picture where frames are given."""
+    if case.given:
+        (folder / "e.png").unlink()
+        (folder / "e.txt").unlink()
+    return folder
+
+
 def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     """From a saved pipeline to a picture, by the command line; the denoiser is cut off after its first step."""
     pipe.save_pretrained(tmp_path / "base")
     case.repair(tmp_path / "base")
     data, drawn = pair_settings(case, image_folder, tmp_path)
     if case.frames:
-        data |= {"num_frames": [case.frames], "frame_rate": 16}
+        data |= {"num_frames": [case.frames], "frame_rate": 16, "last_frame": case.given == 2}
+    if case.given:  # drawn from a held-out clip
+        data["validation_fraction"], drawn = 0.25, {"loss_samples": 2}
     config = run_config(
         tmp_path / "base",
-        clip_folder(tmp_path / "clips") if case.frames else image_folder,
+        moving(clip_folder(tmp_path / "clips"), case) if case.frames else image_folder,
         tmp_path / "run",
         data={"resolution": max(case.height, case.width)} | data,
         train={"steps": 2, "checkpointing_steps": 1, "consistency_weight": 0.1},
@@ -425,6 +482,19 @@ def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     plain = draw(pipe, case)
     fera.load_adapter(pipe, tmp_path / "run")
     assert not torch.equal(draw(pipe, case), plain)
+    if case.given:
+        assert len(list((tmp_path / "run" / "samples").glob("step-*.mp4"))) == 2
+        frames = generate_clips(
+            pipe,
+            [CAPTION],
+            num_inference_steps=2,
+            num_frames=case.frames,
+            sources=[sources_of(case)],
+            height=case.height,
+            width=case.width,
+        )[0]
+        assert len(frames) == case.frames and frames[0].size == (case.width, case.height)
+        return
     with fera.trace(pipe) as steps:
         given = {"sources": [sources_of(case)]} if case.sources else {}
         given |= {"masks": [mask_of(case)]} if case.is_filled else {}

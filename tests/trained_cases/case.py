@@ -22,6 +22,7 @@ class Case:
         sources: widths and heights of the source pictures that a prompt is given; none for text to image.
         is_filled: whether a mask says what is painted.
         frames: of clips, of a base of videos; 0 of one of pictures.
+        given: how many of a clip's frames a base is given: the first one, or the first and the last.
         patch: what a test makes smaller in diffusers, and alike in fera.
         repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
     """
@@ -34,5 +35,6 @@ class Case:
     sources: tuple[tuple[int, int], ...] = ()
     is_filled: bool = False
     frames: int = 0
+    given: int = 0
     patch: Callable[[MonkeyPatch], None] = lambda monkeypatch: None
     repair: Callable[[Path], None] = lambda folder: None

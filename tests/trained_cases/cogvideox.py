@@ -1,7 +1,8 @@
 """CogVideoX."""
 
-from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+from diffusers import CogVideoXDDIMScheduler, CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from models import cogvideox
+from models.inputs import certain
 
 from trained_cases.case import Case
 
@@ -28,8 +29,24 @@ def make_packed() -> CogVideoXPipeline:
     return make_pipeline(patch_size_t=2, sample_frames=17)
 
 
+def make_image_to_video(**transformer: object) -> CogVideoXImageToVideoPipeline:
+    """Channels of the given frame behind the latent's. Its autoencoder is all but certain of it."""
+    parts = make_pipeline(in_channels=8, **transformer).components
+    certain(parts["vae"])
+    return CogVideoXImageToVideoPipeline(**parts)
+
+
+def make_packed_image_to_video() -> CogVideoXImageToVideoPipeline:
+    """As 1.5: frames of the latent in twos, told a number of its own, and the given frame's latent over its factor."""
+    pipe = make_image_to_video(patch_size_t=2, sample_frames=17, ofs_embed_dim=2)
+    pipe.vae.register_to_config(invert_scale_latents=True)
+    return pipe
+
+
 CASES = [
     Case("cogvideox", make_pipeline, height=32, width=48, frames=9),
     Case("cogvideox-2b", make_small, height=32, width=48, frames=9),
     Case("cogvideox-1.5", make_packed, height=32, width=48, frames=9),
+    Case("cogvideox-i2v", make_image_to_video, height=32, width=48, frames=9, given=1),
+    Case("cogvideox-1.5-i2v", make_packed_image_to_video, height=32, width=48, frames=9, given=1),
 ]

@@ -1,7 +1,7 @@
 """HunyuanVideo 1.5."""
 
 import torch
-from diffusers import ClassifierFreeGuidance, HunyuanVideo15Pipeline
+from diffusers import ClassifierFreeGuidance, HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Pipeline
 from models import hunyuan_video15
 from tiny_texts import make_qwen2_vl, make_tokenizer
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
@@ -25,4 +25,15 @@ def make_pipeline() -> HunyuanVideo15Pipeline:
     return HunyuanVideo15Pipeline(**parts)
 
 
-CASES = [Case("hunyuan-video-1.5", make_pipeline, height=32, width=48, frames=5)]
+def make_image_to_video() -> HunyuanVideo15ImageToVideoPipeline:
+    """A vision encoder sees the given frame too."""
+    vision = hunyuan_video15.make_image_to_video().components
+    parts = make_pipeline().components
+    transformer = hunyuan_video15.make_transformer(text_embed_dim=32, task_type="i2v", target_size=40)
+    return HunyuanVideo15ImageToVideoPipeline(**vision | parts | {"transformer": transformer})
+
+
+CASES = [
+    Case("hunyuan-video-1.5", make_pipeline, height=32, width=48, frames=5),
+    Case("hunyuan-video-1.5-i2v", make_image_to_video, height=32, width=48, frames=5, given=1),
+]

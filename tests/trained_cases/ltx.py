@@ -1,8 +1,9 @@
 """LTX-Video."""
 
 import torch
-from diffusers import LTXPipeline
+from diffusers import LTXImageToVideoPipeline, LTXPipeline
 from models import ltx
+from models.inputs import certain
 
 from trained_cases.case import Case
 
@@ -15,4 +16,14 @@ def make_pipeline() -> LTXPipeline:
     return LTXPipeline(**parts)
 
 
-CASES = [Case("ltx", make_pipeline, height=32, width=64, frames=9)]
+def make_image_to_video() -> LTXImageToVideoPipeline:
+    """Its autoencoder is all but certain, as the released one: the pipeline draws the given frame's latent."""
+    parts = make_pipeline().components
+    certain(parts["vae"])
+    return LTXImageToVideoPipeline(**parts)
+
+
+CASES = [
+    Case("ltx", make_pipeline, height=32, width=64, frames=9),
+    Case("ltx-i2v", make_image_to_video, height=32, width=64, frames=9, given=1),
+]

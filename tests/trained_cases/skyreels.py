@@ -1,7 +1,9 @@
 """SkyReels V2."""
 
-from diffusers import SkyReelsV2Pipeline
+from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline
 from models import skyreels
+from models import wan as parts_of_wan
+from models.inputs import awake
 
 from trained_cases import wan
 from trained_cases.case import Case
@@ -15,4 +17,14 @@ def make_pipeline() -> SkyReelsV2Pipeline:
     return SkyReelsV2Pipeline(**{name: parts[name] for name in names}, transformer=transformer)
 
 
-CASES = [Case("skyreels", make_pipeline, height=32, width=48, frames=9)]
+def make_image_to_video() -> SkyReelsV2ImageToVideoPipeline:
+    """Channels of a mask and of given frames beside the latent's, and CLIP sees them."""
+    parts = make_pipeline().components | parts_of_wan.make_vision()
+    transformer = skyreels.make_transformer(in_channels=12, out_channels=4, image_dim=4, added_kv_proj_dim=24)
+    return SkyReelsV2ImageToVideoPipeline(**parts | {"transformer": awake(transformer)})
+
+
+CASES = [
+    Case("skyreels", make_pipeline, height=32, width=48, frames=9),
+    Case("skyreels-i2v", make_image_to_video, height=32, width=48, frames=5, given=1),
+]

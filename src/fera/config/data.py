@@ -100,6 +100,11 @@ class DataConfig(Section):
         le=1000,
         description="Frames a second that clips are brought to; the base's own when unset.",
     )
+    last_frame: bool = Field(
+        default=False,
+        description="Give the last frame of each clip too, and not the first alone, to a base of image to video that "
+        "draws between two pictures.",
+    )
     enable_bucket: bool = Field(
         default=False,
         description="Keep the aspect of pictures, up to 1:4: each goes to the nearest of a few sizes of about the "
@@ -293,6 +298,8 @@ class DataConfig(Section):
             raise ValueError(f"data.num_frames must be different numbers from 1 on, got {self.num_frames}")
         if self.frame_rate is not None and not self.reads_clips:
             raise ValueError("data.frame_rate is set, but data.num_frames is not: set both or neither")
+        if self.last_frame and not self.reads_clips:
+            raise ValueError("data.last_frame is set, but data.num_frames is not: set both or neither")
         if self.reads_clips and (self.mask_path is not None or self.alpha_mask):
             raise ValueError("masks are for pictures: leave data.num_frames or mask_path and alpha_mask out")
         if self.reads_clips and self.source_path:

@@ -12,7 +12,8 @@ class ValidationConfig(Section):
     sources: list[str] = Field(
         default=[],
         description="Source pictures of the prompts, for bases that edit or fill: a path for each prompt, several "
-        'pictures of one as "a.png|b.png".',
+        'pictures of one as "a.png|b.png". For bases of image to video the picture to begin with, or a clip that '
+        "begins so; held-out clips in turn when unset.",
     )
     masks: list[str] = Field(
         default=[], description="Masks of what is to be painted, a path for each prompt, for bases that fill."

@@ -16,12 +16,15 @@ class Source:
         digest: SHA-256 of the file, once it has been read.
         size: width and height in pixels, upright, once it has been read.
         colours: what was done about its colour profile, in words; empty where nothing was.
+        frame: which frame of the example's own clip it is, counted from 0 among those that are trained on; None of a
+            picture.
     """
 
     path: Path
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     colours: str = ""
+    frame: int | None = None
 
 
 @dataclass(frozen=True)

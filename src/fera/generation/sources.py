@@ -1,12 +1,14 @@
 """Source pictures and masks of prompts, for pipelines that edit or fill."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from fera.data.clips.reading import CLIP_SUFFIXES, end_frame
 from fera.data.images import load_gray, load_image
 from fera.data.tensors import to_image, to_tensor, to_weights
 from fera.errors import FeraError
@@ -21,7 +23,8 @@ def read_sources(entries: Sequence[str], count: int) -> list[list[Image.Image]]:
     """Source pictures of prompts.
 
     Args:
-        entries: one a prompt, or one for all of them; a path, or several with "|" between them.
+        entries: one a prompt, or one for all of them; a path, or several with "|" between them. Of a clip, the first
+            path stands for its first frame, and any other for its last one.
         count: how many prompts there are.
 
     Returns:
@@ -30,8 +33,16 @@ def read_sources(entries: Sequence[str], count: int) -> list[list[Image.Image]]:
     Raises:
         FeraError: there are not as many entries as prompts, or a picture cannot be read.
     """
-    pictures = [[_read(path, load_image) for path in entry.split(SEPARATOR)] for entry in entries]
+    pictures = [
+        [_read(path, partial(_picture, last=place > 0)) for place, path in enumerate(entry.split(SEPARATOR))]
+        for entry in entries
+    ]
     return _for_each(pictures, count, "sources")
+
+
+def in_turn(entries: Sequence[str], count: int) -> list[str]:
+    """As many entries as there are prompts, from the first one on and then from it again; none where there are none."""
+    return [entries[number % len(entries)] for number in range(count)] if entries else []
 
 
 def read_masks(paths: Sequence[str], count: int) -> list[Image.Image]:
@@ -82,6 +93,12 @@ def brought_to(size: Size, picture: Image.Image, pairs: Pairs) -> Image.Image:
         return Image.fromarray((weights * 255).round().to(torch.uint8).numpy())
     own = size if pairs.size is None else pairs.size(picture.size, size, size)
     return to_image(to_tensor(picture, own))
+
+
+def _picture(path: Path, *, last: bool) -> Image.Image:
+    """A picture, or a frame of a clip."""
+    frame = end_frame(path, last=last) if path.is_dir() or path.suffix.lower() in CLIP_SUFFIXES else None
+    return load_image(path) if frame is None else frame
 
 
 def _read(path: str, load: Any) -> Image.Image:

@@ -23,6 +23,18 @@ _SAME_SHAPE = 0.02
 
 
 @dataclass(frozen=True)
+class GivenFrames:
+    """What a denoiser is told of given frames.
+
+    Args:
+        latents: (autoencoder, given frames, each (B, 3, H, W) in [-1, 1], frames of the clip) to what it is told,
+            shape (B, C, h, w), with frames as channels: the condition `source_0`.
+    """
+
+    latents: Callable[[Any, Sequence[Tensor], int], Tensor]
+
+
+@dataclass(frozen=True)
 class Pairs:
     """How the pipelines of one class are given source pictures.
 
@@ -47,6 +59,9 @@ class Pairs:
     hole: bool = False
     units: Callable[[Any], LatentUnits] | None = None
     encode: Callable[[Any, list[str], Sequence[Any], torch.device], dict[str, Tensor]] | None = None
+    see: Callable[[Any, Sequence[Any], torch.device], dict[str, Tensor]] | None = None
+    eyes: tuple[str, ...] = ()
+    frames: GivenFrames | None = None
 
 
 def sources_of(conditions: Mapping[str, Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ Settings are those that a pipeline has when it is called without them.
 import inspect
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -27,6 +28,12 @@ def prompt_settings(pipe: Any) -> dict[str, Any]:
     if settings.get("clean_caption"):
         settings["clean_caption"] = _can_clean(pipe)
     return settings
+
+
+def pipeline_settings(pipe: Any) -> dict[str, str]:
+    """What a pipeline makes of a caption besides its parts: the code of diffusers, and its settings."""
+    settings = {name: repr(value) for name, value in pipe.config.items() if name not in pipe.components}
+    return {name: value for name, value in settings.items() if name[0] != "_"} | {"diffusers": version("diffusers")}
 
 
 def _can_clean(pipe: Any) -> bool:

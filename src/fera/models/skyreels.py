@@ -1,5 +1,6 @@
-"""SkyReels V2: text to video, by Wan's parts."""
+"""SkyReels V2: text to video and image to video, by Wan's parts."""
 
+from dataclasses import replace
 from typing import Any
 
 from fera.models import layouts_video
@@ -8,11 +9,15 @@ from fera.models.families import add_family
 from fera.models.family import Family
 from fera.models.registry import Denoiser, add
 from fera.models.video import Video
-from fera.models.wan import latents_of, predict
+from fera.models.wan import encode_texts, frames_as_channels, latents_of, missing_package, predict, predict_with_frames
 
 add(
     "SkyReelsV2Transformer3DModel",
-    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("SkyReelsV2Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        pipelines=("SkyReelsV2Pipeline", "SkyReelsV2ImageToVideoPipeline"),
+    ),
 )
 
 # Frames a second that it has learned.
@@ -37,4 +42,17 @@ def skyreels(pipe: Any) -> Family:
     )
 
 
+def skyreels_image_to_video(pipe: Any) -> Family:
+    """SkyReels V2 that is given the first frame, or the first and the last, as Wan 2.1 is."""
+    return replace(
+        skyreels(pipe),
+        encode=encode_texts,
+        predict=predict_with_frames,
+        pairs=frames_as_channels(pipe),
+        call={"guidance_scale": 1.0},
+        refusal=missing_package(pipe),
+    )
+
+
 add_family("SkyReelsV2Pipeline", skyreels, "SkyReels V2")
+add_family("SkyReelsV2ImageToVideoPipeline", skyreels_image_to_video, "SkyReels V2 image to video")

@@ -19,7 +19,13 @@ from fera.pipelines.quantization import quantize
 from fera.preflight.clip_check import fit_all
 from fera.preflight.costs import estimate
 from fera.preflight.report import DataReport, noting
-from fera.training.start.opening import check_class_pictures, check_drawing, part_dtypes, training_sizes
+from fera.training.start.opening import (
+    check_class_pictures,
+    check_drawing,
+    given_entries,
+    part_dtypes,
+    training_sizes,
+)
 from fera.training.step.losses import check_loss_weights
 from fera.training.trained.text import check_text_training
 
@@ -43,15 +49,19 @@ def look_with_base(
     """
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=part_dtypes(config))
     family = family_of(pipe)
-    training, held_out = (with_sources(some, family, type(pipe).__name__) for some in (training, held_out))
     with noting(report):
         check_class_pictures(family, config)
-        check_drawing(pipe, config.validation)
     with noting(report):
         check_loss_weights(noise_process(pipe.scheduler, config.train.prediction_type), config.train)
     if config.data.reads_clips:
         counts, rate = clip_settings(config.data, family.video, type(pipe).__name__)
         training, held_out = (fit_all(report, each, counts, rate, config.data) for each in (training, held_out))
+    training, held_out = (
+        with_sources(some, family, type(pipe).__name__, last_frame=config.data.last_frame)
+        for some in (training, held_out)
+    )
+    with noting(report):
+        check_drawing(pipe, config.validation, given_entries(family, held_out))
     _, buckets = training_sizes(pipe, config)
     examples = [*training, *held_out]
     if examples:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fera.config import OptimizationConfig, TrainConfig
-from fera.data.buckets import Shape, Size
+from fera.data.buckets import Shape
 from fera.data.captions import caption_variants
 from fera.data.example import Example
 from fera.models.families import Family, family_of, trained_denoiser
@@ -88,9 +88,10 @@ def estimate(
     family = family_of(pipe)
     denoiser: Any = trained_denoiser(pipe, config.adapter.component)[1]
     settings = config.train
+    eyes = family.pairs.eyes if family.pairs is not None else ()
     encoders: list[nn.Module] = [
         part
-        for part in (getattr(pipe, name) for name in ("vae", *family.text_components))
+        for part in (getattr(pipe, name) for name in ("vae", *family.text_components, *eyes))
         if isinstance(part, nn.Module)
     ]
     for part in (*encoders, denoiser):
@@ -104,7 +105,7 @@ def estimate(
     dtype = part_dtypes(config)["default"]  # as training casts what a denoiser is told
     noisy = latent.expand(batch, *latent.shape[1:]).to(dtype)
     timesteps = torch.full((batch,), 500, device=device)
-    told = conditions | _told_of_sources(family, examples, latent, (width, height))
+    told = conditions | _told_of_sources(pipe, family, examples, latent, pixels)
     together = {key: value.expand(batch, *value.shape[1:]).to(dtype) for key, value in told.items()}
 
     encode_seconds = _timed(lambda: family.encode_pictures(pipe.vae, pixels), device)
@@ -142,7 +143,7 @@ def estimate(
     trained_bytes = bytes_a_trained_parameter(settings) * trained
     sizes = {
         name: sum(parameter.nbytes for parameter in part.parameters())
-        for name, part in ((name, getattr(pipe, name)) for name in ("vae", *family.text_components))
+        for name, part in ((name, getattr(pipe, name)) for name in ("vae", *family.text_components, *eyes))
         if isinstance(part, nn.Module)
     }
     stay = {"vae"} if config.validation.prompts else set()
@@ -208,10 +209,18 @@ def _encode_caption(pipe: Any, family: Family, examples: Sequence[Example], devi
     return pairs.encode(pipe, captions, [Image.new("RGB", size, "gray") for size in sizes], device)
 
 
-def _told_of_sources(family: Family, examples: Sequence[Example], latent: Tensor, size: Size) -> dict[str, Tensor]:
-    """Sources as large as the picture's latent, and a hole, where the base is told of any."""
-    if family.pairs is None:
+def _told_of_sources(
+    pipe: Any, family: Family, examples: Sequence[Example], latent: Tensor, pixels: Tensor
+) -> dict[str, Tensor]:
+    """Sources as large as the picture's latent, and a hole, where the base is told of any; frames of a clip."""
+    pairs = family.pairs
+    if pairs is None:
         return {}
+    height, width = pixels.shape[-2:]
     count = max(len(example.sources) for example in examples)
-    hole = {"hole": latent.new_zeros(1, 1, *size[::-1])} if family.pairs.hole else {}
-    return {f"source_{number}": latent for number in range(count)} | hole
+    grey = [Image.new("RGB", (width, height), "gray")] * count
+    seen = pairs.see(pipe, grey, latent.device) if pairs.see is not None else {}
+    if pairs.frames is not None:
+        return seen | {"source_0": pairs.frames.latents(pipe.vae, [pixels[:, :, 0]] * count, pixels.shape[2])}
+    hole = {"hole": latent.new_zeros(1, 1, height, width)} if pairs.hole else {}
+    return seen | {f"source_{number}": latent for number in range(count)} | hole

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fera.config import TrainConfig
 from fera.data.buckets import Size, bucket_sizes, nearest_bucket
-from fera.generation.sources import read_masks, read_sources
+from fera.generation.sources import in_turn, read_masks, read_sources
 from fera.models.families import Family
 
 # Pictures that are drawn together.
@@ -25,17 +25,24 @@ class Previews:
         family: of the pipeline.
         resolution: side of the square training size in pixels.
         bucket_step: in pixels between the sides of buckets; None where they are off.
+        given: entries of sources that prompts are given in turn where the configuration names none.
     """
 
     config: TrainConfig
     family: Family
     resolution: int
     bucket_step: int | None
+    given: Sequence[str] = ()
+
+    @property
+    def entries(self) -> list[str]:
+        """The sources of prompts, as `fera generate` is told of them; empty where the base needs none."""
+        settings = self.config.validation
+        return list(settings.sources) or in_turn(self.given, len(settings.prompts))
 
     def sources(self) -> list[list[Image.Image]]:
         """Source pictures of each prompt; empty where the base needs none."""
-        settings = self.config.validation
-        return read_sources(settings.sources, len(settings.prompts))
+        return read_sources(self.entries, len(self.config.validation.prompts))
 
     def calls(self) -> list[Callable[[Any], list[list[Image.Image]]]]:
         """Calls of the pipeline that draw a few prompts each: the pipeline to frames of each, one of a picture."""

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,15 @@ def draw_samples(
     from fera.generation.grids import prompt_grid
 
     settings = config.validation
-    previews = Previews(config, setup.family, setup.resolution, setup.bucket_step)
+    previews = Previews(config, setup.family, setup.resolution, setup.bucket_step, setup.given)
     folder.mkdir(parents=True, exist_ok=True)
     with evaluating(setup.denoiser), _evaluating_text(setup), _as_loaded(setup):
         move(setup.pipe, device)
         clips = [clip for call in previews.calls() for clip in call(setup.pipe)]
     if device.type != "cpu":
         trained = setup.text.names if setup.text is not None else ()
-        for name in {"vae", *setup.family.text_components} - {*trained}:
+        eyes = setup.family.pairs.eyes if setup.family.pairs is not None else ()
+        for name in {"vae", *setup.family.text_components, *eyes} - {*trained}:
             part = getattr(setup.pipe, name)
             if isinstance(part, nn.Module):
                 place(part, "cpu")
@@ -113,12 +114,12 @@ def draw_samples(
     shown = {"source": [pictures[0] for pictures in sources]} if sources else {}
     grid = prompt_grid({**shown, f"step {step}": images}, settings.prompts)
     replace_file(path, lambda file: grid.save(file, format="PNG"))
-    record = json.dumps(_how_drawn(setup, config, step), indent=2, ensure_ascii=False)
+    record = json.dumps(_how_drawn(setup, config, previews.entries, step), indent=2, ensure_ascii=False)
     replace_text(path.with_suffix(".json"), record + "\n")
     return path, images
 
 
-def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
+def _how_drawn(setup: Setup, config: TrainConfig, sources: Sequence[str], step: int) -> dict[str, Any]:
     """What `fera generate` has to be told to draw the same, under the names that its own record has."""
     settings = config.validation
     return {
@@ -134,7 +135,7 @@ def _how_drawn(setup: Setup, config: TrainConfig, step: int) -> dict[str, Any]:
         "precision": {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(setup.dtype, "fp32"),
         "images": [
             {"prompt": prompt, "seed": settings.seed + i}
-            | {name: given[i] for name, given in (("source", settings.sources), ("mask", settings.masks)) if given}
+            | {name: given[i] for name, given in (("source", sources), ("mask", settings.masks)) if given}
             for i, prompt in enumerate(settings.prompts)
         ],
     }

@@ -56,6 +56,7 @@ class EncodedSet:
         holes: for each picture as `latents`, what is to be painted; empty where nothing is filled.
         seen_texts: for each picture, and where flips were asked for for its mirror image, the file of each of its
             captions, of text encoders that see its sources; empty where they see captions alone.
+        seen: for each picture as `latents`, its sources as another encoder sees them; empty where none does.
         memory: files that were read, up to a limit.
     """
 
@@ -74,6 +75,7 @@ class EncodedSet:
     source_units: LatentUnits = AS_THEY_ARE
     holes: list[list[Path]] = field(default_factory=list)
     seen_texts: list[list[dict[str, Path]]] = field(default_factory=list)
+    seen: list[list[Path]] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -130,6 +132,7 @@ class EncodedSet:
                 **together(texts),
                 **self._placed(rows, flipped),
                 **self._sources(rows, flipped),
+                **self._seen(rows, flipped),
             },
             names=[self.names[row] for row in rows],
             captions=captions,
@@ -147,6 +150,11 @@ class EncodedSet:
         if self.holes:
             found["hole"] = torch.stack([self.memory.read(self.holes[row][flip])["weight"] for row, flip in chosen])
         return found
+
+    def _seen(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
+        if not self.seen:
+            return {}
+        return together([self.memory.read(self.seen[row][flip]) for row, flip in zip(rows, flipped, strict=True)])
 
     def _placed(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
         if not self.placed:

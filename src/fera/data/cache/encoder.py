@@ -9,7 +9,7 @@ of the encoder, size, crop, mirroring, dtype. A cache can therefore be shared be
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,21 @@ from torch import nn
 from fera.data.buckets import Size, assign_shapes, assign_sizes
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.fingerprints import user_fingerprints
-from fera.data.cache.parts import Parts
-from fera.data.cache.pixels import Picture, chunks, hole_of, mask_of, pixels_of
+from fera.data.cache.mask_files import mask_files
+from fera.data.cache.parts import Parts, move
+from fera.data.cache.pixels import Picture, chunks, image_of, pixels_of
 from fera.data.cache.store import Memory, digest, fingerprint, write
 from fera.data.checking import Example, crop_offset
 from fera.data.example import Source
-from fera.data.tensors import to_image, to_weights
 from fera.models.families import Family, latent_scale
+from fera.models.pairs import GivenFrames
 from fera.models.placement import place
-from fera.models.prompts import prompt_settings
+from fera.models.prompts import pipeline_settings, prompt_settings
 
 # Raise when a file of the same name would hold something else.
 _CACHE_VERSION = 2
-_MASK_VERSION = 3
 _TEXT_VERSION = 3
+_SEEN_VERSION = 1
 _BATCH = 8
 
 Progress = Callable[[str, int, int], None]
@@ -108,6 +109,7 @@ class Encoder:
         sizes = [assign_sizes(examples, self.buckets) for examples, _ in sets]
         texts: dict[str, Path] = {}
         seen_texts: list[list[list[dict[str, Path]]]] = [[] for _ in sets]
+        seen: list[list[list[Path]]] = [[] for _ in sets]
         with self._on_demand(self.family.text_components) as load:
             sees_sources = pairs is not None and pairs.encode is not None
             key = self._text_key(load) if sees_sources or self.with_texts or after_captions else []
@@ -121,11 +123,14 @@ class Encoder:
                 texts = self._encode_captions(every, key, load)
             if after_captions is not None:
                 after_captions(key)
+        if pairs is not None and pairs.see is not None:
+            with self._on_demand(pairs.eyes) as load:
+                seen = [self._see(examples, sizes[i], load) for i, (examples, _) in enumerate(sets)]
         with self._on_demand(["vae"]) as load:
             vae = self._fingerprint("vae", load)
             pictures = [self._encode_pictures(examples, sizes[i], vae, load) for i, (examples, _) in enumerate(sets)]
         return [
-            self._encoded(examples, sizes[i], variants[i], pictures[i], seen_texts[i], texts)
+            self._encoded(examples, sizes[i], variants[i], pictures[i], seen_texts[i], seen[i], texts)
             for i, (examples, _) in enumerate(sets)
         ]
 
@@ -136,6 +141,7 @@ class Encoder:
         variants: list[list[str]],
         pictures: tuple[list[list[Path]], list[list[list[Path]]]],
         seen_texts: list[list[dict[str, Path]]],
+        seen: list[list[Path]],
         texts: dict[str, Path],
     ) -> EncodedSet:
         latents, sources = pictures
@@ -148,7 +154,7 @@ class Encoder:
             captions=variants,
             texts=texts,
             units=self.family.units_of(self.pipe.vae),
-            masks=self._encode_masks(examples, sizes) if is_masked else [],
+            masks=self._masks(examples, sizes, latent_scale(self.pipe)) if is_masked else [],
             mask_min_value=self.mask_min_value,
             weights=[example.weight for example in examples] if any(e.weight != 1 for e in examples) else [],
             placed=self._place(examples, sizes),
@@ -158,8 +164,9 @@ class Encoder:
                 for example, size in zip(examples, sizes, strict=True)
             ],
             source_units=self.family.source_units_of(self.pipe.vae),
-            holes=self._encode_masks(examples, sizes, is_hole=True) if is_filled else [],
+            holes=self._masks(examples, sizes, None) if is_filled else [],
             seen_texts=seen_texts,
+            seen=seen,
             # A file of a clip is read in milliseconds, and a step takes longer: nothing is gained by keeping it.
             memory=Memory(0) if any(example.part for example in examples) else Memory(),
         )
@@ -208,7 +215,7 @@ class Encoder:
     def _text_key(self, load: Load) -> list[Any]:
         """What the conditions of any caption depend on."""
         encoder = digest({name: self._fingerprint(name, load) for name in self.family.text_components})
-        settings = {**prompt_settings(self.pipe), **_settings(self.pipe)}
+        settings = {**prompt_settings(self.pipe), **pipeline_settings(self.pipe)}
         return [_TEXT_VERSION, type(self.pipe).__name__, encoder, settings]
 
     def _encode_seen(
@@ -226,10 +233,7 @@ class Encoder:
         for example, size, captions in zip(examples, sizes, variants, strict=True):
             found.append([])
             for mirrored in self._mirrorings:
-                pictures = [
-                    self._picture(example, source, self._source_size(example, source, size), mirrored, [])
-                    for source in example.sources
-                ]
+                pictures = self._sources_of(example, size, mirrored)
                 seen = [picture.path.name for picture in pictures]
                 paths = {
                     caption: self.folder / f"text-{digest([*key, caption, seen])}.safetensors"
@@ -240,13 +244,39 @@ class Encoder:
         if missing:
             load()
         parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
-        _move(parts, self._text_device)
+        move(parts, self._text_device)
         for done, (path, (caption, pictures)) in enumerate(missing.items(), start=1):
-            images = [to_image(pixels_of(picture)) for picture in pictures]
+            images = [image_of(picture) for picture in pictures]
             conditions = self.family.pairs.encode(self.pipe, [caption], images, self._text_device)
             write(path, {name: tensor[0] for name, tensor in conditions.items()})
             self.progress("captions", done, len(missing))
-        _move(parts, torch.device("cpu"))
+        move(parts, torch.device("cpu"))
+        return found
+
+    def _see(self, examples: Sequence[Example], sizes: Sequence[Size], load: Load) -> list[list[Path]]:
+        """Sources as encoders beside those of texts see them: for each example, and its mirror image, the file."""
+        pairs = self.family.pairs
+        assert pairs is not None and pairs.see is not None
+        key = [_SEEN_VERSION, type(self.pipe).__name__, [self._fingerprint(name, load) for name in pairs.eyes]]
+        found: list[list[Path]] = []
+        missing: dict[Path, list[Picture]] = {}
+        for example, size in zip(examples, sizes, strict=True):
+            found.append([])
+            for mirrored in self._mirrorings:
+                pictures = self._sources_of(example, size, mirrored)
+                path = self.folder / f"seen-{digest([*key, [picture.path.name for picture in pictures]])}.safetensors"
+                found[-1].append(path)
+                if not path.exists():
+                    missing[path] = pictures
+        if missing:
+            load()
+        parts = [getattr(self.pipe, name) for name in pairs.eyes] if missing else []
+        move(parts, self.device)
+        for done, (path, pictures) in enumerate(missing.items(), start=1):
+            conditions = pairs.see(self.pipe, [image_of(picture) for picture in pictures], self.device)
+            write(path, {name: tensor[0] for name, tensor in conditions.items()})
+            self.progress("sources", done, len(missing))
+        move(parts, torch.device("cpu"))
         return found
 
     def _encode_captions(self, captions: Sequence[str], key: list[Any], load: Load) -> dict[str, Path]:
@@ -258,7 +288,7 @@ class Encoder:
         if missing:
             load()
         parts = [getattr(self.pipe, name) for name in self.family.text_components] if missing else []
-        _move(parts, self._text_device)
+        move(parts, self._text_device)
         size = 1 if self.family.encodes_alone else _BATCH
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
@@ -266,7 +296,7 @@ class Encoder:
             for row, caption in enumerate(chunk):
                 write(paths[caption], {name: tensor[row] for name, tensor in conditions.items()})
             self.progress("captions", start + len(chunk), len(missing))
-        _move(parts, torch.device("cpu"))
+        move(parts, torch.device("cpu"))
         return paths
 
     def _encode_pictures(
@@ -277,6 +307,7 @@ class Encoder:
         # The autoencoder's own latents serve all families that scale them; the others' are their own.
         key = [_CACHE_VERSION, vae_fingerprint], [] if own is None else [f"{own.__module__}.{own.__qualname__}"]
         is_filled = self.family.pairs is not None and self.family.pairs.hole
+        frames = self.family.pairs.frames if self.family.pairs is not None else None
         wanted: list[Picture] = []
 
         def add(example: Example, source: Source, size: Size, *, blank: bool = False) -> list[Path]:
@@ -287,6 +318,9 @@ class Encoder:
         latents, sources = [], []
         for example, size in zip(examples, sizes, strict=True):
             latents.append(add(example, Source(example.image, example.digest, example.size, example.colours), size))
+            if frames is not None:
+                sources.append([self._given(example, size, frames, vae_fingerprint, wanted)])
+                continue
             sources.append(
                 [
                     add(example, source, self._source_size(example, source, size), blank=is_filled)
@@ -301,8 +335,11 @@ class Encoder:
             vae.to(self.device)
         done = 0
         for chunk in chunks(missing):
-            pixels = torch.stack([pixels_of(picture) for picture in chunk])
-            means = self.family.encode_pictures(vae, pixels.to(self.device, vae.dtype))
+            pixels = torch.stack([pixels_of(picture) for picture in chunk]).to(self.device, vae.dtype)
+            if frames is not None and chunk[0].given:  # clips go one at a time
+                means = frames.latents(vae, list(pixels.unbind(2)), chunk[0].example.frames).float()
+            else:
+                means = self.family.encode_pictures(vae, pixels)
             for mean, picture in zip(means, chunk, strict=True):
                 write(picture.path, {"mean": mean})
             done += len(chunk)
@@ -310,6 +347,25 @@ class Encoder:
         if missing:
             vae.to("cpu")
         return latents, sources
+
+    def _sources_of(self, example: Example, size: Size, mirrored: bool) -> list[Picture]:
+        """The sources of an example as encoders beside the autoencoder see them."""
+        return [
+            self._picture(example, source, self._source_size(example, source, size), mirrored, [])
+            for source in example.sources
+        ]
+
+    def _given(
+        self, example: Example, size: Size, frames: GivenFrames, vae_fingerprint: str, wanted: list[Picture]
+    ) -> list[Path]:
+        """The files of what the denoiser is told of an example's given frames, as it is and mirrored."""
+        function = frames.latents
+        numbers = tuple(source.frame or 0 for source in example.sources)
+        key = [_CACHE_VERSION, vae_fingerprint], [f"{function.__module__}.{function.__qualname__}", numbers]
+        source = Source(example.image, example.digest, example.size, example.colours)
+        made = [self._picture(example, source, size, mirrored, key) for mirrored in self._mirrorings]
+        wanted.extend(replace(picture, given=numbers) for picture in made)
+        return [picture.path for picture in made]
 
     def _picture(
         self, example: Example, source: Source, size: Size, mirrored: bool, key: Any, *, blank: bool = False
@@ -324,35 +380,15 @@ class Encoder:
         depends_on += [example.mask_digest] if blank else []
         if (part := example.part) is not None:
             depends_on += ["frames", part.start, part.frames, part.frame_rate]
+        depends_on += [] if source.frame is None else ["frame", source.frame]
         before, after = key or ([], [])
         path = self.folder / f"latent-{digest([*before, *depends_on, *after])}.safetensors"
-        return Picture(source.path, example, size, offset, mirrored, path, blank)
+        given = () if source.frame is None else (source.frame,)
+        return Picture(source.path, example, size, offset, mirrored, path, blank, given)
 
-    def _encode_masks(
-        self, examples: Sequence[Example], sizes: Sequence[Size], *, is_hole: bool = False
-    ) -> list[list[Path]]:
-        """As `_encode_pictures`, for masks: where the loss counts, at the size of the latents; or holes, in pixels."""
-        factor = 1 if is_hole else latent_scale(self.pipe)
-        paths: list[list[Path]] = []
-        for example, size in zip(examples, sizes, strict=True):
-            offset = crop_offset(example, center_crop=self.center_crop, seed=self.seed)
-            latent_size = (size[0] // factor, size[1] // factor)
-            depends_on = [_MASK_VERSION, example.digest, example.mask_digest, size, latent_size, offset]
-            depends_on += ["hole"] if is_hole else []
-            files = [
-                self.folder / f"mask-{digest([*depends_on, mirrored])}.safetensors" for mirrored in self._mirrorings
-            ]
-            paths.append(files if example.mask else [])
-            if not all(path.exists() for path in paths[-1]):
-                if is_hole:
-                    weight = hole_of(example, size, offset)
-                elif (mask := mask_of(example)) is not None:
-                    weight = to_weights(mask, size, latent_size, offset)
-                else:
-                    weight = torch.ones(1, *latent_size[::-1])
-                for path, mirrored in zip(files, self._mirrorings, strict=True):
-                    write(path, {"weight": weight.flip(-1) if mirrored else weight})
-        return paths
+    def _masks(self, examples: Sequence[Example], sizes: Sequence[Size], scale: int | None) -> list[list[Path]]:
+        offsets = [crop_offset(example, center_crop=self.center_crop, seed=self.seed) for example in examples]
+        return mask_files(self.folder, examples, sizes, offsets, self._mirrorings, scale)
 
     @property
     def _text_device(self) -> torch.device:
@@ -361,15 +397,3 @@ class Encoder:
     @property
     def _mirrorings(self) -> tuple[bool, ...]:
         return (False, True) if self.random_flip else (False,)
-
-
-def _settings(pipe: Any) -> dict[str, str]:
-    """What a pipeline makes of a caption besides its parts: the code of diffusers, and its settings."""
-    settings = {name: repr(value) for name, value in pipe.config.items() if name not in pipe.components}
-    return {name: value for name, value in settings.items() if name[0] != "_"} | {"diffusers": diffusers.__version__}
-
-
-def _move(parts: Any, device: torch.device) -> None:
-    for part in parts:
-        if isinstance(part, nn.Module):
-            part.to(device)

@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 
 class Parts(Protocol):
@@ -14,3 +17,10 @@ class Parts(Protocol):
 
     def files(self, name: str) -> list[Path]:
         """Files that a part is loaded from, as it is; none where they are not known."""
+
+
+def move(parts: Iterable[Any], device: torch.device) -> None:
+    """Move those of some parts to a device that have weights."""
+    for part in parts:
+        if isinstance(part, nn.Module):
+            part.to(device)

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fera.data.buckets import Size
+from fera.data.clips.clip import Part
 from fera.data.clips.reading import frames_of
 from fera.data.example import Example
 from fera.data.images import load_image
 from fera.data.masks import load_mask
-from fera.data.tensors import to_clip, to_tensor, to_weights
+from fera.data.tensors import to_clip, to_image, to_tensor, to_weights
 from fera.errors import FeraError
 
 # Pictures that go through the autoencoder together.
@@ -25,7 +27,8 @@ _BATCH = 8
 class Picture:
     """A picture to encode: which, of which example, to which size, cropped where, mirrored or not, and into which file.
 
-    Where it is `blank`, the example's hole is grey in it.
+    Where it is `blank`, the example's hole is grey in it. Of a clip, `given` are the frames that are meant, counted
+    from 0 among those that are trained on; all where it is empty.
     """
 
     image: Path
@@ -35,6 +38,7 @@ class Picture:
     mirrored: bool
     path: Path
     blank: bool
+    given: tuple[int, ...] = ()
 
 
 def chunks(missing: Sequence[Picture]) -> Iterator[list[Picture]]:
@@ -50,11 +54,14 @@ def chunks(missing: Sequence[Picture]) -> Iterator[list[Picture]]:
 
 
 def pixels_of(picture: Picture) -> Tensor:
-    """Shape (3, H, W), or (3, F, H, W) of a clip."""
+    """Shape (3, H, W), or (3, F, H, W) of a clip; F is the number of given frames where some are."""
     example = picture.example
     try:
         if example.clip is not None and example.part is not None:
-            pixels = to_clip(frames_of(example.image, example.clip, example.part), picture.size, picture.offset)
+            part = example.part
+            parts = [Part(part.start + frame, 1, part.frame_rate) for frame in picture.given] or [part]
+            frames = (frame for some in parts for frame in frames_of(example.image, example.clip, some))
+            pixels = to_clip(frames, picture.size, picture.offset)
         else:
             pixels = to_tensor(load_image(picture.image), picture.size, picture.offset)
     except (ValueError, OSError) as error:
@@ -62,6 +69,12 @@ def pixels_of(picture: Picture) -> Tensor:
     if picture.blank:
         pixels = pixels * (1 - hole_of(example, picture.size, picture.offset))
     return pixels.flip(-1) if picture.mirrored else pixels
+
+
+def image_of(picture: Picture) -> Image.Image:
+    """A picture as encoders beside the autoencoder see it, or the only frame of a clip that is meant."""
+    pixels = pixels_of(picture)
+    return to_image(pixels[:, 0] if pixels.ndim == 4 else pixels)
 
 
 def hole_of(example: Example, size: Size, offset: float) -> Tensor:

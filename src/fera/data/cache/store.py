@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.image_processing_utils import ImageProcessingMixin
 
 from fera.adapters.text.encoders import tokenizer_of
 from fera.errors import FeraError
@@ -66,7 +67,7 @@ class Memory:
 def fingerprint(part: Any) -> str:
     """Hash of a model's weights and of how adapters in it are set, or of a tokenizer's vocabulary and limits.
 
-    Of a processor, that of its tokenizer.
+    Of a processor, that of its tokenizer; of one of pictures, its settings.
     """
     if part is None:
         return "none"
@@ -84,6 +85,8 @@ def fingerprint(part: Any) -> str:
         # Private entries say where the part was loaded from, not what it does.
         settings = {key: value for key, value in config.items() if not key.startswith("_")}
         hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    elif isinstance(part, ImageProcessingMixin):
+        hashed.update(part.to_json_string().encode())
     else:
         part = tokenizer_of(part)
         described = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]

@@ -12,6 +12,9 @@ from fera.data.clips.clip import Clip, Frames, Part, at_rate
 from fera.data.picture_formats import VIDEO_SUFFIXES
 from fera.support.files import file_digest
 
+# Of files that may be clips.
+CLIP_SUFFIXES = VIDEO_SUFFIXES | animated.SUFFIXES
+
 
 def look_at(path: Path) -> tuple[Clip, str] | None:
     """Look at a clip, without decoding all of a video.
@@ -59,6 +62,23 @@ def frames_of(path: Path, clip: Clip, part: Part) -> Iterator[Image.Image]:
         count += 1
     if count < part.frames:
         raise ValueError(f"breaks off: it has {part.start + count} frames that can be decoded, of {clip.frames}")
+
+
+def end_frame(path: Path, *, last: bool) -> Image.Image | None:
+    """The first or the last frame of a clip, RGB, upright; None of a still picture.
+
+    Raises:
+        ValueError: as `look_at`.
+        FileNotFoundError: likewise.
+    """
+    if look_at(path) is None:
+        return None
+    found: Image.Image | None = None
+    for _, picture in _frames(path):
+        found = picture()
+        if not last:
+            break
+    return found
 
 
 def preview(path: Path, most: int) -> list[Image.Image]:

@@ -19,7 +19,8 @@ def free_encoders(pipe: Any, family: Family, kept: Sequence[str] = ()) -> None:
         kept: text encoders that train; they and their tokenizers stay.
     """
     kept = [*kept, *map(tokenizer_name, kept)]
-    for name in ("vae", *family.text_components):
+    eyes = family.pairs.eyes if family.pairs is not None else ()
+    for name in ("vae", *family.text_components, *eyes):
         if name not in kept:
             setattr(pipe, name, None)
     gc.collect()

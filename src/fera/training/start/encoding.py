@@ -15,7 +15,7 @@ from fera.support.progress import Listener
 from fera.training.previewing import Previews
 from fera.training.start.class_pictures import mixed
 from fera.training.start.kept_prompts import keep_prompts
-from fera.training.start.opening import Sources
+from fera.training.start.opening import Sources, given_entries
 
 
 def encode(
@@ -55,7 +55,8 @@ def encode(
 
     def keep(key: list[Any]) -> None:
         nonlocal is_kept
-        previews = Previews(config, sources.family, sources.resolution, sources.bucket_step)
+        given = given_entries(sources.family, sources.held_out)
+        previews = Previews(config, sources.family, sources.resolution, sources.bucket_step, given)
         is_kept = keep_prompts(sources.base, sources.family, previews, encoder.folder, key, text_device)
 
     # A pipeline without a denoiser stops where it would draw.

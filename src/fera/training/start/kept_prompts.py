@@ -49,7 +49,7 @@ def keep_prompts(
         return False
     pipe.encode_prompt = _kept(base, family, folder, key, device)
     try:
-        with base.using(["vae"] if family.pairs is not None else []):
+        with base.using(["vae", *family.pairs.eyes] if family.pairs is not None else []):
             for call in previews.calls():
                 try:
                     call(pipe)

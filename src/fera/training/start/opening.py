@@ -1,5 +1,6 @@
 """What a run starts from: a base and pictures, found, checked and encoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from fera.data.pair_checks import with_sources
 from fera.data.pairs import add_sources, describe_sources
 from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
-from fera.generation.sources import check_sources, read_masks, read_sources
+from fera.generation.sources import SEPARATOR, check_sources, in_turn, read_masks, read_sources
 from fera.models.families import Family, family_of, native_resolution, size_multiple, trained_denoiser
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.block_offload import check_offload, offload_blocks
@@ -118,9 +119,7 @@ def open_sources(
         check_offload(denoiser, config.train.offload, base.weight_files(name))
     if config.trains_text:
         base.bring(family.text_components)
-    examples, held_out = (with_sources(some, family, type(pipe).__name__) for some in (examples, held_out))
     check_class_pictures(family, config)
-    check_drawing(pipe, config.validation)
     levels = family.ranges.get(name, (0.0, 1.0))
     process = replace(noise_process(pipe.scheduler, config.train.prediction_type), levels=levels)
     if config.data.reads_clips:
@@ -128,6 +127,11 @@ def open_sources(
         examples, short = fit_clips(examples, counts, rate, skip_bad=config.data.skip_bad)
         held_out, also_short = fit_clips(held_out, counts, rate, skip_bad=config.data.skip_bad)
         skipped += _report_clips([*examples, *held_out], [*short, *also_short], rate, listener)
+    examples, held_out = (
+        with_sources(some, family, type(pipe).__name__, last_frame=config.data.last_frame)
+        for some in (examples, held_out)
+    )
+    check_drawing(pipe, config.validation, given_entries(family, held_out))
     config = with_bucket_step(config, pipe, former=former_buckets)
     resolution, buckets = training_sizes(pipe, config)
     _report_sizes(examples, buckets, config, listener)
@@ -197,14 +201,34 @@ def check_class_pictures(family: Family, config: TrainConfig) -> None:
         raise FeraError("data.class_data_dir: this base draws from source pictures, which class pictures have none of")
 
 
-def check_drawing(pipe: Any, settings: ValidationConfig) -> None:
+def given_entries(family: Family, held_out: Sequence[Example]) -> list[str]:
+    """What validation prompts without sources are drawn from, as `validation.sources` has it: held-out clips.
+
+    Args:
+        family: of the base.
+        held_out: validation examples, with their sources.
+
+    Returns:
+        Entries to be taken in turn; none where the base is not given frames.
+    """
+    if family.pairs is None or family.pairs.frames is None:
+        return []
+    return [SEPARATOR.join(str(source.path) for source in example.sources) for example in held_out]
+
+
+def check_drawing(pipe: Any, settings: ValidationConfig, given: Sequence[str] = ()) -> None:
     """Read the source pictures of validation prompts once, and hold them against what the base takes.
+
+    Args:
+        pipe: the base.
+        settings: prompts and sources.
+        given: entries of sources that are taken in turn where there are none.
 
     Raises:
         FeraError: one cannot be read, or the base takes others.
     """
     if settings.prompts:
-        sources = read_sources(settings.sources, len(settings.prompts))
+        sources = read_sources(settings.sources or in_turn(given, len(settings.prompts)), len(settings.prompts))
         masks = read_masks(settings.masks, len(settings.prompts))
         try:
             check_sources(pipe, [len(pictures) for pictures in sources], len(masks))

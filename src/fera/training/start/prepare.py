@@ -26,7 +26,7 @@ from fera.training.start.checkpointing import checkpoint_gradients
 from fera.training.start.encoders import free_encoders
 from fera.training.start.encoding import encode
 from fera.training.start.kappa import calibrate, with_kappa
-from fera.training.start.opening import Sources, open_denoiser, open_sources
+from fera.training.start.opening import Sources, given_entries, open_denoiser, open_sources
 from fera.training.start.router_start import start_from_latents
 from fera.training.start.stages import Course, course_of
 from fera.training.step.losses import check_loss_weights
@@ -63,6 +63,7 @@ class Setup:
         bucket_step: in pixels between the sides of buckets; None where they are off.
         text: what trains in the text encoders; None where nothing does.
         course: the stages of the run; None where it has none.
+        given: entries of sources that previews are given in turn where the configuration names none.
     """
 
     pipe: Any
@@ -83,6 +84,7 @@ class Setup:
     bucket_step: int | None = None
     text: TextTraining | None = None
     course: Course | None = None
+    given: Sequence[str] = ()
 
     @property
     def parameters(self) -> int:
@@ -180,6 +182,7 @@ def prepare(
         bucket_step=sources.bucket_step,
         text=text,
         course=course,
+        given=given_entries(sources.family, sources.held_out),
     )
 
 
