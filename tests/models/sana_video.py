@@ -30,20 +30,21 @@ CALL = {
 }
 
 
-def components() -> dict[str, object]:
+def components(**overrides: object) -> dict[str, object]:
     """What both pipelines share: embeddings take the place of words."""
     torch.manual_seed(0)
-    transformer = SanaVideoTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=12,
-        cross_attention_dim=24,
-        caption_channels=8,
-        sample_size=8,
-        rope_max_seq_len=32,
-    )
+    settings = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "num_layers": 1,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 12,
+        "cross_attention_dim": 24,
+        "caption_channels": 8,
+        "sample_size": 8,
+        "rope_max_seq_len": 32,
+    }
+    transformer = SanaVideoTransformer3DModel(**settings | overrides)
     return {
         "tokenizer": None,
         "text_encoder": None,

@@ -37,7 +37,7 @@ from fera.generation.sources import brought_to
 from fera.models import CallReader, find, layouts_video
 from fera.models.channels import count_channels
 from fera.models.components import denoisers
-from fera.models.families import FAMILIES, family_of, latent_scale, native_resolution, size_multiple
+from fera.models.families import FAMILIES, family_of, latent_scale, native_resolution, size_multiple, video_of
 from fera.models.noise import noise_process
 from fera.training import to_toml, train
 from fera.training.start.checkpointing import checkpoint_gradients
@@ -146,7 +146,7 @@ def own(latent):
 
 def draw(pipe, case, **changes):
     settings = {"num_inference_steps": 2, "output_type": "latent", "height": case.height, "width": case.width}
-    frames = {"num_frames": case.frames} if case.frames else {}
+    frames = {video_of(pipe).argument: case.frames} if case.frames else {}
     call = {**settings, **family_of(pipe).call, **case.call, **frames, **changes}
     if case.sources or case.given:
         size, pairs = (case.width, case.height), family_of(pipe).pairs
@@ -348,6 +348,8 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
         drawn = draw(pipe, case, output_type="pt")
     if pipe.vae.config.get("in_channels") == 4 and pipe.vae.config.get("out_channels") == 4:  # opaque
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+    if pixels.ndim == 5 and seen.decoded[0].ndim == 4:  # frames, each a picture
+        pixels = pixels.transpose(1, 2).flatten(0, 1)
     output = pipe.vae.encode(pixels if seen.decoded[0].ndim == pixels.ndim else pixels[:, :, None])
     mean = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latent
     if case.given and latent[0].numel() < mean[0].numel():  # the first frame is a picture, encoded by itself
@@ -355,7 +357,7 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
         mean = torch.cat([picture.latent_dist.mean, mean[:, :, 1:]], dim=2)
     torch.testing.assert_close(seen.decoded[0], mean, rtol=1e-4, atol=1e-5)
     decoded = pipe.vae.decode(mean, return_dict=False)[0]
-    decoded = decoded.transpose(1, 2) if case.frames else decoded.reshape(drawn.shape)
+    decoded = decoded.transpose(1, 2) if decoded.ndim == 5 and case.frames else decoded.reshape(drawn.shape)
     torch.testing.assert_close(torch.as_tensor(drawn), (decoded / 2 + 0.5).clamp(0, 1), rtol=1e-4, atol=1e-4)
 
 

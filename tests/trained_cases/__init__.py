@@ -1,6 +1,7 @@
 """Tiny pipelines of each family that training knows, with text encoders, in their real classes: one module a family."""
 
 from trained_cases import (
+    animatediff,
     aura_flow,
     bria,
     bria_fibo,
@@ -34,6 +35,7 @@ from trained_cases import (
     qwen_image,
     qwen_image21,
     sana,
+    sana_video,
     skyreels,
     stable_diffusion,
     wan,
@@ -75,6 +77,7 @@ CASES: list[Case] = [
     *qwen_image.CASES,
     *qwen_image21.CASES,
     *sana.CASES,
+    *sana_video.CASES,
     *skyreels.CASES,
     *stable_diffusion.CASES,
     *wan.CASES,

@@ -156,8 +156,8 @@ def generate_clips(
                 **size,
             }
             arguments |= _length(pipe, num_frames)
-            if num_frames is None and video_of(pipe) is not None:
-                arguments.pop("num_frames", None)
+            if num_frames is None and (video := video_of(pipe)) is not None:
+                arguments.pop(video.argument, None)
             if size and "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters:
                 arguments["use_resolution_binning"] = False
             if pairs is not None:
@@ -256,20 +256,23 @@ def _length(pipe: Any, num_frames: int | None) -> dict[str, int]:
         return {}
     if num_frames < 1:
         raise FeraError(f"`num_frames` must be at least 1, got {num_frames}")
-    if "num_frames" not in inspect.signature(type(pipe).__call__).parameters:
+    video = video_of(pipe)
+    argument = "num_frames" if video is None else video.argument
+    if argument not in inspect.signature(type(pipe).__call__).parameters:
         if num_frames == 1:
             return {}
         raise FeraError(
             f"{type(pipe).__name__} draws pictures, no clips of {num_frames} frames: leave `num_frames` out"
         )
-    video = video_of(pipe)
     if video is not None and (num_frames - 1) % video.stride:
         near = num_frames - (num_frames - 1) % video.stride
         raise FeraError(
             f"`num_frames` is {num_frames}, but {type(pipe).__name__} draws 1 more than a multiple of {video.stride}: "
             f"{near} or {near + video.stride}"
         )
-    return {"num_frames": num_frames}
+    if video is not None and video.most is not None and num_frames > video.most:
+        raise FeraError(f"`num_frames` is {num_frames}, but this {type(pipe).__name__} draws at most {video.most}")
+    return {argument: num_frames}
 
 
 def _counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[[int], None]:

@@ -57,6 +57,7 @@ from fera.models import (  # noqa: F401
     qwen_image,
     qwen_image21,
     sana,
+    sana_video,
     skyreels,
     sound,
     stable_audio,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fera.models import layouts, layouts_video, rows
+from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.prompts import prompt_settings, with_empty
@@ -15,23 +15,15 @@ add(
     "SanaTransformer2DModel",
     Denoiser("hidden_states", layouts.own_channels, pipelines=("SanaPipeline",)),
 )
-add(
-    "SanaVideoTransformer3DModel",
-    Denoiser(
-        "hidden_states",
-        layouts_video.channels_first,
-        pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
-        rows={"time_embed": rows.timesteps},
-    ),
-)
 
 
 def sana(pipe: Any) -> Family:
     """Sana. Captions get the instruction that its pipeline gives to prompts; the empty one gets none, as there."""
-    return Family(("tokenizer", "text_encoder"), _encode, _predict, reads={"text_encoder": None})
+    return Family(("tokenizer", "text_encoder"), encode, _predict, reads={"text_encoder": None})
 
 
-def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
+def encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
+    """Captions by the pipeline's own function; as `Family.encode`."""
     embeds, mask, empty, empty_mask = pipe.encode_prompt(
         captions, do_classifier_free_guidance="" in captions, device=device, **prompt_settings(pipe)
     )

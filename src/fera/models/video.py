@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from fera.models.channels import count_channels
 from fera.models.pictures import encoded
 
+# That go through an autoencoder of pictures together.
+_FRAMES = 8
+
 
 @dataclass(frozen=True)
 class Video:
@@ -23,10 +26,14 @@ class Video:
         stride: frames of a clip that become one frame of the latent, the first one apart: a clip has one frame and a
             multiple of this.
         frame_rate: frames a second that the base has learned.
+        most: frames of the longest clip that it has places for; None where there is no such limit.
+        argument: name of the pipeline's argument for how many frames it draws.
     """
 
     stride: int
     frame_rate: float
+    most: int | None = None
+    argument: str = "num_frames"
 
 
 def frames_behind_channels(denoiser: nn.Module, latents: Tensor) -> Tensor:
@@ -52,6 +59,21 @@ def encoded_clip(vae: Any, pixels: Tensor) -> Tensor:
         pixels: clips of shape (B, 3, F, H, W), or pictures of shape (B, 3, H, W); in [-1, 1], on its device.
     """
     return encoded(vae, pixels[:, :, None] if pixels.ndim == 4 else pixels).float()
+
+
+def encoded_frames(vae: Any, pixels: Tensor) -> Tensor:
+    """Latents of clips whose frames a pipeline's autoencoder of pictures encodes each by itself.
+
+    Args:
+        vae: the autoencoder.
+        pixels: clips of shape (B, 3, F, H, W), or pictures of shape (B, 3, H, W); in [-1, 1], on its device.
+
+    Returns:
+        In the autoencoder's own units, shape (B, C, F, h, w), float32.
+    """
+    clips = pixels[:, :, None] if pixels.ndim == 4 else pixels
+    latents = [encoded(vae, frames) for frames in clips.transpose(1, 2).flatten(0, 1).split(_FRAMES)]
+    return torch.cat(latents).float().unflatten(0, (len(clips), -1)).transpose(1, 2)
 
 
 def by_channel(latents: Tensor, mean: Any, deviation: Any) -> Tensor:

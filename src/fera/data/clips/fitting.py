@@ -37,6 +37,10 @@ def clip_settings(config: DataConfig, video: "Video | None", pipeline: str) -> t
                 f"data.num_frames is {count}, but this base needs 1 more than a multiple of {video.stride}: {near} or "
                 f"{near + video.stride}"
             )
+        if video.most is not None and count > video.most:
+            raise FeraError(
+                f"data.num_frames is {count}, but this base draws at most {video.most} frames: set it lower"
+            )
     return counts, config.frame_rate or video.frame_rate
 
 
