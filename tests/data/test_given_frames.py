@@ -8,13 +8,13 @@ import torch
 from clip_cases import frame, write_folder, write_video
 from models.inputs import picture
 from PIL import Image
-from trained_cases import hunyuan_video, wan
+from trained_cases import animatediff, hunyuan_video, wan
 from training_cases import run_config
 
 from fera.cli.main import main
 from fera.data.cache.encoder import Encoder
 from fera.data.checking import check_images
-from fera.data.clips.fitting import fit_clips
+from fera.data.clips.fitting import clip_settings, fit_clips
 from fera.data.example import Example, Source
 from fera.data.pair_checks import with_sources
 from fera.errors import FeraError
@@ -164,3 +164,12 @@ def test_a_hunyuan_video_whose_first_frames_are_left_out_is_refused():
     pipe.transformer.register_to_config(image_condition_type="latent_concat")
     with pytest.raises(FeraError, match="its pipeline leaves out the first 4 frames"):
         family_of(pipe)
+
+
+def test_a_clip_longer_than_the_base_has_places_for_is_refused(tmp_path):
+    config = run_config("emoji", tmp_path, tmp_path / "run", data={"num_frames": [33]})
+    pipe = animatediff.make_pipeline()
+    with pytest.raises(FeraError, match=r"data\.num_frames is 33, but this base draws at most 32 frames"):
+        clip_settings(config.data, family_of(pipe).video, "X")
+    with pytest.raises(FeraError, match="`num_frames` is 33, but this AnimateDiffPipeline draws at most 32"):
+        generate_clips(pipe, ["a red rocket"], num_frames=33)

@@ -25,6 +25,7 @@ from trained_cases import (
     krea2,
     longcat_image,
     ltx,
+    ltx2,
     lumina,
     lumina2,
     mochi,
@@ -44,6 +45,7 @@ from trained_cases import (
 from trained_cases.case import Case
 
 CASES: list[Case] = [
+    *animatediff.CASES,
     *aura_flow.CASES,
     *bria.CASES,
     *bria_fibo.CASES,
@@ -67,6 +69,7 @@ CASES: list[Case] = [
     *krea2.CASES,
     *longcat_image.CASES,
     *ltx.CASES,
+    *ltx2.CASES,
     *lumina.CASES,
     *lumina2.CASES,
     *mochi.CASES,

@@ -45,6 +45,7 @@ from fera.models import (  # noqa: F401
     latte,
     longcat_image,
     ltx,
+    ltx2,
     lumina,
     lumina2,
     mochi,

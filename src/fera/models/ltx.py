@@ -26,11 +26,6 @@ add(
     ),
 )
 
-add(
-    "LTX2VideoTransformer3DModel",  # draws sound too; its video routes both
-    Denoiser("hidden_states", layouts_video.packed_frames, pipelines=("LTX2Pipeline",)),
-)
-
 # What its pipeline takes for granted.
 _FRAME_RATE = 25
 # The area of its videos, as a square.
@@ -47,7 +42,7 @@ def ltx(pipe: Any) -> Family:
         _predict_with(pipe),
         scale=int(pipe.vae_spatial_compression_ratio),
         resolution=_RESOLUTION,
-        latents=_latents,
+        latents=latents_of,
         video=Video(int(pipe.vae_temporal_compression_ratio), _FRAME_RATE),
         reads={"text_encoder": None},
         call=call,
@@ -60,8 +55,8 @@ def ltx_image_to_video(pipe: Any) -> Family:
         ltx(pipe),
         encode=_encode,
         predict=_predict_with(pipe),
-        latents=_latents_after_frame,
-        pairs=given(_first_of),
+        latents=latents_after_frame,
+        pairs=given(first_of),
         call={"guidance_scale": 1.0},
     )
 
@@ -71,14 +66,8 @@ def _predict_with(pipe: Any) -> Callable[[nn.Module, Tensor, Tensor, Conditions]
     units = (pipe.vae_temporal_compression_ratio / _FRAME_RATE, side, side)
 
     def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-        latents = frames_before_channels(denoiser, noisy)
-        first = conditions.get("source_0")
-        if first is not None:
-            latents = torch.cat([first[:, None], latents], dim=1)
+        latents, timesteps = behind_frame(denoiser, noisy, timesteps, conditions)
         frames, _, height, width = latents.shape[1:]
-        if first is not None:
-            is_drawn = torch.arange(frames, device=noisy.device).repeat_interleave(height * width) > 0
-            timesteps = timesteps[:, None] * is_drawn
         prediction: Tensor = denoiser(
             hidden_states=latents.movedim(2, -1).flatten(1, 3),
             encoder_hidden_states=conditions["encoder_hidden_states"],
@@ -91,9 +80,25 @@ def _predict_with(pipe: Any) -> Callable[[nn.Module, Tensor, Tensor, Conditions]
             return_dict=False,
         )[0]
         drawn = prediction.unflatten(1, (frames, height, width)).movedim(-1, 2)
-        return folded(drawn if first is None else drawn[:, 1:])
+        return folded(drawn[:, 1:] if "source_0" in conditions else drawn)
 
     return predict
+
+
+def behind_frame(
+    denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
+) -> tuple[Tensor, Tensor]:
+    """Noisy latents, (B, T, C, h, w), behind the given frame where there is one, and the timesteps of their tokens.
+
+    Those are (B, T h w), 0 on the given frame; without one they stay as they are, (B,).
+    """
+    latents = frames_before_channels(denoiser, noisy)
+    if (first := conditions.get("source_0")) is None:
+        return latents, timesteps
+    latents = torch.cat([first[:, None], latents], dim=1)
+    frames, _, height, width = latents.shape[1:]
+    is_drawn = torch.arange(frames, device=noisy.device).repeat_interleave(height * width) > 0
+    return latents, timesteps[:, None] * is_drawn
 
 
 def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -103,16 +108,18 @@ def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, T
     return {"encoder_hidden_states": texts, "encoder_attention_mask": mask}
 
 
-def _first_of(vae: Any, frames: Sequence[Tensor], count: int) -> Tensor:
-    return _latents(vae, frames[0])
+def first_of(vae: Any, frames: Sequence[Tensor], count: int) -> Tensor:
+    """The first frame's clean latent, (B, C, h, w); as `GivenFrames.latents`."""
+    return latents_of(vae, frames[0])
 
 
-def _latents_after_frame(vae: Any, pixels: Tensor) -> Tensor:
-    return _latents(vae, pixels)[:, vae.latents_mean.numel() :]
+def latents_after_frame(vae: Any, pixels: Tensor) -> Tensor:
+    """Clean latents without their first frame; as `Family.latents`."""
+    return latents_of(vae, pixels)[:, vae.latents_mean.numel() :]
 
 
-def _latents(vae: Any, pixels: Tensor) -> Tensor:
-    """By the mean and the deviation of each channel, which are the autoencoder's buffers."""
+def latents_of(vae: Any, pixels: Tensor) -> Tensor:
+    """By the mean and the deviation of each channel, which are the autoencoder's buffers; as `Family.latents`."""
     latents = by_channel(encoded_clip(vae, pixels), vae.latents_mean, vae.latents_std)
     return folded(latents.transpose(1, 2)) * float(vae.config.scaling_factor)
 
