@@ -16,6 +16,7 @@ from benchmarks import (
     offload,
     pictures,
     processes,
+    quality,
     resident,
     run,
     scaling,
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Builder] = {
     "comfyui": comfyui.races,
     "web": web.races,
     "resident": resident.races,
+    "quality": quality.races,
 }
 
 # Many minutes on two cores, or with needs of its own: run when asked for by name.
@@ -68,6 +70,7 @@ APART = (
     "comfyui",
     "web",
     "resident",
+    "quality",
 )
 
 DEFAULT = [name for name in BENCHMARKS if name not in APART]

@@ -58,6 +58,7 @@ HEAVY = {
     "offload",
     "resident",
     "web",
+    "quality",
 }
 
 
