@@ -14,6 +14,8 @@ from fera.training.step.compiling import compile_denoiser
 from fera.training.trainer import Trainer
 
 WAYS = ("blocks", "denoiser")
+# A whole denoiser takes the compiler three times as long.
+MOSTLY_BLOCKS = ("blocks", pytest.param("denoiser", marks=pytest.mark.slow))
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +44,8 @@ def losses(config):
     ("way", "settings"),
     [
         ("blocks", {"consistency_weight": 0.1, "gradient_checkpointing": True}),
-        ("denoiser", {"consistency_weight": 0.1}),
-        ("blocks", {"gradient_accumulation_steps": 2, "mixed_precision": "bf16"}),
+        pytest.param("denoiser", {"consistency_weight": 0.1}, marks=pytest.mark.slow),
+        pytest.param("blocks", {"gradient_accumulation_steps": 2, "mixed_precision": "bf16"}, marks=pytest.mark.slow),
         pytest.param("denoiser", {"gradient_checkpointing": True}, marks=pytest.mark.slow),
         pytest.param("denoiser", {"mixed_precision": "bf16"}, marks=pytest.mark.slow),
     ],
@@ -55,7 +57,7 @@ def test_a_compiled_run_learns_the_same(configure, way, settings):
     assert len(set(plain)) > 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MOSTLY_BLOCKS)
 def test_nothing_is_compiled_again_at_later_steps(configure, way, monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(compiling, "BACKEND", counter)
@@ -72,7 +74,7 @@ def test_nothing_is_compiled_again_at_later_steps(configure, way, monkeypatch):
     assert counts[0] > 0 and set(counts) == {counts[0]}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MOSTLY_BLOCKS)
 def test_more_sizes_than_pytorch_compiles_by_itself(way, monkeypatch, configure):
     counter = CompileCounterWithBackend("eager")
     monkeypatch.setattr(compiling, "BACKEND", counter)

@@ -49,7 +49,7 @@ def generate(adapter, record, output):
     [
         ("tiny_sd_dir", "no", "no"),
         ("tiny_sd_dir", "no", "blocks"),
-        ("tiny_sd_dir", "bf16", "denoiser"),
+        pytest.param("tiny_sd_dir", "bf16", "denoiser", marks=pytest.mark.slow),
         ("tiny_sd3_dir", "bf16", "no"),
     ],
 )
