@@ -75,10 +75,11 @@ clean:
 	$(INSTALL) --no-deps --target .venv/comfyui/packages $(COMFYUI_IMPORTS)
 	touch $@
 
-# Tools that load what `fera export` writes, with what their own loaders import of all that they need to run.
+# Tools that load what `fera export` writes, with what their own loaders import of all that they need to run. cyllama
+# holds a build of stable-diffusion.cpp.
 .venv/tools.done: .venv/torch.done
 	rm -rf .venv/tools
-	$(INSTALL) --no-deps --ignore-requires-python --target .venv/tools invokeai lycoris-lora $(TOOLS_IMPORTS)
+	$(INSTALL) --no-deps --ignore-requires-python --target .venv/tools invokeai lycoris-lora cyllama $(TOOLS_IMPORTS)
 	touch $@
 
 .venv/dev.done: .venv/torch.done pyproject.toml
