@@ -15,7 +15,8 @@ from benchmarks.contestants import EXPERTS, RANK
 from benchmarks.full_models import SD15
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
-from fera.comfyui.adapter import Experts, LiveAdapter
+from fera.comfyui.adapter import LiveAdapter
+from fera.comfyui.experts import Experts
 from fera.method.from_settings import new_router, router_input
 from fera.method.settings import DEFAULTS
 

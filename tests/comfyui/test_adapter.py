@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 from adapter_cases import add_adapter, denoiser_of, draw, make_pipeline, write_adapter
-from peft import LoHaConfig
 from rows_cases import by_hand
 from safetensors.torch import load_file, save_file
 
@@ -110,13 +109,3 @@ def test_other_files(tmp_path):
         with_text(None, read_adapter(write_adapter("sd", tmp_path / "ink")), float("nan"))
     with pytest.raises(FeraError, match="has nothing to route.*fera export"):
         read_adapter(write_adapter("sd", tmp_path / "gradient", router="gradient", lora_alpha=None))
-    with pytest.raises(FeraError, match="experts of .* are no LoRA .LOHA."):
-        fera.save_adapter(add_loha(make_pipeline("sd")), tmp_path / "loha")
-        read_adapter(tmp_path / "loha")
-
-
-def add_loha(pipe):
-    from peft import inject_adapter_in_model
-
-    inject_adapter_in_model(fera.FeraConfig(target_modules=["to_q"], expert=LoHaConfig(r=2)), pipe.unet, "default")
-    return pipe

@@ -340,6 +340,14 @@ def test_a_tool_that_does_not_know_the_base():
         format_for("webui", lora)
 
 
+@pytest.mark.parametrize("tool", ["kohya", "sdcpp"])
+def test_a_tool_that_passes_over_layers(tool):
+    lora = make_lora("UNet2DConditionModel", {"mid_block.a.to_q": (4, 5), "time_embedding.linear_1": (4, 5)})
+    with pytest.raises(FeraError, match=f"{tool} leaves out layers .*: time_embedding.linear_1. Name the format"):
+        format_for(tool, lora)
+    assert format_for("forge", lora) == "kohya"
+
+
 @pytest.mark.parametrize(
     ("width", "architecture"), [(768, "stable-diffusion-v1/lora"), (1024, "stable-diffusion-v2-512/lora")]
 )

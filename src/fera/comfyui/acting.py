@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fera.comfyui.adapter import Experts
+from fera.comfyui.experts import Experts, LayerExperts
 from fera.comfyui.layers import Place
 from fera.errors import FeraError
 
@@ -34,7 +35,7 @@ class ExpertLayers:
     def __init__(self, adapter: str, places: Sequence[Place]) -> None:
         self._adapter = adapter
         self._places = places
-        self._moved: dict[tuple[torch.device, torch.dtype], list[Experts]] = {}
+        self._moved: dict[tuple[torch.device, torch.dtype], list[LayerExperts]] = {}
 
     def free(self) -> None:
         """Let go of the weights on the device."""
@@ -80,13 +81,11 @@ class ExpertLayers:
 
         return act
 
-    def _experts(self, index: int, x: Tensor) -> Experts:
+    def _experts(self, index: int, x: Tensor) -> LayerExperts:
         """A layer's experts on the device and in the dtype of its input."""
         key = (x.device, x.dtype)
         if key not in self._moved:
-            self._moved[key] = [
-                Experts(place.experts.down.to(*key), place.experts.up.to(*key)) for place in self._places
-            ]
+            self._moved[key] = [place.experts.to(*key) for place in self._places]
         return self._moved[key][index]
 
 
@@ -104,7 +103,7 @@ class _Call:
         self._are_alike: bool | None = None
         self._ranks: dict[tuple[int, int, bool, torch.dtype], Tensor] = {}
 
-    def add(self, place: Place, experts: Experts, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    def add(self, place: Place, experts: LayerExperts, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """A layer's output with what its experts add.
 
         Args:
@@ -114,6 +113,11 @@ class _Call:
             x: its input, shape (N, ..., in) or (N, in, H, W).
             output: what it answered.
         """
+        axis = 1 if hasattr(module, "kernel_size") else -1
+        if not isinstance(experts, Experts):
+            gates = self._of_rows(len(x), self._weights.shape[1], x.ndim > 2, x.dtype)
+            base = _Base(module, place, axis, x, output)
+            return _added(place, axis, output, experts.change(x, gates, self._is_one(), base))  # type: ignore[attr-defined]
         down, up = experts.down, experts.up
         weights = self._of_rows(len(x), len(down), x.ndim > 2, x.dtype)
         if down.ndim == 2:
@@ -121,18 +125,13 @@ class _Call:
             if place.length is None and output.dtype == x.dtype:
                 # In one pass over the outputs: they are what costs time, not the few ranks.
                 return torch.addmm(output.flatten(0, -2), ranks.flatten(0, -2), up.t()).view(output.shape)
-            change, axis = functional.linear(ranks, up), -1
+            change = functional.linear(ranks, up)
         else:
             convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[down.ndim - 3]
             layer: Any = module
             ranks = convolve(x, down, None, layer.stride, layer.padding, layer.dilation)
-            change, axis = convolve(ranks * weights.view(-1, len(down), *[1] * (x.ndim - 2)), up), 1
-        change = change.to(output.dtype)
-        if place.length is None:
-            return output + change
-        whole = output.clone()
-        whole.narrow(axis, place.start, place.length).add_(change)
-        return whole
+            change = convolve(ranks * weights.view(-1, len(down), *[1] * (x.ndim - 2)), up)
+        return _added(place, axis, output, change)
 
     def _of_rows(self, count: int, width: int, has_tokens: bool, dtype: torch.dtype) -> Tensor:
         """Weights of the ranks for each row of a layer's input, shape (N, E r); once for all layers that ask alike."""
@@ -142,13 +141,17 @@ class _Call:
             self._ranks[key] = self._rows(each, count, has_tokens).to(dtype)
         return self._ranks[key]
 
+    def _is_one(self) -> bool:
+        """Whether all samples have one gate."""
+        if self._are_alike is None:  # asked once a call: to look at numbers waits for the device
+            self._are_alike = bool((self._weights - self._weights[:1]).abs().max() <= _ROUNDING)
+        return self._are_alike
+
     def _rows(self, each: Tensor, count: int, has_tokens: bool) -> Tensor:
         samples = len(each)
         if count == samples:
             return each
-        if self._are_alike is None:  # asked once a call: to look at numbers waits for the device
-            self._are_alike = bool((self._weights - self._weights[:1]).abs().max() <= _ROUNDING)
-        if self._are_alike:
+        if self._is_one():
             return each[:1].expand(count, -1)
         if has_tokens and count % samples == 0:  # frames and the like, folded into the batch
             return each.repeat_interleave(count // samples, dim=0)
@@ -156,6 +159,51 @@ class _Call:
             f"a layer sees {count} rows, and the call has {samples} latents whose gates of {self._adapter} differ: it "
             "cannot be told which row belongs to which. Draw one picture a batch"
         )
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A layer without what experts add to it, or the part of its outputs that some are for.
+
+    Args:
+        module: the layer.
+        place: of the experts.
+        axis: of its outputs.
+        x: what it was given.
+        answered: and answered, with what other experts may have added.
+    """
+
+    module: Any
+    place: Place
+    axis: int
+    x: Tensor
+    answered: Tensor
+
+    def output(self, x: Tensor) -> Tensor:
+        """What it answers."""
+        is_known = x is self.x and len(self.module._forward_hooks) == 1
+        return self._part(self.answered if is_known else self.module.forward(x))
+
+    def product(self, x: Tensor) -> Tensor:
+        """The same without its bias, whatever keeps its weight and bias: their effect is all that is looked at."""
+        if self.axis == 1:
+            nothing = x.new_zeros(1, x.shape[1], *self.module.kernel_size)
+            bias = self._part(self.module.forward(nothing)).flatten(2)[..., :1].unflatten(2, (1,) * (x.ndim - 2))
+        else:
+            bias = self._part(self.module.forward(x.new_zeros(1, x.shape[-1])))[0]
+        return self.output(x) - bias
+
+    def _part(self, whole: Tensor) -> Tensor:
+        return whole if self.place.length is None else whole.narrow(self.axis, self.place.start, self.place.length)
+
+
+def _added(place: Place, axis: int, output: Tensor, change: Tensor) -> Tensor:
+    change = change.to(output.dtype)
+    if place.length is None:
+        return output + change
+    whole = output.clone()
+    whole.narrow(axis, place.start, place.length).add_(change)
+    return whole
 
 
 def _no_compiling(adapter: str) -> FeraError:

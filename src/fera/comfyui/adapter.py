@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from fera.adapters.header import AdapterHeader, read_header
 from fera.adapters.scales import expert_scale
 from fera.adapters.text.files import TextFiles, open_text
+from fera.comfyui.experts import Experts, LayerExperts
+from fera.comfyui.schemes import scheme_layers
 from fera.errors import FeraError
 from fera.format import PEFT_PREFIX, ROUTER_KEY
 from fera.method.from_settings import new_router, router_input
@@ -22,19 +24,6 @@ from fera.method.settings import DEFAULTS
 
 _LAYER = re.compile(rf"^{re.escape(PEFT_PREFIX)}(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
 _ROUTER = PEFT_PREFIX + ROUTER_KEY
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The experts of one layer, one behind the other along the ranks.
-
-    Args:
-        down: shape (E r, in), or (E r, in, h, w) of a convolution.
-        up: shape (out, E r), or (out, E r, 1, 1); times the scale.
-    """
-
-    down: Tensor
-    up: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class LiveAdapter:
     num_experts: int
     input: RouterInput
     router: nn.Module
-    layers: Mapping[str, Experts]
+    layers: Mapping[str, LayerExperts]
     text: TextFiles | None = field(default=None, compare=False)
 
 
@@ -70,19 +59,14 @@ def read_adapter(source: str | os.PathLike[str]) -> LiveAdapter:
         On the CPU, in float32.
 
     Raises:
-        FeraError: nothing is there, it is no routed adapter, it is damaged, needs a newer fera, or holds experts that
-            are no LoRA.
+        FeraError: nothing is there, it is no routed adapter, it is damaged, needs a newer fera, or holds experts
+            of a scheme that cannot be routed here.
     """
     header = read_header(source)
     settings = DEFAULTS | header.settings
     denoiser = (settings.get("base_fingerprint") or {}).get("class")
     if denoiser is None:
         raise FeraError(f"{header.weights} does not say which model it belongs to (it has no fingerprint of its base)")
-    if settings.get("expert") is not None:
-        raise FeraError(
-            f"the experts of {header.weights} are no LoRA ({settings['expert'].get('peft_type')}): in ComfyUI fera "
-            "routes LoRA experts. fera export --base writes a LoRA that is nearly the same under a fixed gate"
-        )
     if settings["router"] == "gradient":
         raise FeraError(
             f"{header.weights} has nothing to route: router = 'gradient' chooses in training alone, its experts are "
@@ -124,7 +108,12 @@ def _router(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], header: 
     return router.requires_grad_(False).eval()
 
 
-def _layers(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], header: AdapterHeader) -> dict[str, Experts]:
+def _layers(
+    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], header: AdapterHeader
+) -> Mapping[str, LayerExperts]:
+    if settings.get("expert") is not None:
+        own = {key: tensor for key, tensor in tensors.items() if not key.startswith(_ROUTER)}
+        return scheme_layers(settings, own, str(header.weights))
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if match := _LAYER.match(key):

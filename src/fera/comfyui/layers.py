@@ -4,13 +4,15 @@ ComfyUI keeps most models in the layout of their original code, and has a map fr
 weights. Some of its layers are several of diffusers' in one: a place is then a range of a layer's outputs.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fera.comfyui.adapter import Experts, LiveAdapter
+from fera.comfyui.adapter import LiveAdapter
+from fera.comfyui.experts import LayerExperts
 from fera.errors import FeraError
 from fera.export.comfyui import names_in_comfyui
 
@@ -29,7 +31,7 @@ class Place:
     """
 
     path: str
-    experts: Experts
+    experts: LayerExperts
     start: int = 0
     length: int | None = None
 
@@ -68,7 +70,7 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     return places
 
 
-def place_at(layer: str, experts: Experts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:
+def place_at(layer: str, experts: LayerExperts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:
     """The place that an entry of ComfyUI's map names.
 
     Args:
@@ -89,48 +91,42 @@ def place_at(layer: str, experts: Experts, target: Any, modules: Mapping[str, nn
     if module is None or (span is not None and span[0] != 0):
         return None
     start, length = (0, None) if span is None else (span[1], span[2])
-    inputs, outputs = _features(module)
-    if span is not None and length != len(experts.up):
+    inputs, outputs, kernel = _features(module)
+    start, length = (0, None) if span is None else (span[1], span[2])
+    if span is not None and experts.outputs not in (length, None):
         # Keys and values of grouped heads are narrower than queries; the map takes all for equal.
-        start, length = _grouped(layer, experts, outputs)
+        start, length = _grouped(layer, experts.outputs, outputs)
     if turn is not None:
-        experts = Experts(experts.down, turn(experts.up))
-    experts = _as_the_layer(experts, module)
-    fits = inputs in (None, experts.down.shape[1]) and outputs in (None, len(experts.up) if length is None else outputs)
+        experts = experts.turned(turn)
+    experts = experts.shaped(kernel)
+    columns = None if inputs is None else inputs * math.prod(kernel or ())
+    wanted = outputs if length is None else length
+    fits = None in (columns, experts.columns) or columns == experts.columns
+    fits = fits and (None in (wanted, experts.outputs) or wanted == experts.outputs)
     if not fits or (length is not None and outputs is not None and start + length > outputs):
         raise FeraError(
-            f"{layer} of the adapter has {experts.down.shape[1]} inputs and {len(experts.up)} outputs, and {path} of "
-            f"this model {inputs} and {outputs}: they are of different models"
+            f"{layer} of the adapter has {_told(experts.columns, kernel)} inputs and {_told(experts.outputs)} outputs, "
+            f"and {path} of this model {_told(inputs)} and {_told(outputs)}: they are of different models"
         )
     return Place(path, experts, start, length)
 
 
-def _grouped(layer: str, experts: Experts, outputs: int | None) -> tuple[int, int]:
+def _told(number: int | None, kernel: Sequence[int] | None = None) -> str:
+    return "any" if number is None else f"{number / math.prod(kernel or ()):g}"
+
+
+def _grouped(layer: str, length: Any, outputs: int | None) -> tuple[int, int]:
     """Where queries, keys and values of unequal width lie, one behind the other; the last two are equally wide."""
-    length, kind = len(experts.up), layer.rpartition("to_")[2]
+    kind = layer.rpartition("to_")[2]
     if outputs is None or kind not in ("q", "k", "v"):
         raise FeraError(f"{layer}: its place in a fused layer of this model is not known")
     return {"q": 0, "k": outputs - 2 * length, "v": outputs - length}[kind], length
 
 
-def _features(module: nn.Module) -> tuple[int | None, int | None]:
-    """Inputs and outputs of a layer; None where it does not say."""
+def _features(module: nn.Module) -> tuple[int | None, int | None, tuple[int, ...] | None]:
+    """Inputs and outputs of a layer, None where it does not say; and the size of its kernel, None of a linear layer."""
+    kernel: Any = getattr(module, "kernel_size", None)
     for names in (("in_features", "out_features"), ("in_channels", "out_channels")):
         if hasattr(module, names[0]):
-            return getattr(module, names[0]), getattr(module, names[1])
-    return None, None
-
-
-def _as_the_layer(experts: Experts, module: nn.Module) -> Experts:
-    """1 x 1 convolutions of the one are linear layers of the other."""
-    is_convolution = hasattr(module, "kernel_size")
-    if is_convolution and experts.down.ndim == 2:
-        extra = (1,) * len(module.kernel_size)  # type: ignore[arg-type]
-        return Experts(_shaped(experts.down, extra), _shaped(experts.up, extra))
-    if not is_convolution and experts.down.ndim > 2 and experts.down[0, 0].numel() == 1:
-        return Experts(experts.down.flatten(1), experts.up.flatten(1))
-    return experts
-
-
-def _shaped(weight: Tensor, extra: tuple[int, ...]) -> Tensor:
-    return weight.reshape(*weight.shape, *extra)
+            return getattr(module, names[0]), getattr(module, names[1]), kernel
+    return None, None, kernel

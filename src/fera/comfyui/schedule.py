@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fera.comfyui.acting import ExpertLayers
-from fera.comfyui.adapter import Experts
+from fera.comfyui.experts import Experts
 from fera.comfyui.latent import noise_level_of
 from fera.comfyui.layers import Place, place_at
 from fera.errors import FeraError

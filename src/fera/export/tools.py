@@ -1,5 +1,7 @@
 """Which format the users of a tool need, for each base."""
 
+import re
+
 from fera.errors import FeraError
 from fera.export import kohya
 from fera.export.formats import FORMATS
@@ -25,6 +27,13 @@ _BY_DIFFUSERS = {
 }
 
 
+# Layers that a tool passes over in a UNet's file, as it was seen to do.
+_LEFT_OUT = {
+    "kohya": re.compile(r"conv_in|conv_out|time_embedding\..*|add_embedding\..*"),
+    "sdcpp": re.compile(r"conv_in|conv_out|time_embedding\..*|add_embedding\..*"),
+}
+
+
 def format_for(tool: str, lora: StaticLora) -> str:
     """The format that a tool reads a LoRA in.
 
@@ -36,10 +45,16 @@ def format_for(tool: str, lora: StaticLora) -> str:
         A key of `FORMATS`.
 
     Raises:
-        FeraError: there is no such tool, or it is not known to read LoRAs of this base.
+        FeraError: there is no such tool, it is not known to read LoRAs of this base, or it would leave out a part.
     """
     if tool not in TOOLS:
         raise FeraError(f"unknown tool {tool!r}; there are: {', '.join(TOOLS)}")
+    if lora.denoiser == kohya.UNET and tool in _LEFT_OUT:
+        if passed := [layer for layer in lora.layers if _LEFT_OUT[tool].fullmatch(layer)]:
+            raise FeraError(
+                f"{tool} leaves out layers of the adapter without a word, so that it would draw something else: "
+                f'{", ".join(passed[:3])}. Name the format ("kohya") in place of the tool if that is meant'
+            )
     if tool in _OWN:
         return tool
     if lora.denoiser in _BY_KOHYA[tool]:
