@@ -5,9 +5,10 @@ contestants alike.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,12 @@ class Batch:
     Args:
         inputs: the call's arguments by name.
         target: of the shape that it answers in, float32.
+        read: what the denoiser answers to its prediction.
     """
 
     inputs: dict[str, Any]
     target: Tensor
+    read: Callable[[Any], Tensor] = itemgetter(0)
 
     def guided(self) -> "Batch":
         """Each sample twice, without and with its prompt, at one timestep: what guidance makes of a batch."""
@@ -113,17 +116,17 @@ def batch_for(unet: Any, size: int, tokens: int) -> Batch:
     return Batch(inputs, torch.randn(shape, device=unet.device))
 
 
-def with_lora(base: nn.Module, rank: int = WIDE) -> nn.Module:
+def with_lora(base: nn.Module, rank: int = WIDE, targets: Sequence[str] = TARGETS) -> nn.Module:
     """A copy of a base with PEFT's LoRA on its attention."""
     denoiser = copied(base)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), denoiser)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), denoiser)
     return denoiser
 
 
-def with_fera(base: nn.Module) -> nn.Module:
+def with_fera(base: nn.Module, targets: Sequence[str] = TARGETS) -> nn.Module:
     """A copy of a base with routed experts on its attention, as `fera train` makes them."""
     denoiser = copied(base)
-    adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=TARGETS)).add(denoiser)
+    adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=list(targets))).add(denoiser)
     return denoiser
 
 
@@ -229,7 +232,7 @@ def passes_alone(base: nn.Module, batch: Batch) -> Callable[[], None]:
 
 def _passes(denoiser: nn.Module, batch: Batch) -> None:
     with autocast_of(denoiser):
-        prediction = denoiser(**batch.inputs, return_dict=False)[0]
+        prediction = batch.read(denoiser(**batch.inputs, return_dict=False))
     (prediction.float() - batch.target).square().mean().backward()
 
 

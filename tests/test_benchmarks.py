@@ -55,6 +55,7 @@ HEAVY = {
     "startup",
     "pictures",
     "clips",
+    "families",
     "offload",
     "resident",
     "web",

@@ -30,6 +30,7 @@ from trained_cases import (
     lumina2,
     mochi,
     nucleus_image,
+    omnigen,
     ovis_image,
     pixart,
     prx,
@@ -39,6 +40,7 @@ from trained_cases import (
     sana_video,
     skyreels,
     stable_diffusion,
+    stable_video,
     wan,
     z_image,
 )
@@ -74,6 +76,7 @@ CASES: list[Case] = [
     *lumina2.CASES,
     *mochi.CASES,
     *nucleus_image.CASES,
+    *omnigen.CASES,
     *ovis_image.CASES,
     *pixart.CASES,
     *prx.CASES,
@@ -83,6 +86,7 @@ CASES: list[Case] = [
     *sana_video.CASES,
     *skyreels.CASES,
     *stable_diffusion.CASES,
+    *stable_video.CASES,
     *wan.CASES,
     *z_image.CASES,
 ]

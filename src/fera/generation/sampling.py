@@ -164,8 +164,8 @@ def generate_clips(
                 arguments |= _paired(pairs, sources[start], masks[start] if masks else None, size)
                 arguments["prompt"], arguments["generator"] = batch[0], arguments["generator"][0]
                 taken = inspect.signature(type(pipe).__call__).parameters
-                for name in size.keys() - taken.keys():
-                    del arguments[name]  # as large as the source
+                for name in {*size, "prompt"} - taken.keys():
+                    del arguments[name]  # as large as the source; and some are told nothing in words
             if "negative_prompt" in arguments or negative_prompt:
                 arguments["negative_prompt"] = negative_prompt if pairs else [negative_prompt] * len(batch)
             with (

@@ -23,7 +23,8 @@ class Family:
     Args:
         text_components: names of the pipeline's parts that make the conditions.
         encode: (pipeline, captions, device) to conditions by name, each with captions along its first axis. The empty
-            caption is encoded as the pipeline encodes an absent negative prompt.
+            caption is encoded as the pipeline encodes an absent negative prompt. Those of int32 are numbers of things,
+            which are not cast to the precision of the denoiser.
         predict: (denoiser, noisy latents (B, C, H, W), timesteps (B,), conditions) to the prediction, shape
             (B, C, H, W).
         packing: latent pixels a side that the pipeline packs into one token, beside the denoiser's own patches.
@@ -74,6 +75,11 @@ class Family:
     call: Mapping[str, Any] = field(default_factory=dict)
     no_checkpointing: str = ""
     refusal: str = ""
+
+    @staticmethod
+    def cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
+        """Conditions in a precision, but for numbers of things."""
+        return {name: value if value.dtype == torch.int32 else value.to(dtype) for name, value in conditions.items()}
 
     def encode_pictures(self, vae: Any, pixels: Tensor) -> Tensor:
         """What the cache holds of pictures: latents to which `units_of` the autoencoder still apply.

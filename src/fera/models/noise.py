@@ -7,8 +7,12 @@ Two processes cover the prediction types:
 
 .. math:: z_\sigma = (1 - \sigma)\, z_0 + \sigma\, \epsilon, \qquad \text{target } \epsilon - z_0, \qquad
           t = \sigma\, T
+
+Schedulers of EDM whose denoisers predict velocities, as of Stable Video Diffusion, are the first process at noise
+levels without steps: with sigma the noise over the signal, alpha_bar is 1 / (1 + sigma^2), and t is log(sigma) / 4.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +21,11 @@ import torch
 from torch import Tensor
 
 from fera.errors import FeraError
+
+# Timesteps where a scheduler counts none.
+_THOUSAND = 1000
+# How noise levels of EDM are spread.
+_RHO = 7.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class NoiseProcess:
         alphas_cumprod: shape (T,), float32; None for flow matching.
         shift: the shift of flow matching's noise levels; above 1 favours more noise.
         levels: the noise levels that are trained, from 0 (clean) to 1 (pure noise).
+        sigmas: the least and the largest noise over the signal of EDM; None for the others.
     """
 
     prediction_type: str
@@ -36,6 +46,7 @@ class NoiseProcess:
     alphas_cumprod: Tensor | None = None
     shift: float = 1.0
     levels: tuple[float, float] = (0.0, 1.0)
+    sigmas: tuple[float, float] | None = None
 
     def to(self, device: torch.device) -> "NoiseProcess":
         """The same with its tensors on a device, where no step has to move them."""
@@ -60,8 +71,12 @@ class NoiseProcess:
             position: shape (B,), 0 (the noisiest of `levels`) to 1 (the cleanest).
 
         Returns:
-            Shape (B,) in [0, T]: as the denoiser takes them, int64 for DDPM and float32 for flow matching.
+            Shape (B,) in [0, T]: as the denoiser takes them, int64 for DDPM and float32 for flow matching. For EDM
+            float32, log(sigma) / 4 of noise levels that lie as its pipelines' do (Karras et al., arXiv 2206.00364).
         """
+        if self.sigmas is not None:
+            least, largest = (sigma ** (1 / _RHO) for sigma in self.sigmas)
+            return (largest + position.float() * (least - largest)).log() * (_RHO / 4)
         count = self.num_train_timesteps
         if self.levels != (0.0, 1.0):
             cleanest, noisiest = map(self._position, self.levels)
@@ -77,6 +92,9 @@ class NoiseProcess:
 
     def noise_levels(self, timesteps: Tensor) -> Tensor:
         """Timesteps as fractions of the process, shape (B,), float32: 0 for a clean latent, 1 for pure noise."""
+        if self.sigmas is not None:
+            clean, noise = (math.log(sigma) / 4 for sigma in self.sigmas)
+            return (timesteps.float() - clean) / (noise - clean)
         return timesteps.float() / self.num_train_timesteps
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -95,6 +113,10 @@ class NoiseProcess:
 
     def _scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of the latents and of the noise, shape (B, 1, 1, 1)."""
+        if self.sigmas is not None:
+            sigma = torch.exp(4 * timesteps.float()).to(like.dtype).view(-1, 1, 1, 1)
+            signal = (1 + sigma**2).rsqrt()
+            return signal, sigma * signal
         if self.alphas_cumprod is None:
             sigma = (timesteps / self.num_train_timesteps).to(like.dtype).view(-1, 1, 1, 1)
             return 1 - sigma, sigma
@@ -115,6 +137,12 @@ def noise_process(scheduler: Any, prediction_type: str = "auto") -> NoiseProcess
     config = scheduler.config
     name = type(scheduler).__name__
     is_flow_scheduler = name.startswith("FlowMatch") or config.get("use_flow_sigmas", False)
+    if _is_velocity_of_edm(config) and prediction_type in ("auto", "v_prediction"):
+        least, largest = (float(config[name] or 0) for name in ("sigma_min", "sigma_max"))
+        alpha = scheduler.alphas_cumprod.float()
+        ratio = ((1 - alpha) / alpha).sqrt()
+        sigmas = (least or float(ratio[0]), largest or float(ratio[-1]))
+        return NoiseProcess("v_prediction", int(config.num_train_timesteps), sigmas=sigmas)
     if _is_continuous(scheduler, is_flow=is_flow_scheduler or prediction_type == "flow_prediction"):
         raise FeraError(
             f"the base's scheduler ({name}) is none of DDPM or of flow matching: its noise levels are continuous, as "
@@ -128,6 +156,7 @@ def noise_process(scheduler: Any, prediction_type: str = "auto") -> NoiseProcess
             "v_prediction and flow_prediction. Set train.prediction_type if the scheduler is wrong"
         )
     count = int(config.num_train_timesteps)
+    count = _THOUSAND if count == 1 else count  # of noise levels as they are: families tell their denoisers so
     if prediction_type == "flow_prediction":
         # A shift that depends on the picture's size belongs to sampling.
         dynamic = config.get("use_dynamic_shifting", False)
@@ -153,6 +182,12 @@ def fixed_noise(latents: Tensor, samples: Sequence[int], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed + sample)
         noise.append(torch.randn(latent.shape, generator=generator))
     return torch.stack(noise)
+
+
+def _is_velocity_of_edm(config: Any) -> bool:
+    """Whether a scheduler's noise levels are those of EDM, and its denoiser predicts velocities."""
+    kind = (config.get("timestep_type"), config.get("prediction_type"))
+    return kind == ("continuous", "v_prediction") and "sigma_data" not in config
 
 
 def _is_continuous(scheduler: Any, *, is_flow: bool) -> bool:

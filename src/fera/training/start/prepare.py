@@ -107,7 +107,7 @@ class Setup:
 
     def predictor(self, model: Callable[..., Any], conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """The denoiser as a function of noisy latents (B, C, H, W) and timesteps (B,)."""
-        cast = {name: value.to(self.dtype) for name, value in conditions.items()}
+        cast = self.family.cast(conditions, self.dtype)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
             return self.family.predict(model, noisy.to(self.dtype), timesteps, cast)  # type: ignore[arg-type]

@@ -53,7 +53,10 @@ def loss_weights(process: NoiseProcess, settings: OptimizationConfig, timesteps:
         return compute_loss_weighting_for_sd3(settings.weighting_scheme, sigma)
     if settings.snr_gamma is None and not settings.debiased_estimation_loss:
         return torch.ones_like(timesteps, dtype=torch.float32)
-    snr = compute_snr(SimpleNamespace(alphas_cumprod=process.alphas_cumprod), timesteps)
+    if process.sigmas is not None:
+        snr = torch.exp(-8 * timesteps.float())  # sigma is exp(4 t)
+    else:
+        snr = compute_snr(SimpleNamespace(alphas_cumprod=process.alphas_cumprod), timesteps)
     is_velocity = process.prediction_type == "v_prediction"
     if settings.snr_gamma is not None:
         if is_velocity:
