@@ -174,3 +174,22 @@ def test_encoders_are_freed(pipe):
 def test_unknown_family_is_refused():
     with pytest.raises(FeraError, match="StableDiffusion3Pipeline, .*StableDiffusionPipeline"):
         family_of(object())
+
+
+def test_no_text_is_encoded_twice(tiny_sd_dir, image_folder, tmp_path, monkeypatch):
+    """Whoever has it: training pictures, held-out ones, the orders of tags, another run with the same cache."""
+    pipe = load_base(str(tiny_sd_dir))
+    family, asked = family_of(pipe), []
+
+    def encode(pipe, captions, device):
+        asked.extend(captions)
+        return family.encode(pipe, captions, device)
+
+    examples, _ = check_images(find_examples(image_folder, DataConfig(train_data_dir=image_folder)), skip_bad=False)
+    same = [replace(example, caption="a red rocket") for example in examples]
+    for _ in range(2):
+        settings = (torch.device("cpu"), [(16, 16)], True, False, 0, lambda *_: None)
+        encoder = Encoder(pipe, replace(family, encode=encode), tmp_path / "cache", *settings)
+        sets = [(same, lambda caption: [caption, "rocket, red"]), (same[:2], lambda caption: [caption])]
+        encoder.encode_sets(sets)
+    assert sorted(asked) == ["", "a red rocket", "rocket, red"]

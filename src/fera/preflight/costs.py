@@ -106,8 +106,8 @@ def estimate(
     noisy = latent.expand(batch, *latent.shape[1:]).to(dtype)
     timesteps = torch.full((batch,), 500, device=device)
     told = conditions | _told_of_sources(pipe, family, examples, latent, pixels)
-    told = family.cast(told, dtype)
-    together = {key: value.expand(batch, *value.shape[1:]) for key, value in told.items()}
+    cast = family.cast(told, dtype)
+    together = {key: value.expand(batch, *value.shape[1:]) for key, value in cast.items()}
 
     encode_seconds = _timed(lambda: family.encode_pictures(pipe.vae, pixels), device)
     caption_seconds = _timed(lambda: _encode_caption(pipe, family, examples, device), device)
