@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 import torch
+from cache_cases import entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listeners import train
 from PIL import Image
 from pydantic import ValidationError
-from safetensors.torch import load_file
 from training_cases import (
     MIXED,
     assert_resumes,
@@ -160,13 +160,13 @@ def test_tall_wide_and_square_pictures_train_together(configure, monkeypatch, ca
 def test_sizes_are_cached_apart_and_once(configure):
     config = configure("first", train={"steps": 1})
     train(config)
-    latents = {path.name: load_file(path)["mean"].shape[1:] for path in (config.data.cache_dir).glob("latent-*")}
+    latents = {name: held["mean"].shape[1:] for name, held in entries(config.data.cache_dir, "latent").items()}
     assert Counter(latents.values()) == {(10, 6): 3, (6, 10): 1, (8, 8): 3}
     train(configure("again", train={"steps": 1}))
-    assert {path.name for path in config.data.cache_dir.glob("latent-*")} == set(latents)
+    assert set(entries(config.data.cache_dir, "latent")) == set(latents)
     # The square pictures are found again, the others are other latents now.
     train(configure("squares", train={"steps": 1}, data={"enable_bucket": False}))
-    assert len(list(config.data.cache_dir.glob("latent-*"))) == 7 + 4
+    assert len(entries(config.data.cache_dir, "latent")) == 7 + 4
 
 
 def test_resumed_run_equals_an_uninterrupted_one(configure):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from cache_cases import entries
 from listeners import train
 from PIL import Image
 from training_cases import log_of, run_config
@@ -176,7 +177,7 @@ def test_masks_are_encoded_once_mirrored_and_lifted(tiny_sd_dir, image_folder, m
     assert plain.shape == (1, 8, 8)
     torch.testing.assert_close(plain.flip(-1), mirrored)
     assert plain.max() == 1 and plain.min() == pytest.approx(0.2)
-    assert len(list((tmp_path / "cache").glob("mask-*"))) == 2 * 4
+    assert len(entries(tmp_path / "cache", "mask")) == 2 * 4
     assert encoder.encode(examples) == encoded
     Image.new("L", (20, 16), 255).save(masks / "0.png")
     changed = encoder.encode(find(image_folder, mask_path=masks)[0])

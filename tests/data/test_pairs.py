@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cache_cases import entries
 from models import flux, flux2, stable_diffusion
 from models.inputs import picture
 from PIL import Image
@@ -161,8 +162,8 @@ def test_a_source_is_cropped_and_mirrored_as_its_picture(tmp_path):
         batch = encoded.batch([0], flipped=[flipped])
         assert torch.equal(batch.conditions["source_0"], batch.latents)
     assert not torch.equal(encoded.batch([0]).latents, encoded.batch([0], flipped=[True]).latents)
-    assert len(list((tmp_path / "cache").glob("latent-*"))) == 2
-    assert len(list((tmp_path / "cache").glob("text-*"))) == 2  # the caption and the empty one, whatever the sources
+    assert len(entries(tmp_path / "cache", "latent")) == 2
+    assert len(entries(tmp_path / "cache", "text")) == 2  # the caption and the empty one, whatever the sources
 
 
 def test_a_hole_is_blank_in_the_source_alone(tmp_path):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cache_cases import entries
 from clip_cases import clip_folder, frame, write_folder, write_video
 from diffusers import WanPipeline
 from PIL import Image
-from safetensors.torch import load_file
 from trained_cases import wan
 from training_cases import assert_resumes, log_of, run_config
 
@@ -69,13 +69,13 @@ def test_the_cache_holds_what_the_autoencoder_makes_of_the_frames(base, tmp_path
         base, folder, tmp_path / "run", data={"num_frames": [9], "instance_prompt": "x"}, train={"steps": 1}
     )
     train(config)
-    (file,) = (tmp_path / "cache").glob("latent-*")
+    (held,) = entries(tmp_path / "cache", "latent").values()
     pipe = wan.make_pipeline()
     pixels = to_clip(frames_of(path, look_at(path)[0], Part(0, 9, 16.0)), (32, 32))
     assert pixels.shape == (3, 9, 32, 32) and -1 <= pixels.min() < pixels.max() <= 1
     with torch.no_grad():
         latent = family_of(pipe).clean_latents(pipe.vae, pixels[None])[0]
-    torch.testing.assert_close(load_file(file)["mean"], latent)
+    torch.testing.assert_close(held["mean"], latent)
 
 
 def test_a_clip_is_decoded_once(base, clips, tmp_path, monkeypatch):

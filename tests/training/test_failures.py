@@ -147,7 +147,7 @@ def test_output_that_cannot_be_written(configure, monkeypatch, tmp_path, capsys)
             r"1 pictures? of 4 cannot be used: .*0\.png does not exist|0\.png does not exist",
         ),
         ("data.sources.flat.read_text", "0.txt", r"caption file .*0\.txt cannot be read: No such file"),
-        ("data.cache.encoder.pixels_of", "0.png", r"0\.png.*readable a moment ago"),
+        ("data.cache.latents.pixels_of", "0.png", r"0\.png.*readable a moment ago"),
     ],
     ids=["listed", "caption", "checked"],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from adapter_cases import bits
+from cache_cases import entries
 from family_cases import FAMILY_CASES
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -203,7 +204,7 @@ def test_what_captions_are_encoded(configure, monkeypatch, tmp_path):
     kinds = {caption for caption in seen if caption not in ("", "a blue house")}
     assert {"", "a blue house"} <= set(seen)
     assert len(kinds) > 2 and all(caption.startswith(f"{TOKEN}, ") for caption in kinds)
-    assert not list((tmp_path / "cache").glob("text-*")), "no embedding is kept that training makes old"
+    assert not entries(tmp_path / "cache", "text"), "no embedding is kept that training makes old"
 
 
 # Runs

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from cache_cases import entries
 from safetensors.torch import load_file, save_file
 from training_cases import run_config
 
@@ -66,7 +67,7 @@ def test_another_encoder_in_the_same_files_is_seen(tiny_sd_dir, image_folder, tm
     save_file({name: value * 2 for name, value in weights.items()}, path, {"format": "pt"})
     train(run_config(base, image_folder, tmp_path / "second"))
     assert loaded == ["text_encoder", "unet"]
-    one, other = (len(list((tmp_path / "cache").glob(f"{kind}-*"))) for kind in ("latent", "text"))
+    one, other = (len(entries(tmp_path / "cache", kind)) for kind in ("latent", "text"))
     assert (one, other) == (4, 10)  # four captions and the empty one, by each encoder
 
 

@@ -68,7 +68,7 @@ class Pictures:
         # What is encoded here serves once.
         with tempfile.TemporaryDirectory(prefix="fera-analysis-") as cache:
             config = config.model_copy(update={"output_dir": Path(cache)})
-            encoded, _ = encode(replace(sources, held_out=[]), config, torch.device(device), SILENT)
+            encoded = encode(replace(sources, held_out=[]), config, torch.device(device), SILENT).training
             starts = range(0, len(encoded), _BATCH)
             self._batches = [encoded.batch(range(i, min(i + _BATCH, len(encoded)))) for i in starts]
         # Encoding leaves its parts on the CPU, and the autoencoder in float32.

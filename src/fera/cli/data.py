@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fera.cli import captioning
+from fera.cli import caching, captioning
 from fera.cli.train import add_key_flags, key_flags
 from fera.errors import FeraError
 from fera.support.durations import about_time
@@ -52,13 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     graph.add_argument("--json", action="store_true", help="print JSON in the place of tables")
     add_key_flags(graph)
+    about = "encode pictures and captions beforehand, on as many machines as there are"
+    described = about[0].upper() + about[1:] + "."
+    caching.add_arguments(actions.add_parser("cache", help=about, description=described, allow_abbrev=False))
     about = "write captions for pictures that have none, by a model on this machine"
     described = about[0].upper() + about[1:] + "."
     captioning.add_arguments(actions.add_parser("caption", help=about, description=described, allow_abbrev=False))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check training pictures, 2 where training would refuse them; or caption them, or draw the graph of stages."""
+    """Check pictures, 2 where training would refuse them; or encode or caption them, or draw the graph of stages."""
+    if arguments.action == "cache":
+        return caching.run(arguments)
     if arguments.action == "caption":
         return captioning.run(arguments)
     return _graph(arguments) if arguments.action == "graph" else _check(arguments)

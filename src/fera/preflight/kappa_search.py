@@ -65,7 +65,7 @@ def calibrate_run(config: TrainConfig, output: Path, listener: Listener = SILENT
     device = Accelerator().device
     # The denoiser is not asked, so there is no point in quantizing it.
     sources = open_sources(config.model_copy(update={"quantization": "none"}), listener)
-    training, _ = encode(sources, config, device, listener)
+    training = encode(sources, config, device, listener).training
     calibration = calibrate(training, sources.process, config, device, listener)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def stage_graph(config: TrainConfig, listener: Listener = SILENT) -> StageGraph:
     # The denoiser is not asked, so there is no point in quantizing or moving it.
     train = config.train.model_copy(update={"offload": "none"})
     sources = open_sources(config.model_copy(update={"quantization": "none", "train": train}), listener)
-    training, _ = encode(sources, config, device, listener)
+    training = encode(sources, config, device, listener).training
     if config.adapter.is_routed and config.adapter.kappa == "auto":
         config = with_kappa(config, calibrate(training, sources.process, config, device, listener).kappa)
     examples = repeat(sources.training)

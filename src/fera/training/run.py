@@ -23,6 +23,7 @@ from fera.training.folder.resuming import check_allow, check_changes, with_bucke
 from fera.training.folder.run_folder import RunFolder
 from fera.training.memory_advice import fitting_named
 from fera.training.processes.fsdp import arrange, check_launch, find_processes, is_sharded
+from fera.training.processes.sharing import share_of_launch
 from fera.training.processes.zero_launch import launched_plainly
 from fera.training.publishing.card import write_card
 from fera.training.publishing.hub import claim_repo, push_adapter
@@ -87,16 +88,15 @@ def train(
         repo = None
         if config.push_to_hub and is_main:
             repo = claim_repo(config.hub_model_id or config.output_dir.resolve().name, private=config.hub_private)
-        # One process fills the cache, the others find it full.
-        with accelerator.main_process_first():
-            setup = prepare(
-                config,
-                accelerator.device,
-                reporter,
-                on_cpu=is_sharded(accelerator),
-                former_buckets=former_buckets,
-                former_stages=former_stages,
-            )
+        setup = prepare(
+            config,
+            accelerator.device,
+            reporter,
+            on_cpu=is_sharded(accelerator),
+            former_buckets=former_buckets,
+            former_stages=former_stages,
+            share=share_of_launch(find_processes()),
+        )
         if setup.bands is not None:
             config = with_kappa(config, setup.bands.kappa)
         if setup.bucket_step is not None:  # what is settled is kept: a later default does not change the run

@@ -1,14 +1,13 @@
 """Encoded pictures and captions, as training reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fera.data.buckets import Shape, Size
-from fera.data.cache.store import Memory
+from fera.data.cache.cache import Cache
 from fera.models.conditions import together
 from fera.models.latents import AS_THEY_ARE, LatentUnits
 
@@ -41,9 +40,10 @@ class EncodedSet:
     Args:
         names: the names of the pictures.
         sizes: width and height in pixels that each was brought to and, of clips, the number of frames.
-        latents: for each picture its file, and where flips were asked for a second one, mirrored.
+        cache: where the entries lie that are named below.
+        latents: for each picture its entry, and where flips were asked for a second one, mirrored.
         captions: for each picture one or more orders of its tags.
-        texts: file of each caption, the empty one among them; empty where text encoders train and make all there is.
+        texts: entry of each caption, the empty one among them; empty where text encoders train and make all there is.
         units: how the autoencoder's latents become the denoiser's.
         masks: for each picture as `latents`, and nothing where all of it counts; empty where no picture has a mask.
         mask_min_value: weight of the loss where a mask is black.
@@ -54,29 +54,28 @@ class EncodedSet:
         source_sizes: width and height in pixels that each source was brought to.
         source_units: how the autoencoder's latents become a source's.
         holes: for each picture as `latents`, what is to be painted; empty where nothing is filled.
-        seen_texts: for each picture, and where flips were asked for for its mirror image, the file of each of its
+        seen_texts: for each picture, and where flips were asked for for its mirror image, the entry of each of its
             captions, of text encoders that see its sources; empty where they see captions alone.
         seen: for each picture as `latents`, its sources as another encoder sees them; empty where none does.
-        memory: files that were read, up to a limit.
     """
 
     names: list[str]
     sizes: list[Shape]
-    latents: list[list[Path]]
+    cache: Cache = field(compare=False, repr=False)
+    latents: list[list[str]]
     captions: list[list[str]]
-    texts: dict[str, Path]
+    texts: dict[str, str]
     units: LatentUnits
-    masks: list[list[Path]] = field(default_factory=list)
+    masks: list[list[str]] = field(default_factory=list)
     mask_min_value: float = 0.0
     weights: list[float] = field(default_factory=list)
     placed: list[list[dict[str, tuple[float, ...]]]] = field(default_factory=list)
-    sources: list[list[list[Path]]] = field(default_factory=list)
+    sources: list[list[list[str]]] = field(default_factory=list)
     source_sizes: list[list[Size]] = field(default_factory=list)
     source_units: LatentUnits = AS_THEY_ARE
-    holes: list[list[Path]] = field(default_factory=list)
-    seen_texts: list[list[dict[str, Path]]] = field(default_factory=list)
-    seen: list[list[Path]] = field(default_factory=list)
-    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
+    holes: list[list[str]] = field(default_factory=list)
+    seen_texts: list[list[dict[str, str]]] = field(default_factory=list)
+    seen: list[list[str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,9 +87,18 @@ class EncodedSet:
             return [(size,) for size in self.sizes]
         return [(size, *sources) for size, sources in zip(self.sizes, self.source_sizes, strict=True)]
 
+    @property
+    def entries(self) -> Iterator[str]:
+        """Names of all that it takes from the cache."""
+        for ways in (*self.latents, *self.masks, *self.holes, *self.seen):
+            yield from ways
+        yield from self.texts.values()
+        yield from (name for sources in self.sources for ways in sources for name in ways)
+        yield from (name for ways in self.seen_texts for by_caption in ways for name in by_caption.values())
+
     def latent(self, row: int) -> Tensor:
         """Latent of one example in the denoiser's units, shape (C, H, W)."""
-        return self.units.of(self.memory.read(self.latents[row][0])["mean"])
+        return self.units.of(self.cache.read(self.latents[row][0])["mean"])
 
     def batch(
         self,
@@ -115,7 +123,7 @@ class EncodedSet:
         flipped = flipped or [False] * len(rows)
         without_caption = without_caption or [False] * len(rows)
         variants = variants or [0] * len(rows)
-        latents = [self.memory.read(self.latents[row][flip]) for row, flip in zip(rows, flipped, strict=True)]
+        latents = [self.cache.read(self.latents[row][flip]) for row, flip in zip(rows, flipped, strict=True)]
         captions = [
             "" if empty else self.captions[row][variant % len(self.captions[row])]
             for row, empty, variant in zip(rows, without_caption, variants, strict=True)
@@ -123,9 +131,9 @@ class EncodedSet:
         texts: list[dict[str, Tensor]] = [{}]
         if self.seen_texts:
             told = zip(rows, flipped, captions, strict=True)
-            texts = [self.memory.read(self.seen_texts[row][flip][caption]) for row, flip, caption in told]
+            texts = [self.cache.read(self.seen_texts[row][flip][caption]) for row, flip, caption in told]
         elif self.texts:
-            texts = [self.memory.read(self.texts[caption]) for caption in captions]
+            texts = [self.cache.read(self.texts[caption]) for caption in captions]
         return Batch(
             latents=self.units.of(torch.stack([latent["mean"] for latent in latents])),
             conditions={
@@ -144,17 +152,17 @@ class EncodedSet:
         chosen = list(zip(rows, flipped, strict=True))
         found = {}
         for number in range(len(self.sources[rows[0]]) if self.sources else 0):
-            files = [self.sources[row][number][flip] for row, flip in chosen]
-            means = torch.stack([self.memory.read(file)["mean"] for file in files])
+            entries = [self.sources[row][number][flip] for row, flip in chosen]
+            means = torch.stack([self.cache.read(entry)["mean"] for entry in entries])
             found[f"source_{number}"] = self.source_units.of(means)
         if self.holes:
-            found["hole"] = torch.stack([self.memory.read(self.holes[row][flip])["weight"] for row, flip in chosen])
+            found["hole"] = torch.stack([self.cache.read(self.holes[row][flip])["weight"] for row, flip in chosen])
         return found
 
     def _seen(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
         if not self.seen:
             return {}
-        return together([self.memory.read(self.seen[row][flip]) for row, flip in zip(rows, flipped, strict=True)])
+        return together([self.cache.read(self.seen[row][flip]) for row, flip in zip(rows, flipped, strict=True)])
 
     def _placed(self, rows: Sequence[int], flipped: Sequence[bool]) -> dict[str, Tensor]:
         if not self.placed:
@@ -164,7 +172,7 @@ class EncodedSet:
 
     def _mask(self, rows: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]) -> Tensor:
         masks = [
-            self.memory.read(self.masks[row][flip])["weight"] if self.masks[row] else torch.ones(1, *shape)
+            self.cache.read(self.masks[row][flip])["weight"] if self.masks[row] else torch.ones(1, *shape)
             for row, flip in zip(rows, flipped, strict=True)
         ]
         return self.mask_min_value + (1 - self.mask_min_value) * torch.stack(masks)

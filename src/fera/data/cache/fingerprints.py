@@ -8,6 +8,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers.image_processing_utils import ImageProcessingMixin
+
+from fera.adapters.text.encoders import tokenizer_of
 from fera.data.index import stamp_of
 from fera.support.sqlite import user_folder, work_in
 
@@ -75,3 +81,35 @@ class Fingerprints:
         except OSError:
             return None
         return blake2b(json.dumps([stamps, loaded]).encode(), digest_size=16).hexdigest() if stamps else None
+
+
+def fingerprint(part: Any) -> str:
+    """Hash of a model's weights and of how adapters in it are set, or of a tokenizer's vocabulary and limits.
+
+    Of a processor, that of its tokenizer; of one of pictures, its settings.
+    """
+    if part is None:
+        return "none"
+    hashed = blake2b(digest_size=16)
+    if isinstance(part, nn.Module):
+        for name, tensor in sorted(part.state_dict().items()):
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for name, module in part.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                scales = sorted(getattr(module, "scaling", {}).items())
+                hashed.update(repr((name, module.active_adapters, module.disable_adapters, scales)).encode())
+        config: Any = part.config
+        config = config if isinstance(config, dict) else config.to_dict()
+        # Private entries say where the part was loaded from, not what it does.
+        settings = {key: value for key, value in config.items() if not key.startswith("_")}
+        hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    elif isinstance(part, ImageProcessingMixin):
+        hashed.update(part.to_json_string().encode())
+    else:
+        part = tokenizer_of(part)
+        described = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
+        if template := getattr(part, "chat_template", None):
+            described.append(template)
+        hashed.update(json.dumps(described).encode())
+    return hashed.hexdigest()

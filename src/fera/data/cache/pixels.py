@@ -25,7 +25,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to encode: which, of which example, to which size, cropped where, mirrored or not, and into which file.
+    """A picture to encode: of which example, to which size, cropped where, mirrored or not, and into which entry.
 
     Where it is `blank`, the example's hole is grey in it. Of a clip, `given` are the frames that are meant, counted
     from 0 among those that are trained on; all where it is empty.
@@ -36,7 +36,7 @@ class Picture:
     size: Size
     offset: float
     mirrored: bool
-    path: Path
+    name: str
     blank: bool
     given: tuple[int, ...] = ()
 

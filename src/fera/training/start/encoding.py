@@ -1,6 +1,7 @@
 """The pictures and captions of a run, and its validation prompts, encoded into its cache."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from fera.config import TrainConfig
 from fera.data.cache.encoded import EncodedSet
 from fera.data.cache.encoder import Encoder
+from fera.data.cache.share import ALONE, Share
 from fera.data.captions import caption_variants
 from fera.data.example import repeat
 from fera.pipelines.memory import USABLE, device_memory
@@ -18,20 +20,38 @@ from fera.training.start.kept_prompts import keep_prompts
 from fera.training.start.opening import Sources, given_entries
 
 
-def encode(
-    sources: Sources, config: TrainConfig, device: torch.device, listener: Listener, *, draws: bool = False
-) -> tuple[EncodedSet, EncodedSet | None]:
-    """Encode training and validation examples into the run's cache; the latter are None where there are none.
+class Encoded(NamedTuple):
+    """What a run trains on.
 
-    Training examples are there as often as an epoch sees them, class pictures among them.
+    Args:
+        training: training examples, as often as an epoch sees them, class pictures among them.
+        held_out: validation examples; None where there are none.
+        keeps_prompts: whether the pipeline answers validation prompts from the cache from now on.
+    """
+
+    training: EncodedSet
+    held_out: EncodedSet | None
+    keeps_prompts: bool
+
+
+def encode(
+    sources: Sources,
+    config: TrainConfig,
+    device: torch.device,
+    listener: Listener,
+    *,
+    draws: bool = False,
+    share: Share = ALONE,
+) -> Encoded:
+    """Encode training and validation examples into the run's cache.
 
     Args:
         sources: the base and the pictures.
         config: the configuration of the run.
         device: where to encode.
         listener: hears of progress.
-        draws: whether validation prompts will be drawn: they are encoded too, and text encoders stay where their
-            pipeline cannot do without.
+        draws: whether validation prompts will be drawn: they are encoded too, if their pipeline can do with that.
+        share: which part of what is missing is this process's.
     """
     text_device = _text_device(sources, device, listener)
     encoder = Encoder(
@@ -39,7 +59,7 @@ def encode(
         parts=sources.base,
         text_device=text_device,
         family=sources.family,
-        folder=config.data.cache_dir or config.output_dir / "cache",
+        folder=cache_folder(config),
         device=device,
         buckets=sources.buckets,
         center_crop=config.data.center_crop,
@@ -48,6 +68,8 @@ def encode(
         progress=listener.advance,
         mask_min_value=config.data.mask_min_value,
         with_texts=not config.trains_text or sources.family.encode_clip is not None,
+        share=share,
+        say=listener.say,
     )
     examples = mixed(repeat(sources.training), repeat(sources.class_examples))
 
@@ -70,9 +92,12 @@ def encode(
         ],
         after_captions=keep if may_keep else None,
     )
-    if draws and not is_kept:
-        sources.base.bring(sources.family.text_components)
-    return training, held_out if sources.held_out else None
+    return Encoded(training, held_out if sources.held_out else None, is_kept)
+
+
+def cache_folder(config: TrainConfig) -> Path:
+    """Where the encoded pictures and captions of a run are."""
+    return config.data.cache_dir or config.output_dir / "cache"
 
 
 def _text_device(sources: Sources, device: torch.device, listener: Listener) -> torch.device:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fera.data.cache.store import digest, read, write
+from fera.data.cache.store import digest, owned, read, write
 from fera.models.families import Family
 from fera.pipelines.block_offload import place
 from fera.pipelines.empty_parts import PartIsEmpty
@@ -91,7 +91,7 @@ def _kept(base: Base, family: Family, folder: Path, key: list[Any], device: torc
                 for part in encoders:
                     place(part, "cpu")
             tensors[_LAYOUT] = torch.tensor(list(json.dumps(layout).encode()), dtype=torch.uint8)
-            write(path, tensors)
+            write(path, owned(tensors))
         tensors = read(path)
         layout = json.loads(bytes(tensors[_LAYOUT].tolist()))
         return _put_together(layout, {name: tensor.to(wanted) for name, tensor in tensors.items()})

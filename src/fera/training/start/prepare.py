@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fera.config import TrainConfig
 from fera.data.cache.encoded import EncodedSet
+from fera.data.cache.share import ALONE, Share
 from fera.data.example import Example, repeat
 from fera.method.bands import FrequencyBands
 from fera.method.calibration import Calibration
@@ -123,6 +124,7 @@ def prepare(
     on_cpu: bool = False,
     former_buckets: bool = False,
     former_stages: Sequence[str] | None = None,
+    share: Share = ALONE,
 ) -> Setup:
     """Load, check and encode. What costs little and often fails comes first.
 
@@ -133,17 +135,21 @@ def prepare(
         on_cpu: leave the denoiser on the CPU, for it is to be sharded and may be too large for the device.
         former_buckets: as in `open_sources`.
         former_stages: as `former` in `course_of`.
+        share: the part of what is not cached that this process encodes; the others of a launch encode theirs.
 
     Raises:
         FeraError: something in the configuration, the data or the base cannot work.
     """
     check_optimizer(config.train)
-    sources = open_sources(config, listener, device, former_buckets=former_buckets)
+    with share.in_turn():  # one process downloads, draws class pictures and fills the index of pictures
+        sources = open_sources(config, listener, device, former_buckets=former_buckets)
     check_loss_weights(sources.process, config.train)
     start = open_start(config.adapter, sources.pipe)
     if sources.name in sources.base.waiting:
         _check_adapter(sources, config, start)
-    training, held_out = encode(sources, config, device, listener, draws=True)
+    training, held_out, keeps_prompts = encode(sources, config, device, listener, draws=True, share=share)
+    if config.validation.prompts and not keeps_prompts:
+        sources.base.bring(sources.family.text_components)
     calibration = None
     if config.adapter.kappa == "auto":
         calibration = calibrate(training, sources.process, config, device, listener)
