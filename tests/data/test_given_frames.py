@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cache_cases import entries
 from clip_cases import frame, write_folder, write_video
 from models.inputs import picture
 from PIL import Image
@@ -72,8 +73,8 @@ def test_mirrored_clips_have_mirrored_frames_and_texts_are_encoded_once(pipe, ex
         assert not torch.allclose(plain[name], mirrored[name])
     mask = plain["source_0"].unflatten(1, (-1, 2))[:, :4]
     assert mask[:, :, 0].all() and not mask[:, :, 1].any()
-    files = [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()]
-    assert {kind: files.count(kind) for kind in set(files)} == {"text": 2, "seen": 2, "latent": 4}
+    kinds = [name.split("-")[0] for name in entries(tmp_path / "cache")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"text": 2, "seen": 2, "latent": 4}
 
 
 def test_pictures_among_the_clips_are_refused(pipe, example, tmp_path):

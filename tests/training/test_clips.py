@@ -122,7 +122,7 @@ def test_a_large_set_does_not_fill_the_memory(base, clips, tmp_path):
         train(clip_config(base, clips, tmp_path / "run", train={"steps": 2}))
     training = held[0]
     assert isinstance(training, EncodedSet) and len(training) == 5
-    assert training.memory._files == {}
+    assert training.cache._kept == {}
 
 
 @pytest.mark.parametrize(
