@@ -489,6 +489,10 @@ def moving(folder, case):
     return folder
 
 
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * case.variant) for case in CASES],
+)
 def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     """From a saved pipeline to a picture, by the command line; the denoiser is cut off after its first step."""
     pipe.save_pretrained(tmp_path / "base")

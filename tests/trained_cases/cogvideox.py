@@ -45,8 +45,8 @@ def make_packed_image_to_video() -> CogVideoXImageToVideoPipeline:
 
 CASES = [
     Case("cogvideox", make_pipeline, height=32, width=48, frames=9),
-    Case("cogvideox-2b", make_small, height=32, width=48, frames=9),
-    Case("cogvideox-1.5", make_packed, height=32, width=48, frames=9),
+    Case("cogvideox-2b", make_small, height=32, width=48, frames=9, variant=True),
+    Case("cogvideox-1.5", make_packed, height=32, width=48, frames=9, variant=True),
     Case("cogvideox-i2v", make_image_to_video, height=32, width=48, frames=9, given=1),
-    Case("cogvideox-1.5-i2v", make_packed_image_to_video, height=32, width=48, frames=9, given=1),
+    Case("cogvideox-1.5-i2v", make_packed_image_to_video, height=32, width=48, frames=9, given=1, variant=True),
 ]

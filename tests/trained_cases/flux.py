@@ -28,9 +28,9 @@ def make_control():
 
 CASES = [
     Case("flux", flux.make_pipeline),
-    Case("flux-dev", make_dev, {"guidance_scale": 1.0}),
+    Case("flux-dev", make_dev, {"guidance_scale": 1.0}, variant=True),
     Case("flux-kontext", flux.make_kontext_pipeline, sources=((24, 16),)),
-    Case("flux-kontext-other-shape", flux.make_kontext_pipeline, sources=((48, 48),)),
+    Case("flux-kontext-other-shape", flux.make_kontext_pipeline, sources=((48, 48),), variant=True),
     Case("flux-control", make_control, sources=((24, 16),)),
     Case("flux-fill", make_fill, sources=((24, 16),), is_filled=True),
 ]

@@ -35,6 +35,6 @@ REFERENCES = ((72, 64), (64, 80))
 CASES = [
     Case("flux2", make_dev),
     Case("flux2-klein", make_klein),
-    Case("flux2-references", make_dev, sources=REFERENCES),
-    Case("flux2-klein-references", make_klein, sources=REFERENCES),
+    Case("flux2-references", make_dev, sources=REFERENCES, variant=True),
+    Case("flux2-klein-references", make_klein, sources=REFERENCES, variant=True),
 ]

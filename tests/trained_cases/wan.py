@@ -53,8 +53,8 @@ def make_image_to_video_5b() -> WanImageToVideoPipeline:
 
 CASES = [
     Case("wan", make_pipeline, height=32, width=48, frames=9),
-    Case("wan-5b", make_5b, height=32, width=48, frames=9),
+    Case("wan-5b", make_5b, height=32, width=48, frames=9, variant=True),
     Case("wan-i2v", make_image_to_video, height=32, width=48, frames=5, given=1),
-    Case("wan-i2v-last", make_between, height=32, width=48, frames=5, given=2),
+    Case("wan-i2v-last", make_between, height=32, width=48, frames=5, given=2, variant=True),
     Case("wan-i2v-5b", make_image_to_video_5b, height=32, width=48, frames=9, given=1),
 ]
