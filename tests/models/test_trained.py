@@ -340,7 +340,8 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
         family.predict(denoiser, latent, torch.tensor([500]), told(pipe, case, [CAPTION]))
     # As the scheduler has it: as training passes it to the denoiser, there maybe behind the tokens of a text.
     given = seen.arguments()[find(denoiser).latent]
-    given = given if torch.is_tensor(given) else torch.stack(given)
+    if not torch.is_tensor(given):  # a picture each, behind its references
+        given = torch.stack([entry[-1] if isinstance(entry, list) else entry for entry in given]).squeeze(2)
 
     def final(sample):
         if case.sources:  # in further channels or tokens

@@ -68,6 +68,7 @@ from fera.models import (  # noqa: F401
     unet2d,
     wan,
     z_image,
+    z_image_omni,
 )
 from fera.models.reading import CallReader
 from fera.models.registry import Denoiser, find, is_known, known, register_denoiser

@@ -28,7 +28,7 @@ add(
     ),
 )
 
-_TIMESTEPS = 1000
+TIMESTEPS = 1000
 
 
 def z_image(pipe: Any) -> Family:
@@ -54,7 +54,7 @@ def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: 
     texts = zip(conditions["cap_feats"], conditions["mask"].bool(), strict=True)
     predictions = denoiser(
         list(noisy[:, :, None]),
-        1 - timesteps / _TIMESTEPS,
+        1 - timesteps / TIMESTEPS,
         [text[mask] for text, mask in texts],
         return_dict=False,
     )[0]
