@@ -1,1 +1,1 @@
-"""Encoded pictures and captions on disk: `encoder` fills the cache, `cache` and `shards` keep it, `encoded` reads batches."""
+"""Encoded pictures and captions on disk: `encoder` fills it, `cache` and `shards` keep it, `encoded` reads batches."""
