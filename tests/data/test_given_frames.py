@@ -7,6 +7,7 @@ import pytest
 import torch
 from cache_cases import entries
 from clip_cases import frame, write_folder, write_video
+from models import stable_video
 from models.inputs import picture
 from PIL import Image
 from trained_cases import animatediff, hunyuan_video, wan
@@ -174,3 +175,11 @@ def test_a_clip_longer_than_the_base_has_places_for_is_refused(tmp_path):
         clip_settings(config.data, family_of(pipe).video, "X")
     with pytest.raises(FeraError, match="`num_frames` is 33, but this AnimateDiffPipeline draws at most 32"):
         generate_clips(pipe, ["a red rocket"], num_frames=33)
+
+
+def test_a_base_that_is_told_nothing_of_captions_has_them_in_the_cache(tmp_path, example):
+    """An entry without a tensor."""
+    pipe = stable_video.make_pipeline()
+    for _ in range(2):
+        encoded = encode(pipe, [example], tmp_path / "cache")
+        assert set(encoded.batch([0]).conditions) == {"source_0", "image_embeds"}

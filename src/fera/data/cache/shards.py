@@ -1,7 +1,8 @@
 """Shards of the cache: safetensors files that hold many entries each, mapped, and what their headers say of them.
 
-An entry is a few tensors under one name; a shard has them as `NAME/TENSOR`. The headers are the index of a cache: they
-name all that a shard holds and are written with it at once, so they cannot tell of another folder or an older file.
+An entry is a few tensors under one name, or none; a shard has them as `NAME/TENSOR`, and `NAME/` of one without any.
+The headers are the index of a cache: they name all that a shard holds and are written with it at once, so they cannot
+tell of another folder or an older file.
 To read them all takes less time than to look as many names up in SQLite.
 """
 
@@ -89,7 +90,8 @@ class ShardWriter:
         entries, self._waiting, self._bytes = self._waiting, {}, 0
         if not entries:
             return
-        tensors = {f"{name}/{key}": value for name, held in entries.items() for key, value in held.items()}
+        held_of = {name: held or {"": torch.zeros(0)} for name, held in entries.items()}
+        tensors = {f"{name}/{key}": value for name, held in held_of.items() for key, value in held.items()}
         sums = {name: _checksum(value) for name, value in tensors.items()}
         # Named by what is in it: processes that encode the same write the same file.
         path = self._folder / f"{self._kind}-{digest(sorted(entries))}.safetensors"
@@ -134,7 +136,7 @@ class _Mapped:
         # Once each: after that the pages have been seen.
         if any(key in self._sums and self._sums.pop(key) != _checksum(value) for key, value in tensors.items()):
             raise ValueError(f"{name} in it is not what was written")
-        return {key.partition("/")[2]: value for key, value in tensors.items()}
+        return {key: value for full, value in tensors.items() if (key := full.partition("/")[2])}
 
 
 def _checksum(tensor: Tensor) -> int:
