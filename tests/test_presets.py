@@ -30,6 +30,8 @@ PRESETS = {
     "wan-style.toml": "wan",
     "wan22-style.toml": "wan-14b",
     "ltx-style.toml": "ltx",
+    "ltx-image-to-video.toml": "ltx-i2v",
+    "wan22-5b-image-to-video.toml": "wan-i2v-5b",
     "hunyuan-video15-style.toml": "hunyuan-video-1.5",
     "flux-kontext-edit.toml": "flux-kontext",
     "qwen-image-edit.toml": "qwen-image-edit-plus",
@@ -66,6 +68,8 @@ def test_a_preset_trains_and_draws(preset, image_folder, tmp_path, monkeypatch):
     if case.frames:
         changes |= {"data.train_data_dir": clip_folder(tmp_path / "clips"), "validation.num_frames": case.frames}
         changes |= {"data.num_frames": case.frames, "data.frame_rate": 16}  # that of the clips
+    if case.given:
+        (tmp_path / "clips" / "e.png").unlink()
     if case.sources:
         changes |= {"data.source_path": image_folder, "validation.sources": image_folder / "0.png"}
     flags = [part for name, value in changes.items() for part in (f"--{name}", str(value))]

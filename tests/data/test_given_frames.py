@@ -7,6 +7,7 @@ import pytest
 import torch
 from cache_cases import entries
 from clip_cases import frame, write_folder, write_video
+from diffusers import WanImageToVideoPipeline
 from models import stable_video
 from models.inputs import picture
 from PIL import Image
@@ -24,6 +25,9 @@ from fera.generation import generate_clips
 from fera.generation.sources import read_sources
 from fera.models.families import family_of
 from fera.models.wan import frames_of
+from fera.pipelines.base import load_base
+from fera.pipelines.skeletons import skeletons
+from fera.pipelines.waiting import Base
 from fera.training import to_toml, train
 
 SIZE = (48, 32)
@@ -183,3 +187,21 @@ def test_a_base_that_is_told_nothing_of_captions_has_them_in_the_cache(tmp_path,
     for _ in range(2):
         encoded = encode(pipe, [example], tmp_path / "cache")
         assert set(encoded.batch([0]).conditions) == {"source_0", "image_embeds"}
+
+
+def test_a_base_may_be_another_pipeline_of_the_same_parts(tmp_path):
+    wan.make_5b().save_pretrained(tmp_path / "base")
+    name = f"{tmp_path / 'base'}#WanImageToVideoPipeline"
+    waiting = Base(name, {"default": torch.float32})
+    assert isinstance(waiting.pipe, WanImageToVideoPipeline) and "transformer" in waiting.waiting
+    waiting.bring()
+    assert not waiting.waiting and waiting.files("transformer")
+    pipe = load_base(name)
+    assert isinstance(pipe, WanImageToVideoPipeline) and pipe.name_or_path == name
+    assert type(load_base(str(tmp_path / "base"))).__name__ == "WanPipeline"
+    assert set(skeletons(name)) == {"transformer"}
+    for wrong in ("WanTransformer3DModel", "NoPipeline", "os.path", ""):
+        with pytest.raises(FeraError, match=r"has no pipeline .*, which is behind #"):
+            load_base(f"{tmp_path / 'base'}#{wrong}")
+    with pytest.raises(FeraError, match="cannot load base"):
+        load_base(f"{tmp_path / 'base'}#StableDiffusionPipeline")

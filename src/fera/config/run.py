@@ -24,8 +24,8 @@ class TrainConfig(Section):
 
     base: str = Field(
         min_length=1,
-        description="The pipeline to adapt: a folder, a Hugging Face Hub id, or one "
-        "file ([training.md](training.md#bases)).",
+        description="The pipeline to adapt: a folder, a Hugging Face Hub id, or one file; behind # the class of "
+        "another pipeline of its parts ([training.md](training.md#bases)).",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')

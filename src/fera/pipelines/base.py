@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -18,6 +19,8 @@ from fera.pipelines.single_file import SEPARATOR, SingleFile, guessed_config, lo
 
 # Name of the base that comes with fera.
 EMOJI = "emoji"
+# Between where a base is and the class of its pipeline, where it is not the one that it was saved as.
+CLASS_MARK = "#"
 
 
 def load_base(
@@ -32,7 +35,8 @@ def load_base(
 
     Args:
         base: a folder as `save_pretrained` writes it, a Hub id, one safetensors file, or "emoji" for the base that
-            comes with fera. A file may name where its configuration comes from: "FILE|FOLDER" or "FILE|HUB ID".
+            comes with fera. A file may name where its configuration comes from: "FILE|FOLDER" or "FILE|HUB ID"; and a
+            folder or a Hub id another class of pipeline than it was saved as: "HUB ID#CLASS".
         revision: branch, tag or commit, for a Hub id.
         variant: variant of the weight files, such as "fp16".
         dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
@@ -53,11 +57,29 @@ def load_base(
         return _load_alone(base, alone, dtype)
     given = given or {}
     absent = _absent_parts(read_index(base, revision=revision))
-    with loading(base):
-        pipe = DiffusionPipeline.from_pretrained(
-            base, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **{**absent, **given}
+    place, cls = parted(base)
+    with loading(place):
+        pipe = cls.from_pretrained(
+            place, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **{**absent, **given}
         )
+    if place != base:
+        pipe.register_to_config(_name_or_path=base)
     return _laid_out(pipe, given)
+
+
+def parted(base: str) -> tuple[str, Any]:
+    """Where a base is, and the class of its pipeline: that which it was saved as, or the one behind "#".
+
+    Raises:
+        FeraError: diffusers has no pipeline of that class.
+    """
+    place, mark, name = base.rpartition(CLASS_MARK)
+    if not mark or Path(base).exists():
+        return base, DiffusionPipeline
+    cls = getattr(diffusers, name, None) if name.isidentifier() else None
+    if not (isinstance(cls, type) and issubclass(cls, DiffusionPipeline)):
+        raise FeraError(f"base {base!r}: diffusers {diffusers.__version__} has no pipeline {name!r}, which is behind #")
+    return place, cls
 
 
 def read_index(base: str, *, revision: str | None = None) -> dict[str, Any]:
@@ -70,9 +92,10 @@ def read_index(base: str, *, revision: str | None = None) -> dict[str, Any]:
     Raises:
         FeraError: nothing is there, or it cannot be read.
     """
-    check_base(base)
-    with loading(base):
-        index = DiffusionPipeline.load_config(base, revision=revision)
+    place, _ = parted(base)
+    check_base(place)
+    with loading(place):
+        index = DiffusionPipeline.load_config(place, revision=revision)
     if not isinstance(index, dict):
         raise FeraError(f"cannot load base {base!r}: its model_index.json is no JSON object")
     return index

@@ -11,7 +11,7 @@ from torch import nn
 from fera.demo import base_path
 from fera.errors import FeraError
 from fera.models.registry import known
-from fera.pipelines.base import EMOJI, check_base, loading
+from fera.pipelines.base import CLASS_MARK, EMOJI, check_base, loading, parted
 from fera.pipelines.single_file import guessed_config, single_file
 
 
@@ -32,6 +32,7 @@ def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]
     if (alone := single_file(base)) is not None:
         with loading(base):
             base = alone.config or guessed_config(alone.file)
+    base, _ = parted(base)
     check_base(base)
     with loading(base):
         index = DiffusionPipeline.load_config(base, revision=revision)
@@ -78,4 +79,4 @@ def _class(name: str) -> Any:
 
 def is_base(text: str) -> bool:
     """Whether a text names a base, not a class: "emoji", a folder or file that exists, or what looks like a Hub id."""
-    return text == EMOJI or "/" in text or "|" in text or Path(text).exists()
+    return text == EMOJI or "/" in text or "|" in text or CLASS_MARK in text or Path(text).exists()

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from fera.demo import base_path
-from fera.pipelines.base import EMOJI, load_base, loading, read_index
+from fera.pipelines.base import EMOJI, load_base, loading, parted, read_index
 from fera.pipelines.empty_parts import emptied, is_empty
 from fera.pipelines.single_file import single_file
 from fera.pipelines.weight_files import remap
@@ -42,6 +42,7 @@ class Base:
     def __init__(self, base: str, dtypes: Dtypes, *, revision: str | None = None, variant: str | None = None) -> None:
         self._base, self._dtypes = base, dtypes
         self._revision, self._variant = revision, variant
+        self._place, _ = parted(base)
         self.pipe: Any = self._load({} if single_file(base) is not None else self._empty_parts())
 
     @property
@@ -90,10 +91,10 @@ class Base:
             return []
         if self._base == EMOJI:
             folder = Path(base_path())
-        elif Path(self._base).is_dir():
-            folder = Path(self._base)
+        elif Path(self._place).is_dir():
+            folder = Path(self._place)
         else:
-            found = try_to_load_from_cache(self._base, "model_index.json", revision=self._revision)
+            found = try_to_load_from_cache(self._place, "model_index.json", revision=self._revision)
             if not isinstance(found, str):
                 return []
             folder = Path(found).parent
@@ -116,7 +117,7 @@ class Base:
 
     def _empty_parts(self) -> dict[str, nn.Module]:
         """Stand-ins for all parts whose configuration says enough: models of diffusers and transformers."""
-        folder = str(base_path()) if self._base == EMOJI else self._base
+        folder = str(base_path()) if self._base == EMOJI else self._place
         found: dict[str, nn.Module] = {}
         for name, value in read_index(folder, revision=self._revision).items():
             if isinstance(value, list | tuple) and len(value) == 2 and value[0] in _LIBRARIES:

@@ -17,7 +17,7 @@ from fera.adapters.file import AdapterFile
 from fera.config import TrainConfig
 from fera.config.keys import keys
 from fera.config.reading import shareable_settings
-from fera.pipelines.base import EMOJI
+from fera.pipelines.base import EMOJI, parted
 from fera.support.files import replace_file, replace_text
 from fera.training.summary import Summary
 
@@ -140,6 +140,7 @@ def _public_base(base: str) -> str | None:
     """A base that others can have: a Hub id, or the one that comes with fera; None for a folder of this machine."""
     if base == EMOJI:
         return base
+    base, _ = parted(base)
     is_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not Path(base).exists()
     return base if is_id else None
 
