@@ -28,6 +28,9 @@ from fera.models.wan import frames_of
 from fera.pipelines.base import load_base
 from fera.pipelines.skeletons import skeletons
 from fera.pipelines.waiting import Base
+from fera.report.drawing import Sampling, draw_pictures
+from fera.report.folder import read_run
+from fera.support.progress import SILENT
 from fera.training import to_toml, train
 
 SIZE = (48, 32)
@@ -205,3 +208,23 @@ def test_a_base_may_be_another_pipeline_of_the_same_parts(tmp_path):
             load_base(f"{tmp_path / 'base'}#{wrong}")
     with pytest.raises(FeraError, match="cannot load base"):
         load_base(f"{tmp_path / 'base'}#StableDiffusionPipeline")
+
+
+def test_a_report_draws_from_the_runs_clips(pipe, tmp_path):
+    """What a base that is given frames needs, where the run names no sources."""
+    pipe.save_pretrained(tmp_path / "base")
+    (tmp_path / "clips").mkdir()
+    for name in "ab":
+        write_video(tmp_path / "clips" / f"{name}.mp4")
+        (tmp_path / "clips" / f"{name}.txt").write_text("it moves")
+    config = run_config(
+        tmp_path / "base",
+        tmp_path / "clips",
+        tmp_path / "run",
+        data={"resolution": 32, "num_frames": [5]},
+        train={"steps": 1},
+        adapter={"r": 2},
+    )
+    train(config)
+    drawn = draw_pictures(read_run(tmp_path / "run"), Sampling(prompts=["it moves"] * 3, steps=1), SILENT)
+    assert len(drawn.base) == len(drawn.adapted) == 3

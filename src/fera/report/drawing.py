@@ -79,6 +79,7 @@ def draw_pictures(run: Run, sampling: Sampling, listener: Listener) -> Drawn:
     base = sampling.base or config.base
     pipe = load_base(base, revision=None if sampling.base else config.revision)
     to_device(pipe, sampling.device)
+    settings |= _given(pipe, run, config, len(prompts))
     before = _draw(pipe, prompts, settings, "base", listener)
     adapter = adapter_of(config.adapter)
     adapter.load(pipe, folder)
@@ -132,6 +133,29 @@ def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
         "height": resolution,
         "width": resolution,
         "num_frames": config.drawn_frames,
+    }
+
+
+def _given(pipe: Any, run: Run, config: TrainConfig, count: int) -> dict[str, Any]:
+    """Source pictures and masks of the prompts: the run's, in turn; frames of its clips, for a base that is given such.
+
+    Raises:
+        FeraError: one cannot be read.
+    """
+    from fera.generation.sources import SEPARATOR, in_turn, read_masks, read_sources
+    from fera.models.families import pairs_of
+
+    pairs = pairs_of(pipe)
+    if pairs is None:
+        return {}
+    entries: Sequence[str] = config.validation.sources
+    if not entries and pairs.frames is not None:
+        given = 2 if config.data.last_frame or pairs.least == 2 else 1
+        clips = run.pictures.held_out or run.pictures.training
+        entries = [SEPARATOR.join([str(example.image)] * given) for example in clips]
+    return {
+        "sources": read_sources(in_turn(entries, count), count),
+        "masks": read_masks(in_turn(config.validation.masks, count), count),
     }
 
 
