@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks import (
+    cached,
     clips,
     comfyui,
     compiled,
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Builder] = {
     "share": share.races,
     "startup": startup.races,
     "pictures": pictures.races,
+    "cached": cached.races,
     "clips": clips.races,
     "families": families.races,
     "neighbours": neighbours.races,
@@ -65,6 +67,7 @@ APART = (
     "full",
     "share",
     "pictures",
+    "cached",
     "neighbours",
     "subspaces",
     "offload",

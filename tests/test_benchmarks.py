@@ -54,6 +54,7 @@ HEAVY = {
     "full",
     "startup",
     "pictures",
+    "cached",
     "clips",
     "families",
     "offload",

@@ -11,7 +11,7 @@ from pathlib import Path
 from fera.config import DataConfig
 from fera.data.sources import scan
 from fera.data.sources.files import METADATA_NAMES, read_text
-from fera.data.sources.sharing import captions_beside
+from fera.data.sources.sharing import Beside
 from fera.errors import FeraError
 from fera.support.files import replace_text
 
@@ -124,10 +124,11 @@ def _files(changes: Mapping[str, tuple[str, str]], entries: Mapping[str, Caption
     """The file of each caption; pictures that share one cannot have two captions."""
     files: dict[str, Path] = {}
     texts: dict[Path, tuple[str, str]] = {}
+    beside = Beside()
     for name, (_, new) in changes.items():
         image = entries[name].image
         stem = image.name if image.is_dir() else image.stem
-        path = files[name] = next(iter(captions_beside(image)), image.with_name(f"{stem}.txt"))
+        path = files[name] = next(iter(beside(image)), image.with_name(f"{stem}.txt"))
         other, text = texts.setdefault(path, (name, new))
         if text != new:
             raise FeraError(

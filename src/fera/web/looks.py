@@ -10,7 +10,8 @@ from fera.config import DataConfig
 from fera.data.editing import Captioned, CaptionFolder, read_folder
 from fera.data.picture_formats import IMAGE_SUFFIXES
 from fera.data.sources.files import METADATA_NAMES
-from fera.data.sources.flat import caption_beside
+from fera.data.sources.flat import caption_of
+from fera.data.sources.sharing import Beside
 from fera.errors import FeraError
 from fera.web.places import Places
 
@@ -78,12 +79,13 @@ def captions_now(held: CaptionFolder, entries: Sequence[Captioned]) -> list[Capt
     if held.layout != "flat" or not entries:
         return list(entries)
     config = DataConfig(train_data_dir=held.folder)
-    return [replace(entry, caption=_caption_of(entry, held.folder, config)) for entry in entries]
+    beside = Beside()
+    return [replace(entry, caption=_caption_of(entry, beside, held.folder, config)) for entry in entries]
 
 
-def _caption_of(entry: Captioned, folder: Path, config: DataConfig) -> str:
+def _caption_of(entry: Captioned, beside: Beside, folder: Path, config: DataConfig) -> str:
     try:
-        return caption_beside(entry.image, folder, config)
+        return caption_of(entry.image, beside, folder, config)
     except FeraError:
         return entry.caption
 

@@ -13,6 +13,7 @@ from fera.data.sources.dataset import parquet_files, read_dataset, read_parquet,
 from fera.data.sources.files import (
     METADATA_NAMES,
     check_inside,
+    entries_in,
     images_below,
     media_in,
     unread_below,
@@ -193,8 +194,9 @@ def _captioned(example: Example, config: DataConfig) -> Example:
 def _left_alone(folder: Path, used: Sequence[Path]) -> list[str]:
     """A line about each folder inside whose pictures are not trained on."""
     notes = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+    for entry in entries_in(folder):
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            path = folder / entry.name
             # Of a folder with repeats only the pictures in itself are trained on.
             below = (image for image in images_below(path) if image.parent not in used)
             if count := sum(1 for _ in below):

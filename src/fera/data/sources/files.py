@@ -1,7 +1,8 @@
 """Files of a data folder, which may come from a stranger: what may be opened, and how much of it is read."""
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fera.data.picture_formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
@@ -22,7 +23,7 @@ def is_image(path: Path) -> bool:
 
 def images_in(folder: Path) -> list[Path]:
     """Pictures that lie in a folder itself, by name."""
-    return sorted(path for path in folder.iterdir() if is_image(path))
+    return [folder / entry.name for entry in entries_in(folder) if _is_called(entry, IMAGE_SUFFIXES)]
 
 
 def is_video(path: Path) -> bool:
@@ -34,17 +35,21 @@ def media_in(folder: Path, *, clips: bool) -> list[Path]:
     """Pictures that lie in a folder itself and, where clips are read, videos and folders of frames, by name."""
     if not clips:
         return images_in(folder)
-    return sorted(path for path in folder.iterdir() if is_image(path) or is_video(path) or _has_frames(path))
+    return [
+        folder / entry.name
+        for entry in entries_in(folder)
+        if _is_called(entry, IMAGE_SUFFIXES | VIDEO_SUFFIXES) or entry.is_dir() and _has_frames(folder / entry.name)
+    ]
 
 
 def media_below(folder: Path, *, clips: bool) -> Iterator[Path]:
     """As `images_below`, with videos where clips are read."""
-    yield from filter(lambda path: is_image(path) or clips and is_video(path), _below(folder))
+    yield from _below(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES if clips else IMAGE_SUFFIXES)
 
 
 def videos_below(folder: Path) -> list[Path]:
     """Videos in a folder and in the folders below it; hidden and linked ones are passed over."""
-    return list(filter(is_video, _below(folder)))
+    return list(_below(folder, VIDEO_SUFFIXES))
 
 
 def _has_frames(path: Path) -> bool:
@@ -53,24 +58,34 @@ def _has_frames(path: Path) -> bool:
 
 def images_below(folder: Path) -> Iterator[Path]:
     """Pictures in a folder and in the folders below it; hidden folders and linked ones are passed over."""
-    yield from filter(is_image, _below(folder))
+    yield from _below(folder, IMAGE_SUFFIXES)
 
 
 def unread_below(folder: Path) -> list[Path]:
     """Files in a folder and in the folders below it that are called like pictures of formats that are not read."""
-    return [
-        path
-        for path in _below(folder)
-        if path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    return list(_below(folder, UNREAD_SUFFIXES))
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir():
-            yield path
-        elif not path.is_symlink() and not path.name.startswith("."):
-            yield from _below(path)
+def entries_in(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name. Most file systems tell what is a file along with the names."""
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: os.path.normcase(entry.name))
+
+
+def _below(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
+    """Files called like this in a folder and in the folders below it."""
+    for entry in entries_in(folder):
+        if _is_called(entry, suffixes):
+            yield folder / entry.name
+        elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+            yield from _below(folder / entry.name, suffixes)
+
+
+def _is_called(entry: os.DirEntry[str], suffixes: Set[str]) -> bool:
+    """Whether it is a file with one of some endings, and not hidden."""
+    if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in suffixes:
+        return False
+    return entry.is_file()
 
 
 def check_inside(path: Path, folder: Path, *, follow_symlinks: bool) -> Path:

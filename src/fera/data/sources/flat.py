@@ -6,17 +6,19 @@ from fera.config import DataConfig
 from fera.data.captions import clean
 from fera.data.example import Example
 from fera.data.sources.files import check_inside, media_in, read_text
-from fera.data.sources.sharing import captions_beside
+from fera.data.sources.sharing import Beside
 
 
 def read_flat(folder: Path, config: DataConfig) -> list[Example]:
     """Pictures and clips that lie in the folder itself, in the order of their names."""
-    return [Example(path, caption_beside(path, folder, config)) for path in media_in(folder, clips=config.reads_clips)]
+    beside = Beside()
+    found = media_in(folder, clips=config.reads_clips)
+    return [Example(path, caption_of(path, beside, folder, config)) for path in found]
 
 
-def caption_beside(image: Path, folder: Path, config: DataConfig) -> str:
+def caption_of(image: Path, beside: Beside, folder: Path, config: DataConfig) -> str:
     """The caption in a file beside a picture, empty where there is none; `folder` is the data folder."""
-    for path in captions_beside(image)[:1]:
+    for path in beside(image)[:1]:
         check_inside(path, folder, follow_symlinks=config.follow_symlinks)
         return clean(read_text(path, "caption file"), config)
     return ""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.example import Example
-from fera.data.sources.files import media_in
-from fera.data.sources.flat import caption_beside
+from fera.data.sources.files import entries_in, media_in
+from fera.data.sources.flat import caption_of
+from fera.data.sources.sharing import Beside
 from fera.errors import FeraError
 
 _NAME = re.compile(r"(\d{1,9})_(.+)")
@@ -21,9 +22,10 @@ def repeat_folders(folder: Path) -> list[tuple[Path, int, str]]:
         FeraError: N is 0 or beyond all use.
     """
     found = []
-    for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.name)
-        if match and path.is_dir():
+    for entry in entries_in(folder):
+        match = _NAME.fullmatch(entry.name)
+        if match and entry.is_dir():
+            path = folder / entry.name
             repeats = int(match[1])
             if not 1 <= repeats <= _MOST_REPEATS:
                 raise FeraError(f"folder {path} asks for {repeats} repeats; from 1 to {_MOST_REPEATS} make sense")
@@ -33,10 +35,11 @@ def repeat_folders(folder: Path) -> list[tuple[Path, int, str]]:
 
 def read_repeats(folder: Path, config: DataConfig) -> list[Example]:
     """Pictures of all `N_words` folders; one without a caption file has the folder's words for a caption."""
+    beside = Beside()
     return [
         Example(
             path,
-            caption_beside(path, folder, config) or words,
+            caption_of(path, beside, folder, config) or words,
             name=f"{inner.name}/{path.name}",
             repeats=repeats,
         )

@@ -4,13 +4,34 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fera.data.example import Example, some_of
-from fera.data.sources.files import CAPTION_SUFFIXES, METADATA_NAMES, images_below
+from fera.data.sources.files import CAPTION_SUFFIXES, METADATA_NAMES, entries_in, images_below
 
 
-def captions_beside(image: Path) -> list[Path]:
-    """Caption files of a picture's name; the first is the one that is read."""
-    stem = image.name if image.is_dir() else image.stem  # a dot in a folder's name begins no ending
-    return [path for suffix in CAPTION_SUFFIXES if (path := image.with_name(stem + suffix)).is_file()]
+class Beside:
+    """Finds caption files beside pictures; lists each folder once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, tuple[set[str], set[str]]] = {}
+
+    def __call__(self, image: Path) -> list[Path]:
+        """Caption files of a picture's name; the first is the one that is read.
+
+        Args:
+            image: a picture, video or folder of frames.
+
+        Raises:
+            OSError: its folder cannot be listed.
+        """
+        captions, folders = self._list(image.parent)
+        stem = image.name if image.name in folders else image.stem  # a dot in a folder's name begins no ending
+        return [image.with_name(stem + suffix) for suffix in CAPTION_SUFFIXES if stem + suffix in captions]
+
+    def _list(self, folder: Path) -> tuple[set[str], set[str]]:
+        if folder not in self._listed:
+            found = entries_in(folder)
+            captions = {entry.name for entry in found if entry.name.endswith(CAPTION_SUFFIXES) and entry.is_file()}
+            self._listed[folder] = captions, {entry.name for entry in found if entry.is_dir()}
+        return self._listed[folder]
 
 
 def describe_sharing(examples: Sequence[Example], folder: Path) -> list[str]:
@@ -22,8 +43,9 @@ def describe_sharing(examples: Sequence[Example], folder: Path) -> list[str]:
     """
     readers: dict[Path, list[str]] = {}
     hidden: list[str] = []
+    beside = Beside()
     for example in examples:
-        for path in (found := captions_beside(example.image))[:1]:
+        for path in (found := beside(example.image))[:1]:
             readers.setdefault(path, []).append(example.name)
         hidden += [_name(path, folder) for path in found[1:]]
     notes = [
@@ -45,9 +67,10 @@ def describe_metadata(examples: Sequence[Example], folder: Path, metadata: Path)
     listed: list[str] = []
     unlisted: list[str] = []
     named = {example.image for example in examples if example.caption}
+    beside = Beside()
     for image in images_below(folder):
-        if beside := captions_beside(image):
-            (listed if image in named else unlisted).append(_name(beside[0], folder))
+        if captions := beside(image):
+            (listed if image in named else unlisted).append(_name(captions[0], folder))
     notes = []
     if unlisted:
         count = "1 picture" if len(unlisted) == 1 else f"{len(unlisted)} pictures"
