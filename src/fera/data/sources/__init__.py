@@ -24,6 +24,7 @@ from fera.data.sources.imagefolder import read_imagefolder
 from fera.data.sources.repeats import read_repeats, repeat_folders
 from fera.data.sources.saved import saved_splits
 from fera.data.sources.sharing import describe_inner_metadata, describe_metadata, describe_sharing
+from fera.data.sources.tar import read_tars, tar_files
 from fera.errors import FeraError
 
 
@@ -32,7 +33,8 @@ class Found:
     """What lies in a data folder.
 
     Args:
-        layout: "flat", "imagefolder", "repeats", "parquet", "saved" or "dataset"; of stages how many, and theirs.
+        layout: "flat", "imagefolder", "repeats", "parquet", "tar", "saved" or "dataset"; of stages how many and
+            theirs.
         examples: at least one; pictures may lack a caption.
         captions_from: where captions come from, in words.
         notes: a line about whatever is left alone.
@@ -56,7 +58,7 @@ def find_examples(folder: Path, config: DataConfig) -> list[Example]:
     captions. With folders named `10_words` in it, it is kohya's: their pictures are seen ten times an epoch. Otherwise
     pictures lie in the folder itself, in the order of their names, each caption in a file beside its picture, of the
     same name but for `.txt` or `.caption`. A folder of parquet files and no pictures is a dataset, and so is one that
-    `Dataset.save_to_disk` wrote: rows hold both.
+    `Dataset.save_to_disk` wrote: rows hold both. A folder of tar archives is a WebDataset: members of one name do.
 
     Args:
         folder: the folder.
@@ -90,10 +92,10 @@ def scan(folder: Path, config: DataConfig) -> Found:
     if not found.examples:
         raise FeraError(
             f"no pictures in {folder}. Expected {', '.join(sorted(IMAGE_SUFFIXES))} files with a caption file beside "
-            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', .parquet files, or a dataset as "
-            f"save_to_disk writes it; found {_inventory(folder)}{''.join(f'. {note}' for note in unread)}"
+            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', .parquet or .tar files, or a dataset "
+            f"as save_to_disk writes it; found {_inventory(folder)}{''.join(f'. {note}' for note in unread)}"
         )
-    if found.layout not in ("parquet", "saved"):  # their pictures lie in a folder of fera's
+    if found.layout not in ("parquet", "saved", "tar"):  # their pictures lie in a folder of fera's
         for example in found.examples:
             check_inside(example.image, folder, follow_symlinks=config.follow_symlinks)
     return _captioned_all(replace(found, notes=found.notes + unread), config)
@@ -159,6 +161,9 @@ def _read(folder: Path, config: DataConfig) -> Found:
         if not flat and (files := parquet_files(folder)):
             captions = f"text in column {config.caption_column!r}"
             return Found("parquet", read_parquet(files, folder, config), captions, _left_alone(folder, ()))
+        if not flat and (files := tar_files(folder)):
+            captions = f".txt, .caption or {config.caption_column!r} in .json beside it"
+            return Found("tar", read_tars(files, folder, config), captions, _left_alone(folder, ()))
         clips = [example.image for example in flat if example.image.is_dir()]
         notes = [*_left_alone(folder, clips), *describe_sharing(flat, folder)]
         if flat and (files := parquet_files(folder)):

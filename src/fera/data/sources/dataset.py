@@ -5,7 +5,6 @@ are then checked, encoded and trained on like any others. What a dataset calls i
 """
 
 import difflib
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from fera.data.captions import clean
 from fera.data.example import Example, Source
 from fera.data.sources.files import check_inside
 from fera.data.sources.saved import saved_splits
+from fera.data.sources.stored import stored
 from fera.errors import PROGRAMMING_ERRORS, FeraError
-from fera.support.files import replace_file
 
 # "train-00000-of-00002.parquet", or plainly "test.parquet"; any other name is of the split "train".
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}(?:-\w+)?|(train|validation|test)")
@@ -171,7 +170,7 @@ def _picture(value: Any, where: str, column: str, store: Path, folders: Sequence
     """The file of a row's picture."""
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if isinstance(content, bytes):
-        return _stored(content, store)
+        return stored(content, store)
     path = value.get("path") if isinstance(value, Mapping) else None
     if content is None and isinstance(path, str) and _lies_in(path, folders):
         return Path(path)
@@ -198,16 +197,6 @@ def _caption(value: Any, where: str, column: str) -> str:
     if not isinstance(value, str):
         raise FeraError(f"{where}: {column!r} must be text or a list of texts, got {repr(value)[:80]}")
     return value
-
-
-def _stored(content: bytes, store: Path) -> Path:
-    """The file with this content, written where it is not there yet."""
-    name = hashlib.sha256(content).hexdigest()
-    path = store / name[:2] / name
-    if not path.is_file() or path.stat().st_size != len(content):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda file: file.write_bytes(content))
-    return path
 
 
 def _lies_in(path: str, folders: Sequence[Path]) -> bool:

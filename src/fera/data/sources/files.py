@@ -38,7 +38,7 @@ def media_in(folder: Path, *, clips: bool) -> list[Path]:
     return [
         folder / entry.name
         for entry in entries_in(folder)
-        if _is_called(entry, IMAGE_SUFFIXES | VIDEO_SUFFIXES) or entry.is_dir() and _has_frames(folder / entry.name)
+        if _is_called(entry, IMAGE_SUFFIXES | VIDEO_SUFFIXES) or is_folder(entry) and _has_frames(folder / entry.name)
     ]
 
 
@@ -72,6 +72,22 @@ def entries_in(folder: Path) -> list[os.DirEntry[str]]:
         return sorted(listing, key=lambda entry: os.path.normcase(entry.name))
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # links in a circle
+        return False
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _below(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
     """Files called like this in a folder and in the folders below it."""
     for entry in entries_in(folder):
@@ -85,7 +101,7 @@ def _is_called(entry: os.DirEntry[str], suffixes: Set[str]) -> bool:
     """Whether it is a file with one of some endings, and not hidden."""
     if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in suffixes:
         return False
-    return entry.is_file()
+    return is_file(entry)
 
 
 def check_inside(path: Path, folder: Path, *, follow_symlinks: bool) -> Path:
@@ -116,6 +132,11 @@ def check_inside(path: Path, folder: Path, *, follow_symlinks: bool) -> Path:
             "data.follow_symlinks if you trust this folder"
         )
     return path
+
+
+def is_named_safely(name: str) -> bool:
+    """Whether a name can be shown: it has no control characters."""
+    return _CONTROL.search(name) is None
 
 
 def named_file(name: str, folder: Path, where: str) -> Path:

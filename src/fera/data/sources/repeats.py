@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.example import Example
-from fera.data.sources.files import entries_in, media_in
+from fera.data.sources.files import entries_in, is_folder, media_in
 from fera.data.sources.flat import caption_of
 from fera.data.sources.sharing import Beside
 from fera.errors import FeraError
@@ -24,7 +24,7 @@ def repeat_folders(folder: Path) -> list[tuple[Path, int, str]]:
     found = []
     for entry in entries_in(folder):
         match = _NAME.fullmatch(entry.name)
-        if match and entry.is_dir():
+        if match and is_folder(entry):
             path = folder / entry.name
             repeats = int(match[1])
             if not 1 <= repeats <= _MOST_REPEATS:

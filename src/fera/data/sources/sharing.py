@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fera.data.example import Example, some_of
-from fera.data.sources.files import CAPTION_SUFFIXES, METADATA_NAMES, entries_in, images_below
+from fera.data.sources.files import CAPTION_SUFFIXES, METADATA_NAMES, entries_in, images_below, is_file, is_folder
 
 
 class Beside:
@@ -29,8 +29,8 @@ class Beside:
     def _list(self, folder: Path) -> tuple[set[str], set[str]]:
         if folder not in self._listed:
             found = entries_in(folder)
-            captions = {entry.name for entry in found if entry.name.endswith(CAPTION_SUFFIXES) and entry.is_file()}
-            self._listed[folder] = captions, {entry.name for entry in found if entry.is_dir()}
+            captions = {entry.name for entry in found if entry.name.endswith(CAPTION_SUFFIXES) and is_file(entry)}
+            self._listed[folder] = captions, {entry.name for entry in found if is_folder(entry)}
         return self._listed[folder]
 
 
