@@ -23,7 +23,8 @@ class Case:
         is_filled: whether a mask says what is painted.
         frames: of clips, of a base of videos; 0 of one of pictures.
         given: how many of a clip's frames a base is given: the first one, or the first and the last.
-        variant: whether another case is of the same pipeline, whose run then stands for both in the fast tests.
+        variant: whether another case is of the same pipeline, or is given frames by the same functions: its run then
+            stands for both in the fast tests.
         patch: what a test makes smaller in diffusers, and alike in fera.
         repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
     """

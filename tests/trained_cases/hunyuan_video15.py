@@ -35,5 +35,5 @@ def make_image_to_video() -> HunyuanVideo15ImageToVideoPipeline:
 
 CASES = [
     Case("hunyuan-video-1.5", make_pipeline, height=32, width=48, frames=5),
-    Case("hunyuan-video-1.5-i2v", make_image_to_video, height=32, width=48, frames=5, given=1),
+    Case("hunyuan-video-1.5-i2v", make_image_to_video, height=32, width=48, frames=5, given=1, variant=True),
 ]

@@ -81,5 +81,6 @@ CASES = [
         given=1,
         patch=apart,
         repair=release,
+        variant=True,
     ),
 ]

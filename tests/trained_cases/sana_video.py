@@ -25,5 +25,5 @@ def make_image_to_video() -> SanaImageToVideoPipeline:
 
 CASES = [
     Case("sana-video", make_pipeline, height=32, width=64, frames=9),
-    Case("sana-video-i2v", make_image_to_video, height=32, width=64, frames=9, given=1),
+    Case("sana-video-i2v", make_image_to_video, height=32, width=64, frames=9, given=1, variant=True),
 ]

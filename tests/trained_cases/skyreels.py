@@ -26,5 +26,5 @@ def make_image_to_video() -> SkyReelsV2ImageToVideoPipeline:
 
 CASES = [
     Case("skyreels", make_pipeline, height=32, width=48, frames=9),
-    Case("skyreels-i2v", make_image_to_video, height=32, width=48, frames=5, given=1),
+    Case("skyreels-i2v", make_image_to_video, height=32, width=48, frames=5, given=1, variant=True),
 ]
