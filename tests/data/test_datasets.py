@@ -345,3 +345,41 @@ def test_check_captions_names_the_dataset(tmp_path):
     config = DataConfig(dataset_name=str(save(tmp_path / "set", [row(encoded())], [""])))
     with pytest.raises(FeraError, match=f"1 of 1 pictures in {tmp_path / 'set'} have no caption"):
         check_captions(scan_training(config), config.source, config)
+
+
+@pytest.fixture
+def stream(tmp_path):
+    """Six rows in two files."""
+    for number in range(2):
+        images = [row(encoded(color)) for color in ("red", "green", "blue")]
+        save(tmp_path / "set", images, [f"{number} {place}" for place in range(3)], f"train-{number:05d}-of-00002")
+    return tmp_path / "set"
+
+
+def test_the_first_rows_of_a_stream(stream, cache):
+    found = scan_training(DataConfig(dataset_name=str(stream), dataset_rows=4))
+    assert [example.caption for example in found.examples] == ["0 0", "0 1", "0 2", "1 0"]
+    whole = scan_training(DataConfig(dataset_name=str(stream), dataset_rows=100)).examples
+    assert len(whole) == 6 and found.examples == whole[:4]
+    assert not list(cache.rglob("*.arrow")), "nothing is copied beside the pictures"
+    assert len(check_images(found.examples, skip_bad=False)[0]) == 4
+    assert whole == scan_training(DataConfig(dataset_name=str(stream))).examples
+
+
+def test_a_stream_that_breaks_off(stream):
+    path = sorted(stream.glob("*.parquet"))[1]
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(FeraError, match=r"data\.dataset_name .*set.* breaks off"):
+        scan_training(DataConfig(dataset_name=str(stream), dataset_rows=6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train_data_dir": "x", "dataset_rows": 3}, "data.dataset_rows is set, but data.dataset_name is not"),
+        ({"dataset_name": "x", "dataset_rows": 3, "dataset_split": "train[:9]"}, "leave the brackets out"),
+    ],
+)
+def test_streams_that_cannot_be(settings, words):
+    with pytest.raises(ValueError, match=words):
+        DataConfig(**settings)

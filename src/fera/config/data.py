@@ -29,6 +29,11 @@ class DataConfig(Section):
         min_length=1,
         description='Split of the dataset or of a folder of parquet files, or a part of one, such as "train[:100]".',
     )
+    dataset_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stream dataset_name and take its first so many rows: the rest is not downloaded.",
+    )
     validation_data_dir: Path | None = Field(
         default=None,
         strict=False,
@@ -243,6 +248,13 @@ class DataConfig(Section):
             raise ValueError("data.train_data_dir and data.dataset_name are both set; keep one")
         if self.dataset_config_name is not None and self.dataset_name is None:
             raise ValueError("data.dataset_config_name is set, but data.dataset_name is not: set both or neither")
+        if self.dataset_rows is not None and self.dataset_name is None:
+            raise ValueError("data.dataset_rows is set, but data.dataset_name is not: set both or neither")
+        if self.dataset_rows is not None and "[" in self.dataset_split:
+            raise ValueError(
+                f"data.dataset_rows streams a whole split from its start, and data.dataset_split is "
+                f"{self.dataset_split!r}: leave the brackets out, or data.dataset_rows"
+            )
         if self.bucket_reso_steps is not None and not self.enable_bucket:
             raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
         self._check_clips()

@@ -77,10 +77,28 @@ def read_dataset(name: str, config: DataConfig) -> list[Example]:
     Raises:
         FeraError: `datasets` is missing, the dataset cannot be loaded, or a column cannot be used.
     """
+    if config.dataset_rows is not None:
+        return _stream(name, config.dataset_rows, config)
     if splits := saved_splits(Path(name), follow_symlinks=config.follow_symlinks):
         return read_saved(splits, name, config)
     dataset = _load(f"data.dataset_name {name!r}", name, name=config.dataset_config_name, split=config.dataset_split)
     return _examples(dataset, name, _picture_folders(name) if _has_files(dataset) else [], config)
+
+
+def _stream(name: str, rows: int, config: DataConfig) -> list[Example]:
+    """The first rows of a dataset, which are read as they come: nothing else of it is downloaded."""
+    what = f"data.dataset_name {name!r}"
+    options: dict[str, Any] = {"name": config.dataset_config_name, "split": config.dataset_split, "streaming": True}
+    dataset = _load(what, name, **options)
+    if dataset.features is None or _has_files(dataset):
+        why = "is made of files" if dataset.features is not None else "does not say what its columns are"
+        raise FeraError(f"{what} {why} and cannot be streamed: leave data.dataset_rows out")
+    try:
+        return _examples(dataset.take(rows), name, [], config)
+    except (*PROGRAMMING_ERRORS, FeraError):
+        raise
+    except Exception as error:  # whatever goes wrong on the way to it
+        raise FeraError(f"{what} breaks off: {str(error).strip() or type(error).__name__}") from error
 
 
 def _load(what: str, path: str, **options: Any) -> Any:
