@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from clip_cases import clip_folder
 from diffusers import DDIMScheduler
+from sound_cases import sound_folder
 from trained_cases import CASES, wan
 from trained_cases.case import Case
 
@@ -33,6 +34,7 @@ PRESETS = {
     "ltx-image-to-video.toml": "ltx-i2v",
     "wan22-5b-image-to-video.toml": "wan-i2v-5b",
     "hunyuan-video15-style.toml": "hunyuan-video-1.5",
+    "stable-audio-style.toml": "stable-audio",
     "flux-kontext-edit.toml": "flux-kontext",
     "qwen-image-edit.toml": "qwen-image-edit-plus",
 }
@@ -70,6 +72,12 @@ def test_a_preset_trains_and_draws(preset, image_folder, tmp_path, monkeypatch):
         changes |= {"data.num_frames": case.frames, "data.frame_rate": 16}  # that of the clips
     if case.given:
         (tmp_path / "clips" / "e.png").unlink()
+    if case.seconds:
+        changes |= {"data.train_data_dir": sound_folder(tmp_path / "sounds", 8000, case.seconds)}
+        changes |= {"data.seconds": case.seconds, "validation.seconds": case.seconds}
+        changes = {
+            name: value for name, value in changes.items() if name not in ("data.resolution", "data.enable_bucket")
+        }
     if case.sources:
         changes |= {"data.source_path": image_folder, "validation.sources": image_folder / "0.png"}
     flags = [part for name, value in changes.items() for part in (f"--{name}", str(value))]

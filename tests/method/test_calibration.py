@@ -88,7 +88,7 @@ def test_takes_the_noise_of_a_diffusers_scheduler():
     ("arguments", "message"),
     [
         ({"latents": []}, "no latents"),
-        ({"latents": [torch.ones(4, 4)]}, r"\(C, H, W\) or \(B, C, H, W\), got \(4, 4\)"),
+        ({"latents": [torch.ones(4)]}, r"\(C, H, W\), \(B, C, H, W\) or \(C, L\), got \(4,\)"),
         ({"timesteps": torch.zeros(1)}, "belong together"),
         ({"kappas": []}, "at least one kappa"),
         ({"kappas": [2.0]}, r"kappa must lie in \(0, 1\], got 2.0"),

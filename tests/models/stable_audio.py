@@ -1,7 +1,7 @@
 """Stable Audio: a latent of one dimension."""
 
 import torch
-from diffusers import AutoencoderOobleck, EDMDPMSolverMultistepScheduler, StableAudioDiTModel, StableAudioPipeline
+from diffusers import AutoencoderOobleck, CosineDPMSolverMultistepScheduler, StableAudioDiTModel, StableAudioPipeline
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from tiny import make_t5
 
@@ -48,7 +48,7 @@ def make_pipeline() -> StableAudioPipeline:
         projection_model=StableAudioProjectionModel(64, 64, 0, 32).eval(),
         tokenizer=tokenizer,
         transformer=transformer.eval(),
-        scheduler=EDMDPMSolverMultistepScheduler(),
+        scheduler=CosineDPMSolverMultistepScheduler(),
     )
 
 

@@ -17,6 +17,7 @@ from diffusers import (
 )
 from peft import inject_adapter_in_model
 from PIL import Image
+from sound_cases import sound_folder
 from tiny import make_unet
 from torch.nn import functional
 from trained_cases import CASES
@@ -33,7 +34,7 @@ from fera.data.example import Example, Source
 from fera.data.pair_checks import with_sources
 from fera.data.tensors import to_clip
 from fera.errors import FeraError
-from fera.generation import generate, generate_clips
+from fera.generation import generate, generate_clips, generate_sounds
 from fera.generation.sources import brought_to
 from fera.models import CallReader, find, layouts_video
 from fera.models.channels import count_channels
@@ -85,7 +86,7 @@ class Recorder:
         self.is_given = pairs is not None and pairs.frames is not None
         self.sources_follow = pairs is not None and not self.is_given
         self.denoiser = next(iter(denoisers(pipe).values()))
-        self.calls, self.latents, self.levels, self.outputs, self.decoded = [], [], [], [], []
+        self.calls, self.latents, self.levels, self.outputs, self.decoded, self.sigmas = [], [], [], [], [], []
 
     def __enter__(self):
         self.reader = CallReader(self.denoiser)
@@ -111,6 +112,7 @@ class Recorder:
             # Timesteps need not be those of the noise levels; the scheduler works by the latter.
             level = noise_levels(scheduler)[len(self.outputs) - 1]
         self.levels.append(torch.as_tensor(level).reshape(1))
+        self.sigmas.append(scheduler.sigmas[len(self.outputs) - 1] if hasattr(scheduler, "sigmas") else None)
         if self.replace is None:
             return result
         changed = self.replace(sample)
@@ -145,8 +147,17 @@ def own(latent):
     return latent[:, latent.flatten(2).any(dim=2).any(dim=0)].clone()
 
 
+def at(pipe, level):
+    """The timestep of a noise level, shape (1,)."""
+    return noise_process(pipe.scheduler).timesteps(torch.tensor([1 - level]))
+
+
 def draw(pipe, case, **changes):
-    settings = {"num_inference_steps": 2, "output_type": "latent", "height": case.height, "width": case.width}
+    settings = {"num_inference_steps": 2, "output_type": "latent"}
+    if sound := family_of(pipe).sound:
+        settings |= {sound.argument: case.seconds, "guidance_scale": 1.0}
+    else:
+        settings |= {"height": case.height, "width": case.width}
     frames = {video_of(pipe).argument: case.frames} if case.frames else {}
     call = {**settings, **family_of(pipe).call, **case.call, **frames, **changes}
     if case.sources or case.given:
@@ -157,7 +168,7 @@ def draw(pipe, case, **changes):
     if "prompt" in inspect.signature(pipe.__call__).parameters:
         call["prompt"] = CAPTION
     drawn = pipe(generator=torch.Generator().manual_seed(0), return_dict=False, **call)
-    return drawn[0] if isinstance(drawn, tuple) else drawn
+    return drawn[0] if isinstance(drawn, tuple | dict) else drawn
 
 
 def sources_of(case, seed=7):
@@ -181,6 +192,8 @@ def mask_of(case):
 
 def told(pipe, case, captions, seed=7):
     """What training tells the denoiser of captions, and of sources as the cache has them."""
+    if sound := family_of(pipe).sound:
+        return sound.encode(pipe, captions, case.seconds, CPU)
     if not case.sources and not case.given:
         return family_of(pipe).encode(pipe, captions, CPU)
     with TemporaryDirectory() as folder:
@@ -215,19 +228,24 @@ def told_of_frames(pipe, case, captions, seed, folder):
         return encoder.encode(examples).batch(range(len(captions))).conditions
 
 
-def timesteps_of(pipe):
-    """From a clean latent to noise."""
-    sigmas = noise_process(pipe.scheduler).sigmas
-    return (1, 500, 999) if sigmas is None else [math.log(sigma) / 4 for sigma in (sigmas[0], 1, sigmas[1])]
-
-
 def pictures(case, count=1):
-    """Or clips, of a base of videos; the one whose frames are given, where some are."""
+    """Or clips, of a base of videos; the one whose frames are given, where some are; or sounds."""
     if case.given:
         return to_clip(frames_of(case), (case.width, case.height))[None]
     generator = torch.Generator().manual_seed(5)
+    if case.seconds:
+        sound = family_of(case.pipeline()).sound
+        return torch.rand(count, sound.channels, sound.samples(case.seconds), generator=generator) - 0.5
     frames = (case.frames,) if case.frames else ()
     return torch.rand(count, 3, *frames, case.height, case.width, generator=generator) * 2 - 1
+
+
+def encoded_sound(pipe, samples):
+    """As the pipeline's autoencoder has it, without a draw."""
+    if "sample_posterior" in inspect.signature(pipe.vae.encode).parameters:
+        return pipe.vae.encode(samples, sample_posterior=False).latents
+    output = pipe.vae.encode(samples)
+    return output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
 
 
 @torch.no_grad()
@@ -250,11 +268,11 @@ def test_training_mode_changes_nothing(pipe, case):
     conditions = told(pipe, case, [CAPTION])
     noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
     with torch.no_grad():
-        expected = family.predict(denoiser, noisy, torch.tensor([500]), conditions)
+        expected = family.predict(denoiser, noisy, at(pipe, 0.5), conditions)
     denoiser.train()
     if not family.no_checkpointing:
         checkpoint_gradients(denoiser, family)
-    prediction = family.predict(denoiser, noisy, torch.tensor([500]), conditions)
+    prediction = family.predict(denoiser, noisy, at(pipe, 0.5), conditions)
     torch.testing.assert_close(prediction.detach(), expected, rtol=1e-4, atol=1e-5)
     prediction.square().mean().backward()
     assert any(weight.grad is not None and weight.grad.any() for weight in denoiser.parameters())
@@ -295,11 +313,11 @@ def test_half_precision_predicts_nearly_the_same(pipe, case, tmp_path):
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
     conditions = told(pipe, case, [CAPTION])
     noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
-    expected = family.predict(denoiser, noisy, torch.tensor([500.0]), conditions)
+    expected = family.predict(denoiser, noisy, at(pipe, 0.5), conditions)
     denoiser.save_pretrained(tmp_path)  # some keep a few of their weights as they are when they are loaded
     half = type(denoiser).from_pretrained(tmp_path, dtype=torch.bfloat16)
     cast = family.cast(conditions, torch.bfloat16)
-    prediction = family.predict(half, noisy.bfloat16(), torch.tensor([500.0]), cast)
+    prediction = family.predict(half, noisy.bfloat16(), at(pipe, 0.5), cast)
     assert prediction.isfinite().all()
     assert (prediction.float() - expected).norm() < 0.1 * expected.norm()
 
@@ -323,8 +341,8 @@ def test_training_calls_the_denoiser_with_its_latent(pipe, case):
     conditions = told(pipe, case, [CAPTION])
     noisy = torch.randn_like(family.clean_latents(pipe.vae, pictures(case)))
     with Recorder(pipe) as seen:
-        for timestep in timesteps_of(pipe):
-            family.predict(denoiser, noisy, torch.tensor([timestep]), conditions)
+        for level in (0.001, 0.5, 0.999):
+            family.predict(denoiser, noisy, at(pipe, level), conditions)
     assert all(torch.equal(latent, noisy) for latent in seen.latents)
     levels = [float(seen.reader.noise_level(args, kwargs, noisy)) for args, kwargs in seen.calls]
     assert levels[0] == pytest.approx(0, abs=0.01) and levels[2] == pytest.approx(1, abs=0.01)
@@ -337,7 +355,7 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
     latent = family.clean_latents(pipe.vae, pixels)
     with Recorder(pipe) as seen:
-        family.predict(denoiser, latent, torch.tensor([500]), told(pipe, case, [CAPTION]))
+        family.predict(denoiser, latent, at(pipe, 0.5), told(pipe, case, [CAPTION]))
     # As the scheduler has it: as training passes it to the denoiser, there maybe behind the tokens of a text.
     given = seen.arguments()[find(denoiser).latent]
     if not torch.is_tensor(given):  # a picture each, behind its references
@@ -346,6 +364,8 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
     def final(sample):
         if case.sources:  # in further channels or tokens
             return given[:, : sample.shape[1], ..., : sample.shape[-1]]
+        if case.seconds:
+            return given
         if case.given and given.ndim == 3:  # tokens, of which the scheduler has those that are drawn
             return given.unflatten(1, (-1, *sample.shape[3:])).movedim(-1, 1)[:, :, -sample.shape[2] :]
         if case.given and find(denoiser).view is layouts_video.frames_first:
@@ -360,6 +380,9 @@ def test_a_picture_becomes_the_latent_that_the_pipeline_decodes_to_it(pipe, case
         drawn = draw(pipe, case, output_type="pt")
     if pipe.vae.config.get("in_channels") == 4 and pipe.vae.config.get("out_channels") == 4:  # opaque
         pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+    if case.seconds:
+        torch.testing.assert_close(seen.decoded[0], encoded_sound(pipe, pixels), rtol=1e-4, atol=1e-5)
+        return
     if pixels.ndim == 5 and seen.decoded[0].ndim == 4:  # frames, each a picture
         pixels = pixels.transpose(1, 2).flatten(0, 1)
     output = pipe.vae.encode(pixels if seen.decoded[0].ndim == pixels.ndim else pixels[:, :, None])
@@ -385,6 +408,14 @@ def test_the_noise_process_is_the_schedulers(pipe, case):
     level = seen.levels[0]
     if process.sigmas is not None:
         check_edm(process, scheduler, latent, noise)
+        return
+    if process.is_angle:  # a noisier sample than data: the denoiser gets it scaled down
+        sigma = seen.sigmas[0]
+        noisy = scheduler.precondition_inputs(latent + sigma * noise, sigma)
+        torch.testing.assert_close(process.add_noise(latent, noise, level), noisy, rtol=1e-4, atol=1e-4)
+        target = process.target(latent, noise, level)
+        clean = scheduler.precondition_outputs(latent + sigma * noise, target, sigma)
+        torch.testing.assert_close(clean, latent, rtol=1e-3, atol=2e-4 * float(sigma))
         return
     if not process.is_flow:
         level = level.long()
@@ -426,7 +457,7 @@ def test_captions_of_a_batch_do_not_mix(pipe, case):
     family, denoiser = family_of(pipe), next(iter(denoisers(pipe).values()))
     captions = [CAPTION, "the sun and moon and a green tree"]
     noisy = torch.randn(2, *family.clean_latents(pipe.vae, pictures(case)).shape[1:])
-    timesteps = torch.tensor([300, 700])
+    timesteps = torch.cat([at(pipe, 0.3), at(pipe, 0.7)])
     both = family.predict(denoiser, noisy, timesteps, told(pipe, case, captions))
     for row, caption in enumerate(captions):
         conditions = told(pipe, case, [caption])
@@ -499,15 +530,24 @@ def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     pipe.save_pretrained(tmp_path / "base")
     case.repair(tmp_path / "base")
     data, drawn = pair_settings(case, image_folder, tmp_path)
+    folder = image_folder
     if case.frames:
         data |= {"num_frames": [case.frames], "frame_rate": 16, "last_frame": case.given == 2}
+        folder = moving(clip_folder(tmp_path / "clips"), case)
     if case.given:  # drawn from a held-out clip
         data["validation_fraction"], drawn = 0.25, {"loss_samples": 2}
+    if case.seconds:
+        rate = family_of(pipe).sound.rate
+        data |= {"seconds": [case.seconds]}
+        folder = sound_folder(tmp_path / "sounds", seconds=case.seconds, rate=rate)
+        drawn = {"loss_samples": 2}
+    else:
+        data |= {"resolution": max(case.height, case.width)}
     config = run_config(
         tmp_path / "base",
-        moving(clip_folder(tmp_path / "clips"), case) if case.frames else image_folder,
+        folder,
         tmp_path / "run",
-        data={"resolution": max(case.height, case.width)} | data,
+        data=data,
         train={"steps": 2, "checkpointing_steps": 1, "consistency_weight": 0.1},
         adapter={"r": 2},
         **({"validation": {"prompts": [CAPTION], "num_inference_steps": 2, **drawn}} if drawn else {}),
@@ -534,6 +574,12 @@ def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
         )[0]
         assert len(frames) == case.frames and frames[0].size == (case.width, case.height)
         return
+    if case.seconds:
+        with fera.trace(pipe) as steps:
+            (sound,) = generate_sounds(pipe, [CAPTION], num_inference_steps=2, seconds=case.seconds)
+        assert sound.seconds == pytest.approx(case.seconds, rel=0.1) and sound.samples.std() > 0
+        assert len(steps) >= 2 and all(step.indicator.shape[1] == 3 for step in steps)
+        return
     with fera.trace(pipe) as steps:
         given = {"sources": [sources_of(case)]} if case.sources else {}
         given |= {"masks": [mask_of(case)]} if case.is_filled else {}
@@ -542,8 +588,20 @@ def test_it_trains_resumes_and_draws(pipe, case, image_folder, tmp_path):
     assert all(0 <= float(gate) <= 1 for step in steps for gate in step.gates.flatten())
 
 
+def first_latent(pipe, case):
+    """As the pipeline's denoiser is given it."""
+    with Recorder(pipe) as seen:
+        draw(pipe, case)
+    return seen.arguments()[find(seen.denoiser).latent]
+
+
 def test_sizes(pipe, case):
     latent = family_of(pipe).clean_latents(pipe.vae, pictures(case))
+    if sound := family_of(pipe).sound:
+        channels = find(pipe.transformer).view(pipe.transformer, first_latent(pipe, case), {}).shape
+        assert latent.dtype == torch.float32 and latent.shape == channels
+        assert latent.shape[2] == sound.frames(case.seconds)
+        return
     side = latent_scale(pipe)
     assert latent.dtype == torch.float32
     assert latent.shape[2:] == (case.height // side, case.width // side)

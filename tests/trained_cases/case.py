@@ -25,6 +25,7 @@ class Case:
         given: how many of a clip's frames a base is given: the first one, or the first and the last.
         variant: whether another case is of the same pipeline, or is given frames by the same functions: its run then
             stands for both in the fast tests.
+        seconds: of sounds, of a base of sound; 0 of the others.
         patch: what a test makes smaller in diffusers, and alike in fera.
         repair: given the folder of the saved pipeline, makes it what its releases are where diffusers does not.
     """
@@ -39,5 +40,6 @@ class Case:
     frames: int = 0
     given: int = 0
     variant: bool = False
+    seconds: float = 0
     patch: Callable[[MonkeyPatch], None] = lambda monkeypatch: None
     repair: Callable[[Path], None] = lambda folder: None

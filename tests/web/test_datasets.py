@@ -217,7 +217,7 @@ def test_an_empty_folder_is_made_and_filled(client, root):
         ("a.png", noise()[:-300], "is damaged"),
         ("a.txt", b"\xff\xfe\xff", "is not UTF-8 text"),
         ("a.txt", b"x" * (2**20 + 1), "too many for a caption"),
-        ("a.exe", b"x", "neither a picture nor a caption"),
+        ("a.exe", b"x", "none of a picture, a sound or a caption"),
         (".hidden.png", png(), "is no name of a file"),
         ("../a.png", png(), "is no name of a file"),
         ("/etc/a.png", png(), "is no name of a file"),

@@ -149,7 +149,10 @@ def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
     console = Console(highlight=False)
     _table(console, f"{report.folder}: {report.layout}", _counts(report))
     if report.buckets:
-        _lines(console, "sizes (width x height), pictures an epoch:", report.buckets)
+        sounds = any(picture.sound is not None for picture in report.listing)
+        _lines(
+            console, f"{'lengths, sounds' if sounds else 'sizes (width x height), pictures'} an epoch:", report.buckets
+        )
     if report.samples:
         captions = [f"{name}: {caption or '(no caption)'}" for name, caption in report.samples]
         _lines(console, "captions as trained on:", captions)
@@ -172,12 +175,14 @@ def _show(report: "DataReport", *, with_base: bool, with_list: bool) -> None:
 def _counts(report: "DataReport") -> dict[str, str]:
     from fera.preflight.clip_check import describe_clips
     from fera.preflight.data_check import summary
+    from fera.preflight.sound_check import describe_sounds
 
+    sounds = [picture.sound for picture in report.listing if picture.sound is not None]
     clips = [picture.clip for picture in report.listing if picture.clip is not None]
     rows = {
-        "pictures": str(report.pictures),
+        **({"sounds": describe_sounds(sounds)} if sounds else {"pictures": str(report.pictures)}),
         **({"clips": describe_clips(clips)} if clips else {}),
-        "an epoch": f"{report.rows} training pictures, repeats counted",
+        "an epoch": f"{report.rows} training {'sounds' if sounds else 'pictures'}, repeats counted",
         "held out": str(report.held_out) + summary(report.leaked).replace("(", "(also trained on: "),
     }
     if report.smallest and report.largest:
@@ -200,7 +205,9 @@ def _counts(report: "DataReport") -> dict[str, str]:
 
 
 def _picture(picture: "PictureReport") -> str:
-    parts = [f"{picture.name}: {_size(picture.size)}"]
+    from fera.preflight.sound_check import describe_sound
+
+    parts = [f"{picture.name}: {describe_sound(picture.sound) if picture.sound else _size(picture.size)}"]
     if (clip := picture.clip) is not None:
         parts.append(f", {clip.frames} frames")
         if clip.frame_rate is not None and clip.seconds is not None:

@@ -73,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frame-rate", type=float, help="frames a second of clips that are saved; the base's own when left out"
     )
+    parser.add_argument(
+        "--seconds", type=float, help="length of a sound, with a base of sound; the base's own when left out"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -105,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         width=arguments.width,
         num_frames=arguments.num_frames,
         frame_rate=arguments.frame_rate,
+        seconds=arguments.seconds,
         batch_size=arguments.batch_size,
         device=arguments.device,
         precision=arguments.precision,

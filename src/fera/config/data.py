@@ -8,6 +8,16 @@ from pydantic import Field, field_validator, model_validator
 from fera.config.section import Section
 from fera.config.stages import StageConfig, StageDistance, StageOrder, stage_names
 
+Media = Literal["pictures", "clips", "sounds"]
+
+# Of a sound.
+_MOST_SECONDS = 3600
+# Keys that say nothing of sounds.
+_OF_PICTURES = (
+    *("resolution", "num_frames", "frame_rate", "enable_bucket", "bucket_reso_steps", "center_crop", "random_flip"),
+    *("mask_path", "alpha_mask", "source_path", "class_data_dir", "dataset_name"),
+)
+
 
 class DataConfig(Section):
     """Pictures and their captions; [data.md](data.md) shows the layouts that a folder can have."""
@@ -110,6 +120,11 @@ class DataConfig(Section):
         description="Give the last frame of each clip too, and not the first alone, to a base of image to video that "
         "draws between two pictures.",
     )
+    seconds: list[float] = Field(
+        default=[],
+        description="Train on sounds of so many seconds: of several numbers each sound takes the largest that it is "
+        "long enough for. A longer one is cut, a shorter one has silence behind it. Empty: no sounds.",
+    )
     enable_bucket: bool = Field(
         default=False,
         description="Keep the aspect of pictures, up to 1:4: each goes to the nearest of a few sizes of about the "
@@ -193,6 +208,21 @@ class DataConfig(Section):
         return bool(self.num_frames)
 
     @property
+    def reads_sounds(self) -> bool:
+        """Whether sounds are trained on, and nothing else."""
+        return bool(self.seconds)
+
+    @property
+    def reads(self) -> Media:
+        """What is trained on: "pictures", "clips" (and pictures) or "sounds"."""
+        return "sounds" if self.reads_sounds else "clips" if self.reads_clips else "pictures"
+
+    @property
+    def things(self) -> str:
+        """The same in words."""
+        return "pictures and clips" if self.reads_clips else self.reads
+
+    @property
     def source(self) -> Path | str:
         """Where training pictures come from: a folder, or the name of a dataset."""
         source = self.train_data_dir if self.dataset_name is None else self.dataset_name
@@ -237,6 +267,12 @@ class DataConfig(Section):
         values = value if isinstance(value, list) else [value]
         return [int(one) if isinstance(one, str) and one.isascii() and one.isdecimal() else one for one in values]
 
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _read_seconds(cls, value: Any) -> Any:
+        values = value if isinstance(value, list) else [value]
+        return [_number(one) for one in values]
+
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
         self._check_stages()
@@ -258,6 +294,7 @@ class DataConfig(Section):
         if self.bucket_reso_steps is not None and not self.enable_bucket:
             raise ValueError("data.bucket_reso_steps is set, but data.enable_bucket is off: set both or neither")
         self._check_clips()
+        self._check_sounds()
         if self.alpha_mask and self.mask_path is not None:
             raise ValueError("data.mask_path and data.alpha_mask are both set; keep one")
         if self.source_path and self.class_data_dir is not None:
@@ -305,6 +342,17 @@ class DataConfig(Section):
                 "data.stages out"
             )
 
+    def _check_sounds(self) -> None:
+        if any(not 0 < one <= _MOST_SECONDS for one in self.seconds) or len(set(self.seconds)) < len(self.seconds):
+            raise ValueError(
+                f"data.seconds must be different numbers above 0 and up to {_MOST_SECONDS}, got {self.seconds}"
+            )
+        if not self.reads_sounds:
+            return
+        for name in _OF_PICTURES:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"data.{name} is not for sounds: leave it or data.seconds out")
+
     def _check_clips(self) -> None:
         if any(count < 1 for count in self.num_frames) or len(set(self.num_frames)) < len(self.num_frames):
             raise ValueError(f"data.num_frames must be different numbers from 1 on, got {self.num_frames}")
@@ -318,3 +366,11 @@ class DataConfig(Section):
             raise ValueError("sources are for pictures: leave data.num_frames or data.source_path out")
         if self.reads_clips and self.dataset_name is not None:
             raise ValueError("clips are read from a folder: set data.train_data_dir in the place of data.dataset_name")
+
+
+def _number(value: Any) -> Any:
+    """A number that a flag has as text; anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -60,6 +60,8 @@ class Key:
             return "list of " + ", ".join(str(choice) for choice in get_args(get_args(self.type)[0]))
         if self.type == list[int]:
             return "list of integers"
+        if self.type == list[float]:
+            return "list of numbers"
         if self.holds_tables:
             return "list of tables"
         parts = [words.get(self.type, "list of texts"), *_limits(self.field.metadata)]

@@ -65,6 +65,11 @@ class TrainConfig(Section):
         return self.validation.num_frames or max(self.data.num_frames, default=1)
 
     @property
+    def drawn_seconds(self) -> float | None:
+        """Length of a drawing along the way; None of a run on pictures or clips."""
+        return (self.validation.seconds or max(self.data.seconds)) if self.data.reads_sounds else None
+
+    @property
     def trains_text(self) -> bool:
         """Whether the text encoders learn too."""
         return self.text_encoder.train_text_encoder or self.tokens.placeholder_token is not None
@@ -77,6 +82,12 @@ class TrainConfig(Section):
             stage_steps(self.data.stages, self.train.steps)
         if self.train.noise_offset > 0 and self.data.reads_clips:
             raise ValueError("train.noise_offset is for pictures: leave it or data.num_frames out")
+        if self.train.noise_offset > 0 and self.data.reads_sounds:
+            raise ValueError("train.noise_offset is for pictures: leave it or data.seconds out")
+        if self.validation.seconds is not None and not self.data.reads_sounds:
+            raise ValueError("validation.seconds is set, but data.seconds is not: set both or neither")
+        if self.trains_text and self.data.reads_sounds:
+            raise ValueError("text encoders of bases of sound do not train: leave text_encoder and tokens out")
         if self.adapter.full and self.quantization != "none":
             raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")

@@ -25,6 +25,11 @@ class ValidationConfig(Section):
         ge=1,
         description="Frames of a drawing, of a base of videos; the largest of data.num_frames when unset, else 1.",
     )
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Length in seconds of what is drawn, of a base of sound; the largest of data.seconds when unset.",
+    )
     num_inference_steps: int = Field(default=24, ge=1, description="Denoising steps of a drawing.")
     guidance_scale: float = Field(default=2.0, ge=0, description="Guidance of a drawing.")
     seed: int = Field(

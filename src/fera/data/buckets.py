@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fera.data.checking import Example
 
 Size = tuple[int, int]
-# Width, height and, of a clip of several frames, their number.
+# Width, height and, of a clip of several frames, their number. Of a sound, its samples a channel alone.
 Shape = tuple[int, ...]
 
 # Pictures beyond 1:4 are cropped to it.
@@ -71,11 +71,15 @@ def assign_sizes(examples: Sequence[Example], buckets: Sequence[Size]) -> list[S
 
 
 def assign_shapes(examples: Sequence[Example], buckets: Sequence[Size]) -> list[Shape]:
-    """What each picture or clip is brought to: those of one shape can be in one batch."""
+    """What each picture, clip or sound is brought to: those of one shape can be in one batch."""
     sizes = assign_sizes(examples, buckets)
-    return [
-        size if example.frames == 1 else (*size, example.frames) for example, size in zip(examples, sizes, strict=True)
-    ]
+    return [_shape(example, size) for example, size in zip(examples, sizes, strict=True)]
+
+
+def _shape(example: Example, size: Size) -> Shape:
+    if example.excerpt is not None:
+        return (example.excerpt.samples,)
+    return size if example.frames == 1 else (*size, example.frames)
 
 
 def describe_buckets(shapes: Sequence[Shape], batch_size: int) -> list[str]:

@@ -14,6 +14,7 @@ from fera.data.example import Example, Source, repeat, some_of
 from fera.data.images import load_image
 from fera.data.index import Known, PictureIndex, stamp_of
 from fera.data.masks import load_mask
+from fera.data.sounds.reading import look_at as look_at_sound
 from fera.data.sources import find_examples
 from fera.errors import FeraError
 from fera.support.files import file_digest
@@ -22,7 +23,12 @@ __all__ = ["Example", "check_images", "crop_offset", "find_examples", "hold_out"
 
 
 def check_images(
-    examples: Sequence[Example], *, skip_bad: bool, index: PictureIndex | None = None, clips: bool = False
+    examples: Sequence[Example],
+    *,
+    skip_bad: bool,
+    index: PictureIndex | None = None,
+    clips: bool = False,
+    sounds: bool = False,
 ) -> tuple[list[Example], list[str]]:
     """Decode every picture and mask once, so that a damaged one is named before anything else happens.
 
@@ -32,6 +38,7 @@ def check_images(
         index: what is known of pictures that were read before; they are not read again.
         clips: whether videos, animated pictures and folders of frames are clips. Of a video the table of its frames is
             read, and the first frame: whether it is whole, without decoding it.
+        sounds: whether all are sounds, of which likewise.
 
     Returns:
         The usable examples with digests and `size` filled in, and a line about each one left out.
@@ -39,8 +46,8 @@ def check_images(
     Raises:
         FeraError: a picture cannot be used and `skip_bad` is off, or none can be used.
     """
-    good, bad = sift_images(examples, index, clips=clips)
-    things = "pictures and clips" if clips else "pictures"
+    good, bad = sift_images(examples, index, clips=clips, sounds=sounds)
+    things = "sounds" if sounds else "pictures and clips" if clips else "pictures"
     if bad and not skip_bad:
         raise FeraError(
             f"{len(bad)} of {len(examples)} {things} cannot be used: {some_of(bad)}. "
@@ -52,14 +59,15 @@ def check_images(
 
 
 def sift_images(
-    examples: Sequence[Example], index: PictureIndex | None = None, *, clips: bool = False
+    examples: Sequence[Example], index: PictureIndex | None = None, *, clips: bool = False, sounds: bool = False
 ) -> tuple[list[Example], list[str]]:
     """As `check_images` with `skip_bad`, but all may be bad."""
+    index = None if sounds else index
     known = _look_up(examples, index) if index else _Known()
     # Pillow decodes outside the interpreter's lock. What it warns of is odd EXIF data; what matters it raises.
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
-        checked = list(pool.map(lambda example: _check(example, known, clips=clips), examples))
+        checked = list(pool.map(lambda example: _check(example, known, clips=clips, sounds=sounds), examples))
     good = [result for result in checked if isinstance(result, _Checked)]
     if index:
         index.note(
@@ -146,8 +154,11 @@ def _look_up(examples: Sequence[Example], index: PictureIndex) -> _Known:
     return _Known(pictures, masks, index.fitting(pairs))
 
 
-def _check(example: Example, known: _Known, *, clips: bool) -> _Checked | str:
+def _check(example: Example, known: _Known, *, clips: bool, sounds: bool) -> _Checked | str:
     try:
+        if sounds:
+            sound, digest = look_at_sound(example.image)
+            return _Checked(replace(example, digest=digest, size=(1, 1), sound=sound), {}, None)
         if clips and (found := look_at(example.image)) is not None:
             clip, digest = found
             return _Checked(replace(example, digest=digest, size=clip.size, clip=clip), {}, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.sources import scan
-from fera.data.sources.files import METADATA_NAMES, read_text
+from fera.data.sources.files import METADATA_NAMES, media_below, read_text, sounds_below
 from fera.data.sources.sharing import Beside
 from fera.errors import FeraError
 from fera.support.files import replace_text
@@ -64,8 +64,9 @@ def read_folder(folder: Path) -> CaptionFolder:
         FeraError: there are no pictures, or a caption cannot be read.
     """
     # Clips are listed too. Nothing is put into captions: they are shown as they are written.
-    config = DataConfig(train_data_dir=folder, allow_missing_captions=True, num_frames=[1])
-    found = scan(folder, config)
+    listed = DataConfig(train_data_dir=folder, allow_missing_captions=True, num_frames=[1])
+    sounds = DataConfig(train_data_dir=folder, allow_missing_captions=True, seconds=[1.0])
+    found = scan(folder, sounds if _holds_sounds(folder) else listed)
     seen: Counter[str] = Counter()
     entries = []
     for example in found.examples:
@@ -73,6 +74,14 @@ def read_folder(folder: Path) -> CaptionFolder:
         again = f"#{seen[example.name]}" if seen[example.name] > 1 else ""
         entries.append(Captioned(example.name + again, example.image, example.caption))
     return CaptionFolder(folder, found.layout, entries, found.notes)
+
+
+def _holds_sounds(folder: Path) -> bool:
+    """Whether there are sounds, and neither pictures nor clips."""
+    try:
+        return not any(media_below(folder, "clips")) and bool(sounds_below(folder))
+    except OSError:
+        return False
 
 
 def write_captions(

@@ -1,10 +1,11 @@
-"""A picture or a clip with its caption, as the layouts find it and the cache encodes it."""
+"""A picture, a clip or a sound with its caption, as the layouts find it and the cache encodes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fera.data.clips.clip import Clip, Part
+from fera.data.sounds.sound import Excerpt, Sound
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture or a clip, and its caption.
+    """A picture, a clip or a sound, and its caption.
 
     Args:
-        image: path of the picture, or of the clip: a video, an animated picture or a folder of frames.
+        image: path of the picture, or of the clip: a video, an animated picture or a folder of frames; or of the sound.
         caption: its caption as trained on; empty where it has none.
         digest: SHA-256 of the file, once it has been read.
-        size: width and height in pixels, upright, once it has been read.
+        size: width and height in pixels, upright, once it has been read; a sound counts as one pixel.
         name: how it is called in messages, unique in its folder; the file's name when left out.
         repeats: how often an epoch sees it, at least 1.
         weight: the weight of its loss.
@@ -44,6 +45,8 @@ class Example:
         colours: what was done about its colour profile, in words; empty where nothing was.
         clip: what a look at a clip told; None of a picture.
         part: the frames of a clip that are trained on, once the frame rate is known; None of a picture.
+        sound: what a look at a sound told; None of the others.
+        excerpt: what of a sound is trained on, once the base is known.
         sources: the pictures that it is made of, in order; most examples have none.
         stage: name of the stage that it belongs to, which then begins its own name; empty in a run without stages.
         origin: where a person finds the picture, if that is not `image`: a row of a dataset.
@@ -61,6 +64,8 @@ class Example:
     colours: str = ""
     clip: Clip | None = None
     part: Part | None = None
+    sound: Sound | None = None
+    excerpt: Excerpt | None = None
     origin: str = ""
     sources: tuple[Source, ...] = ()
     stage: str = ""

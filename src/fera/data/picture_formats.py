@@ -16,6 +16,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Files with these endings are taken for videos.
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
+# Files with these endings are taken for sounds.
+SOUND_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".w64"})
 # Endings of pictures that are not read. Such a file is left alone, and named.
 UNREAD_SUFFIXES = frozenset(
     (

@@ -1,4 +1,4 @@
-"""What `fera generate` does: a base, adapters and prompts in; a folder of images or clips out."""
+"""What `fera generate` does: a base, adapters and prompts in; a folder of images, clips or sounds out."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
     Returns:
         The files written, the grid first: `grid.png`, an image a prompt (and `…-base.png` beside it),
         `gates.png` and `gates.csv` of a trace, `generation.json`. Of a clip the image is a contact sheet, and an mp4 of
-        the same name is beside it. What `live` writes is not among them.
+        the same name is beside it; of a sound a spectrogram, and a wav. What `live` writes is not among them.
 
     Raises:
         FeraError: something asked for cannot work. Nothing is written then, unless drawing had begun.
@@ -86,7 +86,7 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
         plot_routing(curves, files.plot)
         save_csv(curves, files.table)
     files.record.write_text(record_of(drawing, base, names, uses, files), encoding="utf-8")
-    return [*files.all, *files.clips]
+    return [*files.all, *files.beside]
 
 
 def _load(base: str, drawing: Drawing, uses: Mapping[str, AdapterUse]) -> Any:

@@ -33,8 +33,9 @@ class Drawing:
         height: in pixels; the base's own when left out.
         width: as `height`.
         num_frames: frames of a clip, with a base of videos; the base's own number when left out.
+        seconds: length of a sound, with a base of sound; the base's own when left out.
         frame_rate: frames a second of clips that are saved; the base's own when left out.
-        batch_size: images at a time; clips are drawn one at a time.
+        batch_size: images at a time; clips and sounds are drawn one at a time.
         device: where to draw; the fastest there is when left out.
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
         offload: where the blocks of the denoiser wait for their use: "none" (on the device), "blocks" (in host memory)
@@ -62,6 +63,7 @@ class Drawing:
     width: int | None = None
     num_frames: int | None = None
     frame_rate: float | None = None
+    seconds: float | None = None
     batch_size: int = 8
     device: str | None = None
     precision: str = "fp32"
@@ -99,6 +101,8 @@ def check(drawing: Drawing) -> None:
     ):
         if value is not None and not value >= least:
             raise FeraError(f"`{name}` must be at least {least}, got {value}")
+    if drawing.seconds is not None and not drawing.seconds > 0:
+        raise FeraError(f"`seconds` must lie above 0, got {drawing.seconds}")
     if drawing.frame_rate is not None and not 0 < drawing.frame_rate <= 1000:
         raise FeraError(f"`frame_rate` must lie above 0 and up to 1000, got {drawing.frame_rate}")
     if not 0 <= drawing.adapter_start < 1:

@@ -9,13 +9,15 @@ from typing import Any
 
 from PIL import Image
 
+from fera.data.sounds.spectrogram import spectrogram
 from fera.format import LIVE
 from fera.generation.clips import contact_sheet, save_clip
 from fera.generation.live import Live
 from fera.generation.request import Drawing
-from fera.generation.sampling import file_stem, generate_clips, save_image
+from fera.generation.sampling import file_stem, generate_clips, generate_sounds, save_image
+from fera.generation.sounds import save_sound
 from fera.generation.steering import AdapterUse
-from fera.models.families import video_of
+from fera.models.families import sound_of, video_of
 from fera.support.files import claim_folder
 from fera.support.progress import Listener
 from fera.version import __version__
@@ -52,11 +54,11 @@ class DrawnFiles:
         self.live = folder / LIVE
         traced = [self.plot, self.table] if drawing.trace else []
         self.all = [self.grid, *traced, *self.images, *self.base_images, self.record]
-        self.clips: list[Path] = []
+        self.beside: list[Path] = []
 
     def claim(self) -> None:
         """Make the folder, or refuse where files would be replaced unasked."""
-        clips = [path.with_suffix(".mp4") for path in (*self.images, *self.base_images)]
+        clips = [path.with_suffix(kind) for path in (*self.images, *self.base_images) for kind in (".mp4", ".wav")]
         live = [self.live] if self._drawing.live else []
         held = [path.name for path in (*self.all, *clips, *live) if path.exists()]
         claim_folder(self._drawing.output, held, overwrite=self._drawing.overwrite)
@@ -76,7 +78,9 @@ class Row:
     def draw(
         self, label: str, paths: Sequence[Path], details: Mapping[str, object], uses: Mapping[str, AdapterUse]
     ) -> list[Image.Image]:
-        """Draw, saving each batch when it is done; of clips, contact sheets are given."""
+        """Draw, saving each batch when it is done; of clips, contact sheets are given, of sounds spectrograms."""
+        if sound_of(self.pipe) is not None:
+            return self._draw_sounds(label, paths, details, uses)
         drawing, given = self.drawing, self.given
         count, video = len(drawing.prompts), video_of(self.pipe)
         size = drawing.batch_size if video is None or drawing.num_frames == 1 else 1
@@ -106,11 +110,39 @@ class Row:
             for index, frames in enumerate(clips, start=start):
                 about = self._about(index, details, uses)
                 if len(frames) > 1:
-                    self.files.clips.append(paths[index].with_suffix(".mp4"))
-                    save_clip(frames, self.files.clips[-1], rate, about)
+                    self.files.beside.append(paths[index].with_suffix(".mp4"))
+                    save_clip(frames, self.files.beside[-1], rate, about)
                 images.append(contact_sheet(frames))
                 save_image(images[-1], paths[index], about)
         self.listener.advance(f"drawing {label}", count * drawing.steps, count * drawing.steps)
+        return images
+
+    def _draw_sounds(
+        self, label: str, paths: Sequence[Path], details: Mapping[str, object], uses: Mapping[str, AdapterUse]
+    ) -> list[Image.Image]:
+        drawing = self.drawing
+        images: list[Image.Image] = []
+        for index, prompt in enumerate(drawing.prompts):
+            following = self.live.batch("adapted" if uses else "base", index, [prompt]) if self.live else None
+            with following or nullcontext() as after:
+                (sound,) = generate_sounds(
+                    self.pipe,
+                    [prompt],
+                    seconds=drawing.seconds,
+                    negative_prompt=drawing.negative_prompt,
+                    seed=drawing.seed + index,
+                    num_inference_steps=drawing.steps,
+                    guidance_scale=drawing.guidance_scale,
+                    adapter_start=drawing.adapter_start,
+                    weights={name: use.weights for name, use in uses.items()},
+                    progress=self._teller(label, index, 1, after),
+                )
+            about = self._about(index, details, uses)
+            self.files.beside.append(paths[index].with_suffix(".wav"))
+            save_sound(sound, self.files.beside[-1], about)
+            images.append(spectrogram(sound))
+            save_image(images[-1], paths[index], about)
+        self.listener.advance(f"drawing {label}", len(images) * drawing.steps, len(images) * drawing.steps)
         return images
 
     def _teller(
@@ -152,12 +184,13 @@ def sampling_of(drawing: Drawing) -> dict[str, object]:
 
 
 def size_of(drawing: Drawing) -> dict[str, object]:
-    """How large pictures and clips are, likewise."""
+    """How large pictures and clips are, and how long sounds, likewise."""
     return {
         "height": drawing.height,
         "width": drawing.width,
         "num_frames": drawing.num_frames,
         "frame_rate": drawing.frame_rate,
+        "seconds": drawing.seconds,
         "precision": drawing.precision,
     }
 

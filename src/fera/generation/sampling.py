@@ -1,21 +1,17 @@
-"""Prompts in, images or clips out, and images into files."""
+"""Prompts in; images, clips or sounds out; and images into files."""
 
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from PIL import Image, PngImagePlugin
 
+from fera.data.sounds.sound import Waveform
 from fera.errors import FeraError
-from fera.generation.late_start import adapters_after
-from fera.generation.sources import brought_to, check_sources
-from fera.generation.weights import weights_along
-from fera.models.families import call_of, video_of
-from fera.models.pairs import Pairs
+from fera.generation.calling import call_pipeline, draw_batches
+from fera.models.families import sound_of, video_of
 from fera.version import __version__
 
 
@@ -129,59 +125,82 @@ def generate_clips(
     Raises:
         FeraError: an argument is out of its range, or the pipeline does not take it.
     """
-    for name, value in (("num_inference_steps", num_inference_steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise FeraError(f"{name} must be at least 1, got {value}")
-    if not 0 <= adapter_start < 1:
-        raise FeraError(f"adapter_start must lie in [0, 1), got {adapter_start!r}")
-    if isinstance(prompts, str):
-        raise FeraError(f"prompts must be a list of prompts, got the string {prompts!r}")
-    size = {name: value for name, value in (("height", height), ("width", width)) if value is not None}
-    pairs = check_sources(pipe, [len(pictures) for pictures in sources], len(masks))
-    if pairs is not None:
-        batch_size = 1  # most of such pipelines take one prompt at a time
-    multiple = getattr(pipe, "vae_scale_factor", 1)
-    for name, value in size.items():
-        if value < 1 or value % multiple:  # some pipelines round in silence
-            raise FeraError(f"{type(pipe).__name__} cannot draw this: {name} {value} is not divisible by {multiple}")
-    clips: list[list[Image.Image]] = []
-    with _quiet(pipe):
-        for start in range(0, len(prompts), batch_size):
-            batch = list(prompts[start : start + batch_size])
-            arguments: dict[str, Any] = {
-                **call_of(pipe, guidance_scale),
-                "prompt": batch,
-                "num_inference_steps": num_inference_steps,
-                "generator": [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))],
-                **size,
-            }
-            arguments |= _length(pipe, num_frames)
-            if num_frames is None and (video := video_of(pipe)) is not None:
-                arguments.pop(video.argument, None)
-            if size and "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters:
-                arguments["use_resolution_binning"] = False
-            if pairs is not None:
-                arguments |= _paired(pairs, sources[start], masks[start] if masks else None, size)
-                arguments["prompt"], arguments["generator"] = batch[0], arguments["generator"][0]
-                taken = inspect.signature(type(pipe).__call__).parameters
-                for name in {*size, "prompt"} - taken.keys():
-                    del arguments[name]  # as large as the source; and some are told nothing in words
-            if "negative_prompt" in arguments or negative_prompt:
-                arguments["negative_prompt"] = negative_prompt if pairs else [negative_prompt] * len(batch)
-            with (
-                adapters_after(pipe, round(adapter_start * num_inference_steps)) as late,
-                weights_along(pipe, weights or {}, num_inference_steps) as weigh,
-            ):
-                moves = any(len(values) > 1 for values in (weights or {}).values())
-                listeners = [late] * (adapter_start > 0) + [weigh] * moves
-                needs_steps = bool(listeners)
-                if progress is not None:
-                    total = len(prompts) * num_inference_steps
-                    listeners.append(_counter(progress, start * num_inference_steps, len(batch), total))
-                if listeners:
-                    arguments["callback_on_step_end"] = _after_each_step(listeners)
-                clips += _call(pipe, arguments, needs_steps=needs_steps)
-    return clips
+    return draw_batches(
+        pipe,
+        prompts,
+        lambda arguments, needs_steps: _call_for_frames(pipe, arguments, needs_steps=needs_steps),
+        length=_length(pipe, num_frames),
+        negative_prompt=negative_prompt,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        adapter_start=adapter_start,
+        weights=weights,
+        height=height,
+        width=width,
+        batch_size=batch_size,
+        sources=sources,
+        masks=masks,
+        progress=progress,
+    )
+
+
+def generate_sounds(
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    seconds: float | None = None,
+    negative_prompt: str = "",
+    seed: int = 0,
+    num_inference_steps: int = 24,
+    guidance_scale: float = 2.0,
+    adapter_start: float = 0.0,
+    weights: Mapping[str, Sequence[float]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Waveform]:
+    """Draw one sound a prompt, one after the other: some pipelines let the prompts of a batch change each other.
+
+    Args:
+        pipe: a text-to-sound diffusers pipeline that fera knows.
+        prompts: one a sound.
+        seconds: length; the pipeline's own when left out.
+        negative_prompt: as in `generate`, and so all that follows.
+        seed: the seed of the first sound.
+        num_inference_steps: denoising steps.
+        guidance_scale: strength of guidance.
+        adapter_start: share of the denoising steps that the base does alone.
+        weights: of adapters along the denoising steps.
+        progress: called after each denoising step.
+
+    Returns:
+        The sounds, in the order of the prompts.
+
+    Raises:
+        FeraError: an argument is out of its range, or the pipeline does not take it.
+    """
+    sound = sound_of(pipe)
+    if sound is None:
+        raise FeraError(f"{type(pipe).__name__} makes no sound that fera knows of")
+    if seconds is not None and not 0 < seconds <= sound.longest + 1e-6:
+        raise FeraError(f"`seconds` must lie above 0 and up to {sound.longest:.4g} with this base, got {seconds:g}")
+    return draw_batches(
+        pipe,
+        prompts,
+        lambda arguments, needs_steps: _call_for_sound(pipe, arguments, sound.rate),
+        length={} if seconds is None else {sound.argument: seconds},
+        negative_prompt=negative_prompt,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        adapter_start=adapter_start,
+        weights=weights,
+        height=None,
+        width=None,
+        batch_size=1,
+        sources=(),
+        masks=(),
+        progress=progress,
+    )
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping[str, object]) -> None:
@@ -209,32 +228,22 @@ def file_stem(index: int, prompt: str) -> str:
     return f"{index:03d}-{slug}" if slug else f"{index:03d}"
 
 
-def _paired(
-    pairs: Pairs, sources: Sequence[Image.Image], mask: Image.Image | None, size: Mapping[str, int]
-) -> dict[str, Any]:
-    """Arguments of a pipeline for one prompt's source pictures."""
-    if len(size) < 2:
-        return pairs.arguments(sources, mask, None)
-    drawn = (size["width"], size["height"])
-    pictures = [brought_to(drawn, picture, pairs) for picture in sources]
-    return pairs.arguments(pictures, brought_to(drawn, mask, pairs) if mask is not None else None, drawn)
-
-
-def _call(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[list[Image.Image]]:
+def _call_for_frames(pipe: Any, arguments: dict[str, Any], needs_steps: bool) -> list[list[Image.Image]]:
     taken = inspect.signature(type(pipe).__call__).parameters
     if "output_type" in taken and taken["output_type"].default != "pil":  # pipelines of videos give arrays
         arguments["output_type"] = "pil"
     if "callback_on_step_end" not in taken and not needs_steps:
         arguments.pop("callback_on_step_end", None)
-    if refused := [name for name in arguments if name not in taken]:
-        raise FeraError(f"{type(pipe).__name__} does not take: {', '.join(refused)}")
-    try:
-        output = pipe(**arguments)
-    except FeraError:
-        raise
-    except ValueError as error:  # diffusers checks sizes and prompts before it starts
-        raise FeraError(f"{type(pipe).__name__} cannot draw this: {error}") from error
+    output = call_pipeline(pipe, arguments)
     return [[image.convert("RGB") for image in frames] for frames in _frames_of(output)]
+
+
+def _call_for_sound(pipe: Any, arguments: dict[str, Any], rate: int) -> list[Waveform]:
+    taken = inspect.signature(type(pipe).__call__).parameters
+    if "callback_on_step_end" not in taken and (tell := arguments.pop("callback_on_step_end", None)) is not None:
+        arguments["callback"] = lambda step, timestep, latents: tell(pipe, step, timestep, {})
+    output = call_pipeline(pipe, arguments | {"output_type": "pt"})
+    return [Waveform(sound.detach().float().cpu().clamp(-1, 1).numpy(), rate) for sound in output.audios]
 
 
 def _frames_of(output: Any) -> list[list[Image.Image]]:
@@ -273,29 +282,3 @@ def _length(pipe: Any, num_frames: int | None) -> dict[str, int]:
     if video is not None and video.most is not None and num_frames > video.most:
         raise FeraError(f"`num_frames` is {num_frames}, but this {type(pipe).__name__} draws at most {video.most}")
     return {argument: num_frames}
-
-
-def _counter(progress: Callable[[int, int], None], before: int, batch: int, total: int) -> Callable[[int], None]:
-    return lambda done: progress(min(before + done * batch, total), total)
-
-
-def _after_each_step(listeners: Sequence[Callable[[int], None]]) -> Callable[..., Any]:
-    """A callback of diffusers' pipelines that tells the number of steps done."""
-
-    def tell(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        for listener in listeners:
-            listener(step + 1)
-        return tensors
-
-    return tell
-
-
-@contextmanager
-def _quiet(pipe: Any) -> Iterator[None]:
-    """Without the progress bars of the pipeline."""
-    before = getattr(pipe, "_progress_bar_config", {})
-    pipe.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**before)

@@ -104,7 +104,8 @@ def calibrate_kappa(
     The same latents, settings and seed give the same choice.
 
     Args:
-        latents: clean latents in the denoiser's units: (C, H, W) or (B, C, H, W) each, sizes may differ.
+        latents: clean latents in the denoiser's units: (C, H, W) or (B, C, H, W) each, or (C, L) of sounds;
+            sizes may differ.
         num_bands: K.
         add_noise: (latents (B, C, H, W), noise, timesteps (B,)) to noisy latents, such as the `add_noise` of a
             diffusers scheduler; flow matching, (1 - t) z + t noise with t in (0, 1), when left out.
@@ -127,7 +128,7 @@ def calibrate_kappa(
     if add_noise is None or timesteps is None:
         add_noise, timesteps = _flow_matching, (torch.arange(_LEVELS) + 0.5) / _LEVELS
     samples = _some(_one_by_one(latents), max_samples, seed)
-    side = min(min(sample.shape[-2:]) for sample in samples)
+    side = min(min(sample.shape[1:]) for sample in samples)
     candidates = sorted(_grid(side) if kappas is None else kappas)
     if not candidates or timesteps.ndim != 1 or len(timesteps) == 0:
         raise FeraError("calibration needs at least one kappa and timesteps of shape (L,), L at least 1")
@@ -146,7 +147,7 @@ def indicators(
     """What each candidate sees of one latent, noised a few times (D) at each level; all see the same noise.
 
     Args:
-        latent: shape (C, H, W).
+        latent: shape (C, H, W) or (C, L).
         bands: M candidates of K bands.
         add_noise: as in `calibrate_kappa`.
         timesteps: shape (L,).
@@ -209,7 +210,7 @@ def _score(kappa: float, shares: Tensor) -> KappaScore:
 
 
 def _flow_matching(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    level = timesteps.to(latents.dtype).view(-1, 1, 1, 1)
+    level = timesteps.to(latents.dtype).view(-1, *[1] * (latents.ndim - 1))
     return (1 - level) * latents + level * noise
 
 
@@ -221,13 +222,13 @@ def _grid(side: int) -> list[float]:
 
 
 def _one_by_one(latents: Any) -> list[Tensor]:
-    """All latents as (C, H, W)."""
+    """All latents as (C, H, W) or (C, L)."""
     alone: list[Tensor] = []
     for latent in latents:
-        if not isinstance(latent, Tensor) or latent.ndim not in (3, 4):
+        if not isinstance(latent, Tensor) or latent.ndim not in (2, 3, 4):
             shape = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
-            raise FeraError(f"latents to calibrate on must be of shape (C, H, W) or (B, C, H, W), got {shape}")
-        alone.extend(latent.unsqueeze(0) if latent.ndim == 3 else latent)
+            raise FeraError(f"latents to calibrate on must be of shape (C, H, W), (B, C, H, W) or (C, L), got {shape}")
+        alone.extend(latent.unsqueeze(0) if latent.ndim < 4 else latent)
     if not alone:
         raise FeraError("there are no latents to calibrate kappa on")
     return alone

@@ -7,6 +7,7 @@ nothing here imports diffusers or PEFT.
 
 # Importing a family's file puts it into the tables.
 from fera.models import (  # noqa: F401
+    ace_step,
     allegro,
     animatediff,
     anyflow,
@@ -43,11 +44,13 @@ from fera.models import (  # noqa: F401
     kolors,
     krea2,
     latte,
+    longcat_audio,
     longcat_image,
     ltx,
     ltx2,
     lumina,
     lumina2,
+    minimax_music,
     mochi,
     motif_video,
     nucleus_image,
@@ -60,8 +63,8 @@ from fera.models import (  # noqa: F401
     sana,
     sana_video,
     skyreels,
-    sound,
     stable_audio,
+    stable_audio3,
     stable_cascade,
     stable_diffusion,
     stable_video,

@@ -9,6 +9,7 @@ from fera.errors import FeraError
 from fera.models.components import denoisers
 from fera.models.family import Conditions, Family
 from fera.models.pairs import Pairs
+from fera.models.sound import Sound
 from fera.models.video import Video
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "native_resolution",
     "pairs_of",
     "size_multiple",
+    "sound_of",
     "trained_denoiser",
     "video_of",
 ]
@@ -117,6 +119,12 @@ def video_of(pipe: Any) -> Video | None:
     """What a pipeline of videos is made for; None of one of pictures, and of one that is not known."""
     family = _find(pipe)
     return None if family is None else family.video
+
+
+def sound_of(pipe: Any) -> Sound | None:
+    """What a pipeline of sound is made for; None of the others, and of one that is not known."""
+    family = _find(pipe)
+    return None if family is None else family.sound
 
 
 def latent_scale(pipe: Any) -> int:

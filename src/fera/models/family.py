@@ -11,6 +11,7 @@ from fera.models.latents import AS_THEY_ARE, LatentUnits, scaled
 from fera.models.pairs import Pairs
 from fera.models.pictures import encoded
 from fera.models.placement import Placement
+from fera.models.sound import Sound
 from fera.models.video import Video
 
 Conditions = Mapping[str, Tensor]
@@ -46,6 +47,8 @@ class Family:
             those levels, from 0 (clean) to 1 (pure noise); empty for the others.
         video: what a base of videos is made for; None of one of pictures. `latents` is then given clips, and `predict`
             latents with their frames as channels.
+        sound: what a base of sound is made for; None of the others. `latents` is then given samples, and latents are
+            (B, C, L) everywhere.
         encodes_alone: whether captions are encoded one at a time: their conditions differ in length.
         pairs: how it is given source pictures; None where it takes none.
         guidance: the argument of the pipeline that sets the strength of guidance; None where it has none.
@@ -69,6 +72,7 @@ class Family:
     latents: Callable[[Any, Tensor], Tensor] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     video: Video | None = None
+    sound: Sound | None = None
     encodes_alone: bool = False
     pairs: Pairs | None = None
     guidance: str | None = "guidance_scale"
@@ -86,11 +90,11 @@ class Family:
 
         Args:
             vae: the pipeline's autoencoder.
-            pixels: shape (B, 3, H, W), or clips of shape (B, 3, F, H, W) where `video` is set; in [-1, 1], on its
-                device.
+            pixels: shape (B, 3, H, W), or clips of shape (B, 3, F, H, W) where `video` is set, or samples of shape
+                (B, channels, N) where `sound` is; in [-1, 1], on its device.
 
         Returns:
-            Shape (B, C, h, w), float32; frames count as channels.
+            Shape (B, C, h, w), float32; frames count as channels. Of sounds (B, C, L).
         """
         return (encoded if self.latents is None else self.latents)(vae, pixels).float()
 

@@ -23,8 +23,11 @@ class LatentUnits:
     scale: tuple[float, ...]
 
     def of(self, latents: Tensor) -> Tensor:
-        """The autoencoder's latents as the denoiser knows them, shape (..., C, H, W)."""
-        shift, scale = (torch.tensor(numbers).view(-1, 1, 1).to(latents) for numbers in (self.shift, self.scale))
+        """The autoencoder's latents as the denoiser knows them, shape (..., C, H, W); any where the numbers are one."""
+        shift, scale = (
+            torch.tensor(numbers).view((-1, 1, 1) if len(numbers) > 1 else ()).to(latents)
+            for numbers in (self.shift, self.scale)
+        )
         return (latents - shift) * scale
 
 

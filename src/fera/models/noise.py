@@ -10,6 +10,8 @@ Two processes cover the prediction types:
 
 Schedulers of EDM whose denoisers predict velocities, as of Stable Video Diffusion, are the first process at noise
 levels without steps: with sigma the noise over the signal, alpha_bar is 1 / (1 + sigma^2), and t is log(sigma) / 4.
+
+Stable Audio has the first with the noise level as an angle: :math:`\sqrt{\bar\alpha_t} = \cos(\pi t / 2)`, t in [0, 1].
 """
 
 import math
@@ -35,10 +37,11 @@ class NoiseProcess:
     Args:
         prediction_type: "epsilon", "v_prediction" or "flow_prediction".
         num_train_timesteps: T.
-        alphas_cumprod: shape (T,), float32; None for flow matching.
+        alphas_cumprod: shape (T,), float32; None for flow matching and angles.
         shift: the shift of flow matching's noise levels; above 1 favours more noise.
         levels: the noise levels that are trained, from 0 (clean) to 1 (pure noise).
         sigmas: the least and the largest noise over the signal of EDM; None for the others.
+        is_angle: whether timesteps are angles, from 0 to T for a right one.
     """
 
     prediction_type: str
@@ -47,6 +50,7 @@ class NoiseProcess:
     shift: float = 1.0
     levels: tuple[float, float] = (0.0, 1.0)
     sigmas: tuple[float, float] | None = None
+    is_angle: bool = False
 
     def to(self, device: torch.device) -> "NoiseProcess":
         """The same with its tensors on a device, where no step has to move them."""
@@ -71,8 +75,9 @@ class NoiseProcess:
             position: shape (B,), 0 (the noisiest of `levels`) to 1 (the cleanest).
 
         Returns:
-            Shape (B,) in [0, T]: as the denoiser takes them, int64 for DDPM and float32 for flow matching. For EDM
-            float32, log(sigma) / 4 of noise levels that lie as its pipelines' do (Karras et al., arXiv 2206.00364).
+            Shape (B,) in [0, T]: as the denoiser takes them, int64 for DDPM and float32 for flow matching and angles.
+            For EDM float32, log(sigma) / 4 of noise levels that lie as its pipelines' do (Karras et al., arXiv
+            2206.00364).
         """
         if self.sigmas is not None:
             least, largest = (sigma ** (1 / _RHO) for sigma in self.sigmas)
@@ -81,6 +86,8 @@ class NoiseProcess:
         if self.levels != (0.0, 1.0):
             cleanest, noisiest = map(self._position, self.levels)
             position = noisiest + position * (cleanest - noisiest)
+        if self.is_angle:
+            return (1 - position).float() * count
         if not self.is_flow:
             return ((1 - position) * count).long().clamp(0, count - 1)
         sigma = (1 - position).clamp(1 / count, 1).float()
@@ -90,6 +97,10 @@ class NoiseProcess:
         """Where along the whole process, 0 (pure noise) to 1 (clean), a noise level lies."""
         return 1 - level / (self.shift - (self.shift - 1) * level)
 
+    def angles(self, timesteps: Tensor) -> Tensor:
+        """Timesteps that are angles, in radians: 0 for a clean latent, half of pi for pure noise; shape (B,)."""
+        return timesteps.float() / self.num_train_timesteps * (math.pi / 2)
+
     def noise_levels(self, timesteps: Tensor) -> Tensor:
         """Timesteps as fractions of the process, shape (B,), float32: 0 for a clean latent, 1 for pure noise."""
         if self.sigmas is not None:
@@ -98,12 +109,12 @@ class NoiseProcess:
         return timesteps.float() / self.num_train_timesteps
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noisy latents, shape and dtype of `latents` (B, C, H, W)."""
+        """Noisy latents, shape and dtype of `latents`, (B, C, H, W) or (B, C, L)."""
         signal, amount = self._scales(timesteps, latents)
         return signal * latents + amount * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser should predict, shape and dtype of `latents` (B, C, H, W)."""
+        """What the denoiser should predict, shape and dtype of `latents`, (B, C, H, W) or (B, C, L)."""
         if self.prediction_type == "epsilon":
             return noise
         if self.is_flow:
@@ -112,15 +123,19 @@ class NoiseProcess:
         return signal * noise - amount * latents
 
     def _scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the latents and of the noise, shape (B, 1, 1, 1)."""
+        """Factors of the latents and of the noise, shape (B, 1, 1, 1) or (B, 1, 1)."""
+        shape = (-1, *[1] * (like.ndim - 1))
+        if self.is_angle:
+            angle = self.angles(timesteps).view(shape)
+            return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
         if self.sigmas is not None:
-            sigma = torch.exp(4 * timesteps.float()).to(like.dtype).view(-1, 1, 1, 1)
+            sigma = torch.exp(4 * timesteps.float()).to(like.dtype).view(shape)
             signal = (1 + sigma**2).rsqrt()
             return signal, sigma * signal
         if self.alphas_cumprod is None:
-            sigma = (timesteps / self.num_train_timesteps).to(like.dtype).view(-1, 1, 1, 1)
+            sigma = (timesteps / self.num_train_timesteps).to(like.dtype).view(shape)
             return 1 - sigma, sigma
-        alpha = self.alphas_cumprod.to(like.device, like.dtype)[timesteps].view(-1, 1, 1, 1)
+        alpha = self.alphas_cumprod.to(like.device, like.dtype)[timesteps].view(shape)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
 
@@ -143,6 +158,8 @@ def noise_process(scheduler: Any, prediction_type: str = "auto") -> NoiseProcess
         ratio = ((1 - alpha) / alpha).sqrt()
         sigmas = (least or float(ratio[0]), largest or float(ratio[-1]))
         return NoiseProcess("v_prediction", int(config.num_train_timesteps), sigmas=sigmas)
+    if counts_angles(scheduler) and prediction_type in ("auto", "v_prediction"):
+        return NoiseProcess("v_prediction", 1, is_angle=True)
     if _is_continuous(scheduler, is_flow=is_flow_scheduler or prediction_type == "flow_prediction"):
         raise FeraError(
             f"the base's scheduler ({name}) is none of DDPM or of flow matching: its noise levels are continuous, as "
@@ -188,6 +205,16 @@ def _is_velocity_of_edm(config: Any) -> bool:
     """Whether a scheduler's noise levels are those of EDM, and its denoiser predicts velocities."""
     kind = (config.get("timestep_type"), config.get("prediction_type"))
     return kind == ("continuous", "v_prediction") and "sigma_data" not in config
+
+
+def counts_angles(scheduler: Any) -> bool:
+    """Whether it is Stable Audio's, whose timestep is atan(sigma) over a right angle, for data of variance 1.
+
+    Scaled by 1 / sqrt(1 + sigma^2), as the denoiser gets it, the sample is cos(a) z + sin(a) noise with tan(a) = sigma.
+    """
+    if type(scheduler).__name__ != "CosineDPMSolverMultistepScheduler":
+        return False
+    return bool(scheduler.config.sigma_data == 1 and scheduler.config.prediction_type == "v_prediction")
 
 
 def _is_continuous(scheduler: Any, *, is_flow: bool) -> bool:

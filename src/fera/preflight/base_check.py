@@ -11,6 +11,7 @@ from fera.data.caption_checks import check_cleaning, text_limits
 from fera.data.clips.fitting import clip_settings
 from fera.data.example import Example
 from fera.data.pair_checks import with_sources
+from fera.data.sounds.fitting import fit_sounds, sound_lengths
 from fera.models.families import family_of, trained_denoiser
 from fera.models.noise import noise_process
 from fera.pipelines.base import load_base
@@ -53,6 +54,10 @@ def look_with_base(
         check_class_pictures(family, config)
     with noting(report):
         check_loss_weights(noise_process(pipe.scheduler, config.train.prediction_type), config.train)
+    if family.sound is not None or config.data.reads_sounds:
+        lengths = sound_lengths(config.data, family.sound, type(pipe).__name__)
+        assert family.sound is not None
+        training, held_out = (fit_sounds(some, lengths, family.sound) for some in (training, held_out))
     if config.data.reads_clips:
         counts, rate = clip_settings(config.data, family.video, type(pipe).__name__)
         training, held_out = (fit_all(report, each, counts, rate, config.data) for each in (training, held_out))

@@ -15,6 +15,7 @@ from fera.data.buckets import Shape
 from fera.data.captions import caption_variants
 from fera.data.example import Example
 from fera.models.families import Family, family_of, trained_denoiser
+from fera.models.noise import noise_process
 from fera.pipelines.memory import Held
 from fera.training.start.kappa import with_kappa
 from fera.training.start.opening import part_dtypes
@@ -97,14 +98,14 @@ def estimate(
     for part in (*encoders, denoiser):
         part.to(device)
     common = Counter(shapes).most_common(1)[0][0]
-    width, height, *frames = common
-    pixels = torch.zeros(1, 3, *frames, height, width, device=device, dtype=pipe.vae.dtype)
+    pixels = _blank(common, family).to(device, pipe.vae.dtype)
     latent = family.encode_pictures(pipe.vae, pixels)
     conditions = _encode_caption(pipe, family, examples, device)
     batch = min(settings.batch_size, max(1, len(examples)))
     dtype = part_dtypes(config)["default"]  # as training casts what a denoiser is told
     noisy = latent.expand(batch, *latent.shape[1:]).to(dtype)
-    timesteps = torch.full((batch,), 500, device=device)
+    process = noise_process(pipe.scheduler, settings.prediction_type)
+    timesteps = process.timesteps(torch.full((batch,), 0.5)).to(device)
     told = conditions | _told_of_sources(pipe, family, examples, latent, pixels)
     cast = family.cast(told, dtype)
     together = {key: value.expand(batch, *value.shape[1:]) for key, value in cast.items()}
@@ -166,8 +167,18 @@ def estimate(
     )
 
 
+def _blank(shape: Shape, family: Family) -> Tensor:
+    """A picture, a clip or a sound of a shape, as the autoencoder is given it."""
+    if family.sound is not None:
+        return torch.zeros(1, family.sound.channels, *shape)
+    width, height, *frames = shape
+    return torch.zeros(1, 3, *frames, height, width)
+
+
 def _volume(shape: Shape, stride: int) -> int:
-    """Pixels of a picture, or of a clip's frames that become a frame of the latent each."""
+    """Pixels of a picture, or of a clip's frames that become a frame of the latent each; samples of a sound."""
+    if len(shape) == 1:
+        return shape[0]
     width, height, *frames = shape
     return width * height * (1 + sum(count - 1 for count in frames) // stride)
 
@@ -200,6 +211,8 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
 def _encode_caption(pipe: Any, family: Family, examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
     """Conditions of one caption, with grey pictures for sources where the text encoder sees them."""
     captions, pairs = ["a picture"], family.pairs
+    if family.sound is not None and (excerpt := examples[0].excerpt) is not None:
+        return family.sound.encode(pipe, captions, excerpt.told, device)
     if pairs is None or pairs.encode is None:
         return family.encode(pipe, captions, device)
     example = max(examples, key=lambda one: len(one.sources))

@@ -23,9 +23,11 @@ from fera.data.images import crop_box
 from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
 from fera.data.pairs import add_sources, describe_sources
+from fera.data.sounds.fitting import describe_fitting, describe_lengths
 from fera.data.sources import check_captions, find, scan_training
 from fera.preflight.clip_check import clip_report, fit_all
 from fera.preflight.report import DataReport, PictureReport, noting
+from fera.preflight.sound_check import sound_report
 
 
 def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
@@ -69,7 +71,7 @@ def examine(config: TrainConfig, *, with_base: bool) -> DataReport:
 
 
 def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConfig, *, held_out: bool) -> PictureReport:
-    bucket = nearest_bucket(example.size, buckets) if buckets else None
+    bucket = nearest_bucket(example.size, buckets) if buckets and example.sound is None else None
     offset = crop_offset(example, center_crop=config.data.center_crop, seed=config.seed)
     return PictureReport(
         name=example.name,
@@ -83,6 +85,7 @@ def _picture_report(example: Example, buckets: Sequence[Size], config: TrainConf
         held_out=held_out,
         colours=example.colours,
         clip=clip_report(example),
+        sound=sound_report(example),
     )
 
 
@@ -122,18 +125,17 @@ def _found(report: DataReport, folder: Path, data: DataConfig) -> list[Example]:
 
 
 def _usable(report: DataReport, examples: Sequence[Example], source: Path | str, data: DataConfig) -> list[Example]:
-    good, bad = sift_images(examples, user_index(), clips=data.reads_clips)
+    good, bad = sift_images(examples, user_index(), clips=data.reads_clips, sounds=data.reads_sounds)
     report.bad += bad
     report.colours += describe_colours(good)
     if bad and not (data.skip_bad and good):
-        things = "pictures and clips" if data.reads_clips else "pictures"
-        report.problems.append(f"{len(bad)} of {len(examples)} {things} in {source} cannot be used")
+        report.problems.append(f"{len(bad)} of {len(examples)} {data.things} in {source} cannot be used")
     return good
 
 
 def _describe(report: DataReport, examples: Sequence[Example]) -> None:
     report.pictures = len(examples)
-    if examples:
+    if examples and examples[0].sound is None:
         by_area = sorted((example.size for example in examples), key=lambda size: size[0] * size[1])
         report.smallest, report.largest = by_area[0], by_area[-1]
     step = max(1, len(examples) // 5)
@@ -161,6 +163,10 @@ def _look_at_class(report: DataReport, config: TrainConfig) -> None:
 def _look_at_sizes(
     report: DataReport, examples: Sequence[Example], buckets: Sequence[Size], config: TrainConfig
 ) -> None:
+    if config.data.reads_sounds:
+        report.buckets = describe_lengths(repeat(examples), config.train.batch_size)
+        report.notes += describe_fitting(examples)
+        return
     sizes, shapes = assign_sizes(examples, buckets), assign_shapes(examples, buckets)
     report.sizes = {example.name: size for example, size in zip(examples, sizes, strict=True)}
     rows = Counter(dict.fromkeys(shapes, 0))

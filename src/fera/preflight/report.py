@@ -31,8 +31,33 @@ class ClipReport:
 
 
 @dataclass(frozen=True)
+class SoundReport:
+    """What a sound is, and what of it is trained on.
+
+    Args:
+        seconds: its length.
+        rate: samples a second.
+        channels: how many.
+        codec: how it is coded.
+        trained_seconds: of its beginning; None where no base is known.
+        length: seconds that it is brought to, with silence behind it; likewise.
+        trained_rate: samples a second that it is brought to; likewise.
+        trained_channels: likewise.
+    """
+
+    seconds: float
+    rate: int
+    channels: int
+    codec: str
+    trained_seconds: float | None
+    length: float | None
+    trained_rate: int | None
+    trained_channels: int | None
+
+
+@dataclass(frozen=True)
 class PictureReport:
-    """What becomes of one picture or clip.
+    """What becomes of one picture, clip or sound.
 
     Args:
         name: the name of the picture.
@@ -46,6 +71,7 @@ class PictureReport:
         held_out: whether only the held-out loss sees it.
         colours: what is done about its colour profile; empty where nothing is.
         clip: what it is as a clip; None of a picture.
+        sound: what it is as a sound; None of the others.
     """
 
     name: str
@@ -59,6 +85,7 @@ class PictureReport:
     held_out: bool
     colours: str
     clip: ClipReport | None = None
+    sound: SoundReport | None = None
 
 
 @dataclass

@@ -13,7 +13,7 @@ from fera.report.extras import Analysis, Evaluations, read_analysis, read_evalua
 from fera.report.figures import Figure, gate_figures, routing_figures, training_figures
 from fera.report.folder import Run, read_json
 from fera.report.log import number
-from fera.report.pictures import Picture, embed, embed_file
+from fera.report.pictures import Picture, embed, embed_file, with_sounds
 from fera.report.settings import Setting
 from fera.report.stages import Stages, read_stages
 from fera.report.verdict import Fact, Notice, facts, notices
@@ -183,17 +183,30 @@ def _samples(run: Run, problems: list[str]) -> tuple[list[tuple[int, Picture]], 
         digits = path.stem.removeprefix("step-")
         try:
             step = int(digits)
-            samples.append((step, embed_file(path, f"Step {step:,}: {prompts}", _GRID_SIDE)))
+            picture = embed_file(path, f"Step {step:,}: {prompts}", _GRID_SIDE)
+            if path in (paths[0], paths[-1]):  # the first and the last are heard: sounds are large
+                picture = with_sounds(picture, _sounds(path, drawn))
+            samples.append((step, picture))
         except ValueError as error:
             problems.append(f"samples: {error if digits.isdecimal() else f'{path.name} has no step in its name'}")
     return samples, len(run.samples) - len(paths)
+
+
+def _sounds(path: Path, prompts: Sequence[str]) -> dict[str, Path]:
+    """Sounds beside a picture of their spectrograms, by prompt."""
+    files = {prompt: path.with_name(f"{path.stem}-{number:03d}.wav") for number, prompt in enumerate(prompts)}
+    return {prompt: file for prompt, file in files.items() if file.is_file()}
 
 
 def _examples(run: Run, problems: list[str]) -> list[tuple[str, Picture]]:
     examples = []
     for example in run.pictures.some():
         try:
-            picture = embed_file(example.image, f"Training picture: {example.caption}", _EXAMPLE_SIDE)
+            picture = embed_file(
+                example.image,
+                f"Training {'picture' if example.sound is None else 'sound'}: {example.caption}",
+                _EXAMPLE_SIDE,
+            )
         except ValueError as error:
             problems.append(f"training picture {error}")
         else:

@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from fera.config import TrainConfig
+from fera.data.sounds.spectrogram import spectrogram
 from fera.errors import FeraError
-from fera.generation import contact_sheet, generate_clips
+from fera.generation import contact_sheet, generate_clips, generate_sounds
 from fera.report.folder import Run
 from fera.support.progress import Listener
 from fera.traces.curves import RoutingCurves, routing_curves
@@ -123,7 +124,7 @@ def _check(run: Run, sampling: Sampling) -> tuple[TrainConfig, Path, list[str]]:
 
 
 def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
-    """Arguments of `generate_clips`: as asked for, else as the run's previews."""
+    """Arguments of `generate_clips` or `generate_sounds`: as asked for, else as the run's previews."""
     validation, resolution = config.validation, config.data.resolution
     return {
         "seed": validation.seed if sampling.seed is None else sampling.seed,
@@ -133,6 +134,7 @@ def _settings(config: TrainConfig, sampling: Sampling) -> dict[str, Any]:
         "height": resolution,
         "width": resolution,
         "num_frames": config.drawn_frames,
+        "seconds": config.drawn_seconds,
     }
 
 
@@ -162,6 +164,18 @@ def _given(pipe: Any, run: Run, config: TrainConfig, count: int) -> dict[str, An
 def _draw(
     pipe: Any, prompts: Sequence[str], settings: dict[str, Any], label: str, listener: Listener
 ) -> list[Image.Image]:
+    from fera.models.families import sound_of
+
+    if sound_of(pipe) is not None:
+        taken = ("seed", "num_inference_steps", "guidance_scale", "negative_prompt", "seconds")
+        sounds = generate_sounds(
+            pipe,
+            prompts,
+            **{name: settings[name] for name in taken},
+            progress=lambda done, total: listener.advance(f"drawing {label}", done, total),
+        )
+        return [spectrogram(sound) for sound in sounds]
+    settings = {name: value for name, value in settings.items() if name != "seconds"}
     clips = generate_clips(
         pipe,
         prompts,

@@ -9,8 +9,12 @@ from PIL import Image
 
 from fera.config import TrainConfig
 from fera.data.buckets import Size, bucket_sizes, nearest_bucket
+from fera.data.sounds.sound import Waveform
 from fera.generation.sources import in_turn, read_masks, read_sources
 from fera.models.families import Family
+
+# What comes of one prompt: frames, or a sound.
+Drawn = list[Image.Image] | Waveform
 
 # Pictures that are drawn together.
 _BATCH = 8
@@ -44,9 +48,14 @@ class Previews:
         """Source pictures of each prompt; empty where the base needs none."""
         return read_sources(self.entries, len(self.config.validation.prompts))
 
-    def calls(self) -> list[Callable[[Any], list[list[Image.Image]]]]:
-        """Calls of the pipeline that draw a few prompts each: the pipeline to frames of each, one of a picture."""
+    def calls(self) -> list[Callable[[Any], list[Drawn]]]:
+        """Calls of the pipeline that draw a few prompts each: the pipeline to frames of each, one of a picture.
+
+        Of a base of sound, to a sound each.
+        """
         settings = self.config.validation
+        if self.family.sound is not None:
+            return [partial(self._draw_sound, number) for number in range(len(settings.prompts))]
         masks, sources = read_masks(settings.masks, len(settings.prompts)), self.sources()
         return [
             partial(self._draw, slice(first, first + count), size, sources, masks)
@@ -60,11 +69,11 @@ class Previews:
         sources: Sequence[Sequence[Image.Image]],
         masks: Sequence[Image.Image],
         pipe: Any,
-    ) -> list[list[Image.Image]]:
+    ) -> list[Drawn]:
         from fera.generation import generate_clips
 
         settings, frames = self.config.validation, self.config.drawn_frames
-        return generate_clips(
+        clips = generate_clips(
             pipe,
             settings.prompts[chosen],
             num_frames=frames if self.family.video is not None else None,
@@ -77,6 +86,23 @@ class Previews:
             width=size[0],
             sources=sources[chosen],
             masks=masks[chosen],
+        )
+        return list(clips)
+
+    def _draw_sound(self, number: int, pipe: Any) -> list[Drawn]:
+        from fera.generation import generate_sounds
+
+        settings = self.config.validation
+        return list(
+            generate_sounds(
+                pipe,
+                [settings.prompts[number]],
+                seconds=self.config.drawn_seconds,
+                negative_prompt=settings.negative_prompt,
+                seed=settings.seed + number,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+            )
         )
 
     def _together(self, sources: Sequence[Sequence[Image.Image]]) -> Iterator[tuple[int, int, Size]]:

@@ -14,6 +14,8 @@ from torch import nn
 from fera.config import TrainConfig, ValidationConfig
 from fera.data.buckets import Shape
 from fera.data.cache.encoded import EncodedSet
+from fera.data.sounds.sound import Waveform
+from fera.data.sounds.spectrogram import spectrogram
 from fera.models.noise import fixed_noise, spread_timesteps
 from fera.pipelines.block_offload import move, place
 from fera.support.files import replace_file, replace_text
@@ -78,14 +80,14 @@ def draw_samples(
         setup: the setup of the run; the pipeline still has its encoders.
         config: the configuration of the run: prompts, seed, steps, guidance, precision.
         folder: gets `step-000100.png`, and how it was drawn as `step-000100.json`; of clips, contact sheets are in the
-            grid, and `step-000100-000.mp4` and so on are beside it.
+            grid, and `step-000100-000.mp4` and so on are beside it; of sounds, spectrograms, and `.wav`.
         step: optimizer steps taken.
         device: where to draw.
 
     Returns:
         Path of the grid, and the pictures in it, one a prompt.
     """
-    from fera.generation import contact_sheet, save_clip
+    from fera.generation import contact_sheet, save_clip, save_sound
     from fera.generation.grids import prompt_grid
 
     settings = config.validation
@@ -93,7 +95,7 @@ def draw_samples(
     folder.mkdir(parents=True, exist_ok=True)
     with evaluating(setup.denoiser), _evaluating_text(setup), _as_loaded(setup):
         move(setup.pipe, device)
-        clips = [clip for call in previews.calls() for clip in call(setup.pipe)]
+        drawn = [one for call in previews.calls() for one in call(setup.pipe)]
     if device.type != "cpu":
         trained = setup.text.names if setup.text is not None else ()
         eyes = setup.family.pairs.eyes if setup.family.pairs is not None else ()
@@ -105,11 +107,16 @@ def draw_samples(
         torch.cuda.empty_cache()
     path = folder / f"step-{step:06d}.png"
     video = setup.family.video
-    for number, clip in enumerate(clips):
-        if len(clip) > 1 and video is not None:
-            rate = config.data.frame_rate or video.frame_rate
-            save_clip(clip, path.with_name(f"{path.stem}-{number:03d}.mp4"), rate, {"prompt": settings.prompts[number]})
-    images = [contact_sheet(clip, most=4) for clip in clips]
+    images = []
+    for number, one in enumerate(drawn):
+        about, beside = {"prompt": settings.prompts[number]}, path.with_name(f"{path.stem}-{number:03d}")
+        if isinstance(one, Waveform):
+            save_sound(one, beside.with_suffix(".wav"), about)
+            images.append(spectrogram(one))
+            continue
+        if len(one) > 1 and video is not None:
+            save_clip(one, beside.with_suffix(".mp4"), config.data.frame_rate or video.frame_rate, about)
+        images.append(contact_sheet(one, most=4))
     sources = previews.sources()
     shown = {"source": [pictures[0] for pictures in sources]} if sources else {}
     grid = prompt_grid({**shown, f"step {step}": images}, settings.prompts)
@@ -129,8 +136,11 @@ def _how_drawn(setup: Setup, config: TrainConfig, sources: Sequence[str], step: 
         "negative_prompt": settings.negative_prompt,
         "steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale,
-        "height": setup.resolution,
-        "width": setup.resolution,
+        **(
+            {"seconds": config.drawn_seconds}
+            if setup.family.sound is not None
+            else {"height": setup.resolution, "width": setup.resolution}
+        ),
         **({"num_frames": config.drawn_frames} if setup.family.video is not None else {}),
         "precision": {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(setup.dtype, "fp32"),
         "images": [

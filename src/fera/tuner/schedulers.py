@@ -4,6 +4,7 @@ import weakref
 from typing import Any
 
 from fera.errors import FeraError
+from fera.models.noise import counts_angles
 
 
 class SchedulerOf:
@@ -32,6 +33,8 @@ class SchedulerOf:
         scheduler = getattr(pipe, "scheduler", None)
         config = getattr(scheduler, "config", None)
         kind = (getattr(config, "timestep_type", None), getattr(config, "prediction_type", None))
+        if counts_angles(scheduler):
+            return
         if kind == ("continuous", "v_prediction") or hasattr(scheduler, "precondition_noise"):
             raise FeraError(
                 f"the router of adapter {adapter!r} reads the timestep, and {type(scheduler).__name__} gives "

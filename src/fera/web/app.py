@@ -83,6 +83,7 @@ def make_app(places: Places, queue: Queue, *, hosts: set[str], token: str | None
         "/job": pages.job,
         "/picture": pages.picture,
         "/clip": pages.clip,
+        "/sound": pages.sound,
         "/thumb": pages.thumb,
         "/static": pages.static,
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from fera.preflight.sound_check import channels_in_words
 from fera.web.jobs import Job, Queue
 
 _MOST_BYTES = 2**26
@@ -76,7 +77,8 @@ def _check(report: Mapping[str, Any], folder: str) -> Check:
     facts = {}
     for picture in report["listing"]:
         name = picture["name"]
-        parts = [_size(picture["size"])]
+        sound = picture.get("sound")
+        parts = [_size(picture["size"])] if sound is None else _about(sound)
         if picture["bucket"]:
             parts[0] += f" to {_size(picture['bucket'])}"
             whole = list(picture["size"]) == [round(side) for side in picture["crop"][2:]]
@@ -96,6 +98,15 @@ def _check(report: Mapping[str, Any], folder: str) -> Check:
             bad[name[0]] = name[1]
     notes = [*report["notes"], *report["colours"]]
     return Check(facts, bad, small, report["problems"], notes, report["buckets"])
+
+
+def _about(sound: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{sound['seconds']:.3g} s",
+        f"{sound['rate']} Hz",
+        channels_in_words(sound["channels"]),
+        str(sound["codec"]),
+    ]
 
 
 def _name(line: str, folder: str) -> tuple[str, str] | None:

@@ -14,19 +14,22 @@ from starlette.responses import JSONResponse, Response
 from fera.captioning.models import find_models
 from fera.data.editing import Captioned, CaptionFolder
 from fera.data.images import load_image
-from fera.data.picture_formats import IMAGE_SUFFIXES
+from fera.data.picture_formats import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from fera.errors import FeraError
 from fera.support.files import replace_file
 from fera.web.checks import Check, checked, read_json
 from fera.web.commands import number_of, text_of
 from fera.web.draft import Draft, Drafts
 from fera.web.jobs import OPEN, Job, Queue
+from fera.web.look import SOUNDS
 from fera.web.looks import Looks, captions_now, find_folders
 from fera.web.places import Places
 from fera.web.rendering import asked, printed, render
 from fera.web.uploads import check_name, receive, write_mask
 
 _A_PAGE = 120
+# Length to check sounds at, where none is given.
+_SECONDS = "10"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Card:
         facts: what the check said of it.
         is_bad: whether it cannot be used.
         is_picture: whether a thumbnail can be made of it.
+        sound: the file, as the page calls it, where it is a sound that browsers play; empty where it is none.
+        is_sound: whether it is a sound.
     """
 
     name: str
@@ -50,6 +55,8 @@ class Card:
     facts: Sequence[str]
     is_bad: bool
     is_picture: bool
+    sound: str = ""
+    is_sound: bool = False
 
 
 class Datasets:
@@ -183,10 +190,13 @@ class Datasets:
         folder = self._folder(text_of(given, "folder", needed=True))
         name = self._word(folder)
         words = ["data", "check", name, "--json", "--data.allow_missing_captions=true"]
-        if resolution := number_of(given, "resolution"):
+        has_sounds = any(entry.image.suffix.lower() in SOUND_SUFFIXES for entry in self._looks.at(folder).entries)
+        if has_sounds:
+            words.append(f"--data.seconds={number_of(given, 'seconds', float) or _SECONDS}")
+        elif resolution := number_of(given, "resolution"):
             words.append(f"--data.resolution={resolution}")
         masks = self._masks(folder)
-        if masks.is_dir() and any(masks.rglob("*.png")):
+        if not has_sounds and masks.is_dir() and any(masks.rglob("*.png")):
             words.append(f"--data.mask_path={self._word(masks)}")
         job = self._queue.add(tuple(words), "", trains=False)
         return {"job": job.id, "command": job.text}
@@ -301,6 +311,7 @@ class Datasets:
         return [entry for entry in held.entries if wanted(entry)]
 
     def _card(self, entry: Captioned, edits: Mapping[str, tuple[str, str]], check: Check | None) -> Card:
+        suffix = entry.image.suffix.lower()
         return Card(
             name=entry.name,
             path=self._places.name(entry.image),
@@ -308,7 +319,9 @@ class Datasets:
             is_changed=entry.name in edits,
             facts=check.facts_of(entry.name) if check is not None else (),
             is_bad=check is not None and entry.name in check.bad,
-            is_picture=entry.image.suffix.lower() in IMAGE_SUFFIXES,
+            is_picture=suffix in IMAGE_SUFFIXES,
+            sound=self._places.name(entry.image) if suffix in SOUNDS else "",
+            is_sound=suffix in SOUND_SUFFIXES,
         )
 
     def _folder(self, name: str) -> Path:

@@ -120,7 +120,7 @@ class Drawings:
         words += [f"--{name.replace('_', '-')}={value}" for name in _WHOLE if (value := number_of(given, name))]
         words += [
             f"--{name.replace('_', '-')}={value}"
-            for name in ("guidance_scale", "adapter_start", "frame_rate")
+            for name in ("guidance_scale", "adapter_start", "frame_rate", "seconds")
             if (value := number_of(given, name, float))
         ]
         if negative := text_of(given, "negative_prompt"):
@@ -185,7 +185,9 @@ class Drawings:
 
         def row(number: int, name: str) -> dict[str, Any]:
             picture = pictures.setdefault(number, {"number": number, "prompt": "", "rows": {}})
-            found: dict[str, Any] = picture["rows"].setdefault(name, {"steps": [], "final": "", "clip": ""})
+            found: dict[str, Any] = picture["rows"].setdefault(
+                name, {"steps": [], "final": "", "clip": "", "sound": ""}
+            )
             return found
 
         for line in _lines(folder / LIVE / LIVE_STEPS):
@@ -207,6 +209,8 @@ class Drawings:
                 held["final"], held["version"] = self._places.name(file), str(file.stat().st_mtime_ns)
                 if (clip := file.with_suffix(".mp4")).is_file() and not clip.is_symlink():
                     held["clip"] = self._places.name(clip)
+                if (sound := file.with_suffix(".wav")).is_file() and not sound.is_symlink():
+                    held["sound"] = self._places.name(sound)
         return [pictures[number] for number in sorted(pictures)]
 
 

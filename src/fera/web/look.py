@@ -22,12 +22,22 @@ _LOG_LINES = 12
 # Where gates along the denoising steps are kept, the newer first.
 _TRACES = ("gates.csv", "analysis/gates.csv")
 _MOST_SAMPLES = 400
+_MOST_HEARD = 16  # of one step
 PICTURES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".webp": "image/webp",
     ".gif": "image/gif",
+}
+# What browsers play.
+SOUNDS = {
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".mp3": "audio/mpeg",
+    **dict.fromkeys((".ogg", ".oga", ".opus"), "audio/ogg"),
+    ".m4a": "audio/mp4",
+    ".aac": "audio/aac",
 }
 
 
@@ -39,11 +49,13 @@ class Sample:
         step: when.
         path: relative to the root, or absolute.
         version: changes when the file does.
+        sounds: paths of the sounds that it shows, in the order of the prompts.
     """
 
     step: int
     path: str
     version: int
+    sounds: tuple[str, ...] = ()
 
 
 def figures(path: Path) -> tuple[list[Figure], list[Figure]]:
@@ -80,7 +92,9 @@ def samples(places: Places, path: Path) -> list[Sample]:
         digits = file.stem.removeprefix("step-")
         if digits.isdecimal() and not file.is_symlink():
             try:
-                found.append(Sample(int(digits), places.name(file), file.stat().st_mtime_ns))
+                heard = [one for one in sorted(folder.glob(f"{file.stem}-*.wav")) if not one.is_symlink()]
+                sounds = tuple(places.name(one) for one in heard[:_MOST_HEARD])
+                found.append(Sample(int(digits), places.name(file), file.stat().st_mtime_ns, sounds))
             except OSError:
                 continue  # replaced just now
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fera.config import DataConfig
 from fera.data.editing import Captioned, CaptionFolder, read_folder
-from fera.data.picture_formats import IMAGE_SUFFIXES
+from fera.data.picture_formats import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from fera.data.sources.files import METADATA_NAMES
 from fera.data.sources.flat import caption_of
 from fera.data.sources.sharing import Beside
@@ -21,7 +21,7 @@ _MOST_ENTRIES = 20_000
 # Of a folder's entries, so many say whether it is one of pictures.
 _FIRST = 200
 _KEPT = 8
-_SUFFIXES = tuple(IMAGE_SUFFIXES)
+_SUFFIXES = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES)
 # Folders of pictures that are no data.
 _OWN = ("drawings", "samples", "live")
 
@@ -91,7 +91,7 @@ def _caption_of(entry: Captioned, beside: Beside, folder: Path, config: DataConf
 
 
 def find_folders(places: Places) -> list[str]:
-    """Names of folders with pictures in them, below those of the page."""
+    """Names of folders with pictures or sounds in them, below those of the page."""
     found: list[str] = []
     left = _MOST_ENTRIES
     folders = [(path, 0) for path in (places.root, *places.also)]

@@ -24,7 +24,7 @@ _STATIC = {
 # Longer side of a picture that is painted on.
 _VIEW = 1024
 # A report may hold what a stranger wrote: it is shown, and runs nothing.
-_REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
 
 class Pages:
@@ -162,6 +162,14 @@ class Pages:
         if path.suffix.lower() != ".mp4" or not path.is_file():
             raise FeraError("there is no such clip any more")
         return FileResponse(path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=3600"})
+
+    def sound(self, request: Request) -> Response:
+        """A sound of the folders, or one that was drawn; browsers ask for parts of it."""
+        path = self._places.inside(asked(request, "path"))
+        kind = look.SOUNDS.get(path.suffix.lower())
+        if kind is None or not path.is_file():
+            raise FeraError("there is no such sound any more")
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
     def thumb(self, request: Request) -> Response:
         """A picture made small."""

@@ -9,10 +9,15 @@ from PIL import Image
 
 from fera.data.images import load_image
 from fera.data.index import stamp_of
+from fera.data.picture_formats import SOUND_SUFFIXES
+from fera.data.sounds.reading import beginning
+from fera.data.sounds.spectrogram import spectrogram
 from fera.errors import FeraError
 from fera.support.files import replace_file
 
 SIDE = 192
+# Of a sound.
+_SECONDS = 30.0
 
 
 class Thumbs:
@@ -28,10 +33,10 @@ class Thumbs:
         self._decoding = threading.Semaphore(2)
 
     def of(self, path: Path, side: int = SIDE) -> bytes:
-        """A WebP of a picture, upright.
+        """A WebP of a picture, upright, or of a sound's spectrogram.
 
         Args:
-            path: a picture.
+            path: a picture or a sound.
             side: of the longer side, in pixels, at most.
 
         Raises:
@@ -48,7 +53,7 @@ class Thumbs:
             pass
         with self._decoding:
             try:
-                image = load_image(path)
+                image = _picture_of(path)
             except (ValueError, OSError) as error:
                 raise FeraError(f"{path.name} {error}") from error
             image.thumbnail((side, side))
@@ -60,6 +65,13 @@ class Thumbs:
         except OSError:
             pass  # a full disk: it is made again the next time
         return small
+
+
+def _picture_of(path: Path) -> Image.Image:
+    """A picture, or the spectrogram of a sound."""
+    if path.suffix.lower() in SOUND_SUFFIXES:
+        return spectrogram(beginning(path, _SECONDS))
+    return load_image(path)
 
 
 def _encoded(image: Image.Image) -> bytes:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fera.data.images import load_gray, load_image
-from fera.data.picture_formats import IMAGE_SUFFIXES
+from fera.data.picture_formats import IMAGE_SUFFIXES, SOUND_SUFFIXES
+from fera.data.sounds.reading import look_at
 from fera.data.sources.files import CAPTION_SUFFIXES
 from fera.errors import FeraError
 from fera.support.files import file_digest, sync
@@ -21,15 +22,15 @@ def check_name(name: str) -> str:
     """A file's name as it may be written into a data folder.
 
     Raises:
-        FeraError: it leads somewhere, is hidden, or is none of a picture or a caption.
+        FeraError: it leads somewhere, is hidden, or is none of a picture, a sound or a caption.
     """
     if not name or name != os.path.basename(name) or "\\" in name or name.startswith(".") or not name.isprintable():
         raise FeraError(f"{name[:80]!r} is no name of a file that can be taken; rename it")
     if len(name.encode()) > _LONGEST:
         raise FeraError(f"the name {name[:40]}… is longer than {_LONGEST} bytes; shorten it")
     suffix = Path(name).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES and suffix not in CAPTION_SUFFIXES:
-        raise FeraError(f"{name} is neither a picture nor a caption; copy other files into the folder yourself")
+    if suffix not in IMAGE_SUFFIXES and suffix not in CAPTION_SUFFIXES and suffix not in SOUND_SUFFIXES:
+        raise FeraError(f"{name} is none of a picture, a sound or a caption; copy other files into the folder yourself")
     return name
 
 
@@ -65,7 +66,7 @@ def settle(path: Path, target: Path) -> str:
         _check_text(path, target.name)
     else:
         try:
-            load_image(path)
+            look_at(path) if path.suffix.lower() in SOUND_SUFFIXES else load_image(path)
         except ValueError as error:
             raise FeraError(f"{target.name} {error}; it was not taken") from error
     sync(path)

@@ -17,7 +17,7 @@ class Batch:
     """Encoded examples.
 
     Args:
-        latents: in the denoiser's units, shape (B, C, H, W), float32.
+        latents: in the denoiser's units, shape (B, C, H, W), or (B, C, L) of sounds, float32.
         conditions: what the denoiser takes besides, each with B along its first axis.
         names: the names of the pictures.
         captions: the captions of the examples, as they are trained on.
@@ -39,7 +39,8 @@ class EncodedSet:
 
     Args:
         names: the names of the pictures.
-        sizes: width and height in pixels that each was brought to and, of clips, the number of frames.
+        sizes: width and height in pixels that each was brought to and, of clips, the number of frames; of sounds,
+            their samples.
         cache: where the entries lie that are named below.
         latents: for each picture its entry, and where flips were asked for a second one, mirrored.
         captions: for each picture one or more orders of its tags.
@@ -55,7 +56,8 @@ class EncodedSet:
         source_units: how the autoencoder's latents become a source's.
         holes: for each picture as `latents`, what is to be painted; empty where nothing is filled.
         seen_texts: for each picture, and where flips were asked for for its mirror image, the entry of each of its
-            captions, of text encoders that see its sources; empty where they see captions alone.
+            captions, of text encoders that see its sources or are told how long a sound is; empty where they see
+            captions alone.
         seen: for each picture as `latents`, its sources as another encoder sees them; empty where none does.
     """
 
@@ -97,7 +99,7 @@ class EncodedSet:
         yield from (name for ways in self.seen_texts for by_caption in ways for name in by_caption.values())
 
     def latent(self, row: int) -> Tensor:
-        """Latent of one example in the denoiser's units, shape (C, H, W)."""
+        """Latent of one example in the denoiser's units, shape (C, H, W) or (C, L)."""
         return self.units.of(self.cache.read(self.latents[row][0])["mean"])
 
     def batch(

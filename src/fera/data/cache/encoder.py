@@ -144,6 +144,9 @@ class Encoder:
             if sees_sources:
                 whole = [(examples, sizes[i], variants[i]) for i, (examples, _) in enumerate(sets)]
                 seen_texts = encoding.encode_seen(whole, self._framing)
+            elif self.family.sound is not None:
+                timed = [(examples, variants[i]) for i, (examples, _) in enumerate(sets)]
+                seen_texts = encoding.encode_timed(timed)
             elif self.with_texts:
                 texts = encoding.names(caption for some in variants for captions in some for caption in captions)
                 encoding.encode(texts)

@@ -1,4 +1,4 @@
-"""Pictures and clips into latents: the means of the autoencoder's posterior.
+"""Pictures, clips and sounds into latents: the means of the autoencoder's posterior.
 
 Around its mean the posterior of the usual autoencoders is all but certain, and no draw needs to be kept or repeated.
 """
@@ -96,6 +96,7 @@ class LatentNames:
         if (part := example.part) is not None:
             depends_on += ["frames", part.start, part.frames, part.frame_rate]
         depends_on += [] if source.frame is None else ["frame", source.frame]
+        depends_on += [] if example.excerpt is None else ["samples", *example.excerpt.content]
         name = f"latent-{digest([*self._before, *depends_on, *(self._after if after is None else after)])}"
         given = () if source.frame is None else (source.frame,)
         return Picture(source.path, example, size, offset, mirrored, name, blank, given)

@@ -1,4 +1,4 @@
-"""Pictures, masks and frames as the autoencoder is to see them: brought to their size, cropped, mirrored."""
+"""Pictures, masks, frames and sounds as the autoencoder is to see them: brought to their size, cropped, mirrored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from fera.data.clips.reading import frames_of
 from fera.data.example import Example
 from fera.data.images import load_image
 from fera.data.masks import load_mask
+from fera.data.sounds.reading import samples_of
 from fera.data.tensors import to_clip, to_image, to_tensor, to_weights
 from fera.errors import FeraError
 
@@ -42,21 +43,24 @@ class Picture:
 
 
 def chunks(missing: Sequence[Picture]) -> Iterator[list[Picture]]:
-    """Pictures to encode together: of one size. Clips go one at a time, so that one is in memory."""
+    """Pictures to encode together: of one size. Clips and sounds go one at a time, so that one is in memory."""
 
     def shape(picture: Picture) -> tuple[int, ...]:
         return (picture.example.frames, *picture.size)
 
     for (frames, *_), pictures in groupby(sorted(missing, key=shape), key=shape):
-        same_size, count = list(pictures), _BATCH if frames == 1 else 1
+        same_size = list(pictures)
+        count = _BATCH if frames == 1 and same_size[0].example.excerpt is None else 1
         for start in range(0, len(same_size), count):
             yield same_size[start : start + count]
 
 
 def pixels_of(picture: Picture) -> Tensor:
-    """Shape (3, H, W), or (3, F, H, W) of a clip; F is the number of given frames where some are."""
+    """Shape (3, H, W), or (3, F, H, W) of a clip, with F given frames where some are; or (channels, N) of a sound."""
     example = picture.example
     try:
+        if example.excerpt is not None:
+            return torch.from_numpy(samples_of(example.image, example.excerpt))
         if example.clip is not None and example.part is not None:
             part = example.part
             parts = [Part(part.start + frame, 1, part.frame_rate) for frame in picture.given] or [part]

@@ -136,6 +136,46 @@ class TextEncoding:
                 self._progress("captions", done, len(missing))
         return found
 
+    def encode_timed(
+        self, sets: Sequence[tuple[Sequence[Example], Sequence[Sequence[str]]]]
+    ) -> list[list[list[dict[str, str]]]]:
+        """Encode captions of a base that is told how long a sound is.
+
+        Args:
+            sets: sounds whose excerpts are settled, and the captions of each.
+
+        Returns:
+            Of each set, for each example, which has no mirror image, entries by caption.
+
+        Raises:
+            FeraError: the cache cannot be written.
+        """
+        sound = self._family.sound
+        assert sound is not None
+        wanted: dict[str, tuple[str, float]] = {}
+
+        def named(caption: str, example: Example) -> str:
+            assert example.excerpt is not None
+            name = f"text-{digest([*self._key, caption, 'seconds', example.excerpt.told])}"
+            wanted[name] = caption, example.excerpt.told
+            return name
+
+        found = [
+            [
+                [{caption: named(caption, example) for caption in dict.fromkeys([*captions, ""])}]
+                for example, captions in zip(*one, strict=True)
+            ]
+            for one in sets
+        ]
+        missing = self._missing(wanted)
+        with self._encoders(missing), self._cache.writer("text") as writer:
+            for done, name in enumerate(missing, start=1):
+                caption, seconds = wanted[name]
+                conditions = sound.encode(self._pipe, [caption], seconds, self._device)
+                writer.add(name, {key: tensor[0] for key, tensor in conditions.items()})
+                self._progress("captions", done, len(missing))
+        return found
+
     def _missing(self, names: Iterable[str]) -> list[str]:
         return [name for name in self._cache.missing(names) if self._share.holds(name)]
 

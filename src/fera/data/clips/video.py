@@ -91,7 +91,7 @@ def _stream_of(path: Path) -> Iterator[tuple[Any, Any]]:
     except FileNotFoundError:
         raise
     except (av.error.FFmpegError, IndexError) as error:  # the latter where a file holds less than its table says
-        raise ValueError(f"is damaged or no video that can be read ({_reason(error)})") from None
+        raise ValueError(f"is damaged or no video that can be read ({reason_in_words(error)})") from None
 
 
 def _package() -> Any:
@@ -102,7 +102,8 @@ def _package() -> Any:
     return av
 
 
-def _reason(error: Exception) -> str:
+def reason_in_words(error: Exception) -> str:
+    """What FFmpeg said of a file that it cannot read."""
     log = getattr(error, "log", None)
     said = str(log[2]).strip() if log else ""
     return said or str(getattr(error, "strerror", None) or reason_of(error))

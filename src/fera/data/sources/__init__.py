@@ -8,7 +8,7 @@ from pathlib import Path
 from fera.config import DataConfig
 from fera.data.captions import with_trigger
 from fera.data.example import Example, some_of
-from fera.data.picture_formats import CONVERT, IMAGE_SUFFIXES
+from fera.data.picture_formats import CONVERT, IMAGE_SUFFIXES, SOUND_SUFFIXES
 from fera.data.sources.dataset import parquet_files, read_dataset, read_parquet, read_saved
 from fera.data.sources.files import (
     METADATA_NAMES,
@@ -16,6 +16,7 @@ from fera.data.sources.files import (
     entries_in,
     images_below,
     media_in,
+    sounds_below,
     unread_below,
     videos_below,
 )
@@ -90,10 +91,12 @@ def scan(folder: Path, config: DataConfig) -> Found:
     except OSError as error:
         raise FeraError(f"data folder {folder} cannot be read: {error.strerror or error}") from error
     if not found.examples:
+        sounds = config.reads_sounds
         raise FeraError(
-            f"no pictures in {folder}. Expected {', '.join(sorted(IMAGE_SUFFIXES))} files with a caption file beside "
-            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', .parquet or .tar files, or a dataset "
-            f"as save_to_disk writes it; found {_inventory(folder)}{''.join(f'. {note}' for note in unread)}"
+            f"no {'sounds' if sounds else 'pictures'} in {folder}. Expected "
+            f"{', '.join(sorted(SOUND_SUFFIXES if sounds else IMAGE_SUFFIXES))} files with a caption file beside "
+            f"each, {' or '.join(METADATA_NAMES)}, folders named like '10_words', .parquet or .tar files, or a "
+            f"dataset as save_to_disk writes it; found {_inventory(folder)}{''.join(f'. {note}' for note in unread)}"
         )
     if found.layout not in ("parquet", "saved", "tar"):  # their pictures lie in a folder of fera's
         for example in found.examples:
@@ -137,9 +140,9 @@ def check_captions(found: Found, source: Path | str, config: DataConfig) -> Foun
     without = found.without_caption
     if without and not config.allow_missing_captions:
         raise FeraError(
-            f"{len(without)} of {len(found.examples)} pictures in {source} have no caption (no {found.captions_from}): "
-            f"{some_of(without)}. Add captions, or set data.instance_prompt for one that they share, or "
-            "data.allow_missing_captions to train on the empty caption"
+            f"{len(without)} of {len(found.examples)} {config.things} in {source} have no caption (no "
+            f"{found.captions_from}): {some_of(without)}. Add captions, or set data.instance_prompt for one that they "
+            "share, or data.allow_missing_captions to train on the empty caption"
         )
     return found
 
@@ -153,8 +156,10 @@ def _read(folder: Path, config: DataConfig) -> Found:
         examples = read_imagefolder(folder, metadata, config)
         return Found("imagefolder", examples, captions, describe_metadata(examples, folder, metadata))
     inner = repeat_folders(folder)
-    if not any(media_in(path, clips=config.reads_clips) for path, _, _ in inner):
+    if not any(media_in(path, config.reads) for path, _, _ in inner):
         flat = read_flat(folder, config)
+        if config.reads_sounds:
+            return Found("flat", flat, beside, describe_sharing(flat, folder))
         if not flat and (splits := saved_splits(folder, follow_symlinks=config.follow_symlinks)):
             captions = f"text in column {config.caption_column!r}"
             return Found("saved", read_saved(splits, str(folder), config), captions, [])
@@ -170,7 +175,7 @@ def _read(folder: Path, config: DataConfig) -> Found:
             names = some_of([path.relative_to(folder).as_posix() for path in files])
             notes.append(f"parquet files are left alone, for there are pictures beside them: {names}")
         return Found("flat", flat, beside, notes)
-    if loose := [path.name for path in media_in(folder, clips=config.reads_clips) if path.is_file()]:
+    if loose := [path.name for path in media_in(folder, config.reads) if path.is_file()]:
         raise FeraError(
             f"{folder} holds pictures ({some_of(loose)}) beside folders with repeats ({inner[0][0].name}): move them "
             "into a folder like '1_words', or train the folders one by one"
@@ -211,7 +216,10 @@ def _left_alone(folder: Path, used: Sequence[Path]) -> list[str]:
 
 def _unread(folder: Path, config: DataConfig) -> list[str]:
     """Lines about files that look like pictures or videos and are not read."""
-    notes = [] if config.reads_clips else _unread_videos(folder)
+    notes = [
+        *([] if config.reads_clips else _unread_videos(folder)),
+        *([] if config.reads_sounds else _unread_sounds(folder)),
+    ]
     if not (paths := unread_below(folder)):
         return notes
     names = some_of([path.relative_to(folder).as_posix() for path in paths])
@@ -226,6 +234,14 @@ def _unread_videos(folder: Path) -> list[str]:
     names = some_of([path.relative_to(folder).as_posix() for path in paths])
     files = "1 video is" if len(paths) == 1 else f"{len(paths)} videos are"
     return [f"{files} left alone: {names}; set data.num_frames to train on clips"]
+
+
+def _unread_sounds(folder: Path) -> list[str]:
+    if not (paths := sounds_below(folder)):
+        return []
+    names = some_of([path.relative_to(folder).as_posix() for path in paths])
+    files = "1 sound is" if len(paths) == 1 else f"{len(paths)} sounds are"
+    return [f"{files} left alone: {names}; set data.seconds to train on sound"]
 
 
 def _inventory(folder: Path) -> str:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator, Set
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from fera.data.picture_formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
+from fera.config.data import Media
+from fera.data.picture_formats import IMAGE_SUFFIXES, SOUND_SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
 from fera.errors import FeraError
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -31,25 +32,32 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def media_in(folder: Path, *, clips: bool) -> list[Path]:
-    """Pictures that lie in a folder itself and, where clips are read, videos and folders of frames, by name."""
-    if not clips:
+def media_in(folder: Path, reads: Media) -> list[Path]:
+    """What lies in a folder itself of what is read, by name: of clips, pictures, videos and folders of frames."""
+    if reads == "pictures":
         return images_in(folder)
+    wanted = SOUND_SUFFIXES if reads == "sounds" else IMAGE_SUFFIXES | VIDEO_SUFFIXES
     return [
         folder / entry.name
         for entry in entries_in(folder)
-        if _is_called(entry, IMAGE_SUFFIXES | VIDEO_SUFFIXES) or is_folder(entry) and _has_frames(folder / entry.name)
+        if _is_called(entry, wanted) or reads == "clips" and is_folder(entry) and _has_frames(folder / entry.name)
     ]
 
 
-def media_below(folder: Path, *, clips: bool) -> Iterator[Path]:
-    """As `images_below`, with videos where clips are read."""
-    yield from _below(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES if clips else IMAGE_SUFFIXES)
+def media_below(folder: Path, reads: Media) -> Iterator[Path]:
+    """As `images_below`, of what is read: of clips, pictures and videos."""
+    wanted = {"pictures": IMAGE_SUFFIXES, "clips": IMAGE_SUFFIXES | VIDEO_SUFFIXES, "sounds": SOUND_SUFFIXES}
+    yield from _below(folder, wanted[reads])
 
 
 def videos_below(folder: Path) -> list[Path]:
     """Videos in a folder and in the folders below it; hidden and linked ones are passed over."""
     return list(_below(folder, VIDEO_SUFFIXES))
+
+
+def sounds_below(folder: Path) -> list[Path]:
+    """Sounds in a folder and in the folders below it; hidden and linked ones are passed over."""
+    return list(_below(folder, SOUND_SUFFIXES))
 
 
 def _has_frames(path: Path) -> bool:

@@ -12,7 +12,7 @@ from fera.data.sources.sharing import Beside
 def read_flat(folder: Path, config: DataConfig) -> list[Example]:
     """Pictures and clips that lie in the folder itself, in the order of their names."""
     beside = Beside()
-    found = media_in(folder, clips=config.reads_clips)
+    found = media_in(folder, config.reads)
     return [Example(path, caption_of(path, beside, folder, config)) for path in found]
 
 

@@ -21,7 +21,7 @@ def read_imagefolder(folder: Path, metadata: Path, config: DataConfig) -> list[E
     listed |= {source.path for example in examples for source in example.sources}
     others = [
         Example(path, "", name=_name(path, folder))
-        for path in media_below(folder, clips=config.reads_clips)
+        for path in media_below(folder, config.reads)
         if path not in listed and path.parent not in listed  # a frame of a folder that is listed
     ]
     return examples + others

@@ -44,5 +44,5 @@ def read_repeats(folder: Path, config: DataConfig) -> list[Example]:
             repeats=repeats,
         )
         for inner, repeats, words in repeat_folders(folder)
-        for path in media_in(inner, clips=config.reads_clips)
+        for path in media_in(inner, config.reads)
     ]

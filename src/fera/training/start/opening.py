@@ -26,10 +26,11 @@ from fera.data.index import user_index
 from fera.data.masks import add_masks, describe_shared_masks
 from fera.data.pair_checks import with_sources
 from fera.data.pairs import add_sources, describe_sources
+from fera.data.sounds.fitting import describe_fitting, describe_lengths, fit_sounds, sound_lengths
 from fera.data.sources import check_captions, find, scan_training
 from fera.errors import FeraError
 from fera.generation.sources import SEPARATOR, check_sources, in_turn, read_masks, read_sources
-from fera.models.families import Family, family_of, native_resolution, size_multiple, trained_denoiser
+from fera.models.families import Family, family_of, native_resolution, size_multiple, sound_of, trained_denoiser
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.block_offload import check_offload, offload_blocks
 from fera.pipelines.compression import compress
@@ -122,6 +123,11 @@ def open_sources(
     check_class_pictures(family, config)
     levels = family.ranges.get(name, (0.0, 1.0))
     process = replace(noise_process(pipe.scheduler, config.train.prediction_type), levels=levels)
+    if family.sound is not None or config.data.reads_sounds:
+        lengths = sound_lengths(config.data, family.sound, type(pipe).__name__)
+        assert family.sound is not None
+        examples, held_out = (fit_sounds(some, lengths, family.sound) for some in (examples, held_out))
+        _report_sounds([*examples, *held_out], config, listener)
     if config.data.reads_clips:
         counts, rate = clip_settings(config.data, family.video, type(pipe).__name__)
         examples, short = fit_clips(examples, counts, rate, skip_bad=config.data.skip_bad)
@@ -241,27 +247,34 @@ def _read_data(config: TrainConfig, listener: Listener) -> tuple[list[Example], 
     found = check_captions(scan_training(data), data.source, data)
     index = user_index()
     examples, skipped = check_images(
-        add_masks(add_sources(found.examples, data), data), skip_bad=data.skip_bad, index=index, clips=data.reads_clips
+        add_masks(add_sources(found.examples, data), data),
+        skip_bad=data.skip_bad,
+        index=index,
+        clips=data.reads_clips,
+        sounds=data.reads_sounds,
     )
     if data.validation_data_dir is not None:
         others = find(data.validation_data_dir, data)
         held_out, also_skipped = check_images(
-            add_sources(others.examples, data), skip_bad=data.skip_bad, index=index, clips=data.reads_clips
+            add_sources(others.examples, data),
+            skip_bad=data.skip_bad,
+            index=index,
+            clips=data.reads_clips,
+            sounds=data.reads_sounds,
         )
         skipped += also_skipped
         found.notes.extend(f"{data.validation_data_dir}: {note}" for note in others.notes)
     else:
         examples, held_out = hold_out(examples, data.validation_fraction, data.held_out_stage)
     if skipped:
-        listener.say(f"skipped {len(skipped)} pictures: {some_of(skipped)}")
+        listener.say(f"skipped {len(skipped)} {'sounds' if data.reads_sounds else 'pictures'}: {some_of(skipped)}")
     masks = describe_shared_masks([*examples, *held_out])
     for note in [*found.notes, *describe_sources(examples), *masks, *describe_colours([*examples, *held_out])]:
         listener.say(note)
     rows = len(repeat(examples))
     repeats = f" ({rows} an epoch, with repeats)" if rows > len(examples) else ""
-    things = "pictures and clips" if data.reads_clips else "pictures"
     source = f"{len(data.stages)} stages" if data.stages else data.source
-    listener.say(f"{len(examples)} training {things}{repeats} from {source}, {len(held_out)} held out:")
+    listener.say(f"{len(examples)} training {data.things}{repeats} from {source}, {len(held_out)} held out:")
     for example in examples[:3]:
         listener.say(f"  {example.name}: {example.caption or '(no caption)'}")
     return examples, held_out, skipped
@@ -277,6 +290,13 @@ def _report_clips(examples: list[Example], short: list[str], rate: float, listen
     return short
 
 
+def _report_sounds(examples: list[Example], config: TrainConfig, listener: Listener) -> None:
+    lines = describe_lengths(examples, config.train.batch_size)
+    listener.say(f"{len(lines)} length{'' if len(lines) == 1 else 's'}:")
+    for line in [*(f"  {line}" for line in lines), *describe_fitting(examples)]:
+        listener.say(line)
+
+
 def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
     """The resolution, and the sizes to train at.
 
@@ -287,6 +307,8 @@ def training_sizes(pipe: Any, config: TrainConfig) -> tuple[int, list[Size]]:
     Raises:
         FeraError: a size in the configuration does not fit the base.
     """
+    if sound_of(pipe) is not None:
+        return 1, [(1, 1)]  # a sound counts as one pixel
     multiple = size_multiple(pipe)
     data = config.data
     resolution = data.resolution or native_resolution(pipe)
@@ -320,6 +342,8 @@ def with_bucket_step(config: TrainConfig, pipe: Any, *, former: bool = False) ->
 
 def _report_sizes(examples: list[Example], buckets: list[Size], config: TrainConfig, listener: Listener) -> None:
     """How many pictures are trained at which size, and which of them suffer."""
+    if config.data.reads_sounds:
+        return
     sizes = assign_sizes(examples, buckets)
     if config.data.enable_bucket or config.data.reads_clips:
         lines = describe_buckets(assign_shapes(examples, buckets), config.train.batch_size)

@@ -113,6 +113,8 @@ def draw_noise(latents: Tensor, noise_offset: float, generator: torch.Generator)
     """Gaussian noise like `latents`; `noise_offset` adds noise that all pixels of a channel share."""
     noise = torch.randn(latents.shape, generator=generator, device=generator.device)
     if noise_offset > 0:
-        shared = torch.randn((*latents.shape[:2], 1, 1), generator=generator, device=generator.device)
+        shared = torch.randn(
+            (*latents.shape[:2], *[1] * (latents.ndim - 2)), generator=generator, device=generator.device
+        )
         noise = noise + noise_offset * shared
     return noise.to(latents)

@@ -55,6 +55,8 @@ def loss_weights(process: NoiseProcess, settings: OptimizationConfig, timesteps:
         return torch.ones_like(timesteps, dtype=torch.float32)
     if process.sigmas is not None:
         snr = torch.exp(-8 * timesteps.float())  # sigma is exp(4 t)
+    elif process.is_angle:
+        snr = process.angles(timesteps).tan().square().reciprocal()
     else:
         snr = compute_snr(SimpleNamespace(alphas_cumprod=process.alphas_cumprod), timesteps)
     is_velocity = process.prediction_type == "v_prediction"
@@ -108,7 +110,7 @@ def denoising_losses(
 
     Args:
         process: the noise process.
-        latents: clean, shape (B, C, H, W).
+        latents: clean, shape (B, C, H, W), or (B, C, L) of sounds.
         noise: same shape.
         timesteps: shape (B,).
         adapted: (noisy latents, timesteps) to the prediction with the adapter.
@@ -123,7 +125,7 @@ def denoising_losses(
     reference = base(noisy, timesteps).float() if base is not None else None
     prediction = adapted(noisy, timesteps).float()
     if mask is None:
-        denoising = (prediction - target).square().mean(dim=(1, 2, 3))
+        denoising = (prediction - target).square().mean(dim=tuple(range(1, target.ndim)))
     else:
         area = (mask.sum(dim=(1, 2, 3)) * latents.shape[1]).clamp(min=torch.finfo(torch.float32).tiny)
         denoising = ((prediction - target).square() * mask).sum(dim=(1, 2, 3)) / area

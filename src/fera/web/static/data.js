@@ -91,7 +91,7 @@ if (data) {
   by("replace").addEventListener("click", () => doing("replace", { find: by("find").value, replacement: by("replacement").value, search: search().search }));
   by("trigger").addEventListener("click", () => doing("trigger", { word: by("word").value, search: search().search }));
   by("white").addEventListener("click", () => doing("white-masks"));
-  by("check").addEventListener("click", () => job("check", { resolution: by("resolution").value }, false));
+  by("check").addEventListener("click", () => job("check", { resolution: by("resolution").value, seconds: by("seconds").value }, false));
   by("caption")?.addEventListener("click", () => job("caption", { model: by("model").value, prefix: by("prefix").value }, true));
 
   by("files").addEventListener("change", (event) => send([...event.target.files]));

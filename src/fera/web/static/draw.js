@@ -256,6 +256,10 @@ class Picture {
         figure.prepend(made("video", { src: `/clip?path=${encodeURIComponent(row.clip)}`, controls: "", loop: "", muted: "", playsinline: "" }));
         image.hidden = true;
       }
+      if (row.sound && !figure.querySelector("audio")) {
+        image.after(made("audio", { src: `/sound?path=${encodeURIComponent(row.sound)}&v=${row.version ?? ""}`, controls: "", preload: "metadata",
+          "aria-label": `${name}: ${this.picture.prompt}` }));
+      }
     }
     const step = (this.picture.rows.adapted ?? this.picture.rows.base).steps[at - 1];
     this.slider.setAttribute("aria-valuetext", `step ${step?.step ?? at}`);
