@@ -15,6 +15,7 @@ from fera.data.sounds.reading import beginning, look_at
 from fera.data.sounds.sound import Waveform
 from fera.data.sounds.spectrogram import spectrogram
 from fera.errors import FeraError
+from fera.evaluation import evaluate
 from fera.generation import generate_sounds, save_sound
 from fera.generation.sounds import read_about, small_sound
 from fera.report import ReportRequest, write_report
@@ -146,6 +147,11 @@ def test_what_cannot_be_trained_is_one_error(base, tmp_path, capsys, changes, wo
         captured = capsys.readouterr()
         assert words in " ".join((captured.err + captured.out).split())
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_evaluation_of_sound_is_refused(tmp_path):
+    with pytest.raises(FeraError, match="fera evaluate looks at pictures, and StableAudioPipeline makes sound"):
+        evaluate(cases.make_stable_audio(), tmp_path)
 
 
 def test_the_check_with_a_base_says_what_it_will_cost(base, tmp_path, capsys):

@@ -22,7 +22,7 @@ from fera.evaluation.settings import EvaluationSettings
 from fera.features.judge import Judge, Look, load_judge
 from fera.features.pixels import PixelSet
 from fera.models.components import denoisers
-from fera.models.families import native_resolution, size_multiple
+from fera.models.families import native_resolution, size_multiple, sound_of
 from fera.version import __version__
 
 _DRAWN_METRICS = (
@@ -76,6 +76,10 @@ def evaluate(
             cannot be had, or the output cannot be written.
     """
     settings = settings or EvaluationSettings()
+    if sound_of(pipe) is not None:
+        raise FeraError(
+            f"fera evaluate looks at pictures, and {type(pipe).__name__} makes sound: fera report shows a run's"
+        )
     if settings.features == "judge" and judge is None:
         raise FeraError('features = "judge" needs a judge; leave judge out for the one that comes with fera')
     progress = progress or _silent
