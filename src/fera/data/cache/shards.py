@@ -3,7 +3,6 @@
 An entry is a few tensors under one name, or none; a shard has them as `NAME/TENSOR`, and `NAME/` of one without any.
 The headers are the index of a cache: they name all that a shard holds and are written with it at once, so they cannot
 tell of another folder or an older file.
-To read them all takes less time than to look as many names up in SQLite.
 """
 
 import json
