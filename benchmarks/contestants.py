@@ -31,6 +31,8 @@ from fera.training.trained.kinds import adapter_of
 from fera.training.trained.soft_prompt import soft_prompt_groups
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+# Convolutions and the projections of the time embedding too: the layers of studies/layers.toml that lie in blocks.
+WIDE_TARGETS = [*TARGETS, "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj"]
 EXPERTS, RANK = 3, 4
 WIDE = EXPERTS * RANK  # rank of the plain LoRA of the same size
 LORA = f"PEFT LoRA r={WIDE}"
@@ -117,16 +119,16 @@ def batch_for(unet: Any, size: int, tokens: int) -> Batch:
 
 
 def with_lora(base: nn.Module, rank: int = WIDE, targets: Sequence[str] = TARGETS) -> nn.Module:
-    """A copy of a base with PEFT's LoRA on its attention."""
+    """A copy of a base with PEFT's LoRA on its attention, or on other layers."""
     denoiser = copied(base)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), denoiser)
     return denoiser
 
 
-def with_fera(base: nn.Module, targets: Sequence[str] = TARGETS) -> nn.Module:
-    """A copy of a base with routed experts on its attention, as `fera train` makes them."""
+def with_fera(base: nn.Module, targets: Sequence[str] = TARGETS, rank: int = RANK) -> nn.Module:
+    """A copy of a base with routed experts on its attention, or on other layers, as `fera train` makes them."""
     denoiser = copied(base)
-    adapter_of(AdapterConfig(r=RANK, num_experts=EXPERTS, target_modules=list(targets))).add(denoiser)
+    adapter_of(AdapterConfig(r=rank, num_experts=EXPERTS, target_modules=list(targets))).add(denoiser)
     return denoiser
 
 
