@@ -277,13 +277,3 @@ def test_a_layer_without_a_place(sd, tmp_path):
     fera.save_adapter(fill(inject_adapter_in_model(FeraConfig(r=2), deeper, "default")), tmp_path / "deep")
     with pytest.raises(FeraError, match="of the .* layers of deep have no place in this model"):
         routed(sd.patcher(), read_adapter(tmp_path / "deep"), 1.0)
-
-
-def test_a_compiled_model_is_refused(sd, tmp_path):
-    _, ink = adapted(sd, tmp_path / "ink")
-    model = routed(sd.patcher(), ink, 1.0)
-    model.add_wrapper_with_key(
-        "apply_model", "torch.compile", lambda executor, *args, **kwargs: executor(*args, **kwargs)
-    )
-    with pytest.raises(FeraError, match="the model is compiled"):
-        in_comfyui(sd, model, *inputs(sd))

@@ -201,7 +201,9 @@ def test_stable_diffusion(engine, tmp_path):
             weight.copy_(0.7 * torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
     adapted = fill(inject_adapter_in_model(FeraConfig(r=2, target_modules=UNET_LAYERS), denoiser, "default"))
     fera.save_adapter(adapted, tmp_path / "style")
-    (file,) = export_lora(tmp_path / "style", tmp_path / "style.safetensors", GATE, tool="sdcpp").files
+    (file,) = export_lora(
+        tmp_path / "style", tmp_path / "style.safetensors", GATE, tool="sdcpp", dtype=torch.float32
+    ).files
     save_file(decoder(4), tmp_path / "decoder.safetensors")
     clip = silent_clip("cond_stage_model.transformer.text_model.")
 

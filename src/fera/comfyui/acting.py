@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fera.comfyui.compiled import LayerWithExperts, in_layers, is_compiled, owner
 from fera.comfyui.experts import Experts, LayerExperts
 from fera.comfyui.layers import Place
 from fera.errors import FeraError
@@ -36,10 +37,12 @@ class ExpertLayers:
         self._adapter = adapter
         self._places = places
         self._moved: dict[tuple[torch.device, torch.dtype], list[LayerExperts]] = {}
+        self._traced: dict[str, LayerWithExperts] = {}
 
     def free(self) -> None:
         """Let go of the weights on the device."""
         self._moved.clear()
+        self._traced.clear()
 
     @contextmanager
     def acting(self, model: nn.Module, weights: Tensor, options: dict[str, Any]) -> Iterator[None]:
@@ -51,11 +54,15 @@ class ExpertLayers:
             options: ComfyUI's `transformer_options` of the call.
 
         Raises:
-            FeraError: the model is compiled. Within: it cannot be told which sample a row of a layer belongs to.
+            FeraError: the model is compiled, and the experts are no LoRA. Within: it cannot be told which sample a row
+                of a layer belongs to.
         """
-        if _COMPILED in options.get("wrappers", {}).get(WRAPPER, {}):
-            raise _no_compiling(self._adapter)
-        layers = [self._layer(model, place.path) for place in self._places]
+        is_known = _COMPILED in options.get("wrappers", {}).get(WRAPPER, {})
+        if is_known or is_compiled(model, self._places[0].path):
+            with in_layers(model, self._for_compiling(model, weights)):
+                yield
+            return
+        layers = [model.get_submodule(place.path) for place in self._places]
         call = _Call(self._adapter, weights)
         handles = [layer.register_forward_hook(self._hook(index, call)) for index, layer in enumerate(layers)]
         try:
@@ -64,14 +71,26 @@ class ExpertLayers:
             for handle in handles:
                 handle.remove()
 
-    def _layer(self, model: nn.Module, path: str) -> nn.Module:
-        layer: Any = model
-        for part in path.split("."):
-            layer = getattr(layer, part)
-            if hasattr(layer, "_orig_mod"):  # compiled: what is put into it later is not seen
-                raise _no_compiling(self._adapter)
-        found: nn.Module = layer
-        return found
+    def _for_compiling(self, model: nn.Module, weights: Tensor) -> dict[str, LayerWithExperts]:
+        """Layers with these experts at the weights of a call, by path."""
+        if not self._traced:
+            if any(not isinstance(place.experts, Experts) for place in self._places):
+                raise FeraError(
+                    f"the model is compiled (torch.compile), where fera routes LoRA experts alone, and those of "
+                    f"{self._adapter} are others; take the node that compiles it out"
+                )
+            paths: dict[str, list[Place]] = {}
+            for place in self._places:
+                paths.setdefault(place.path, []).append(place)
+            for path, places in paths.items():
+                parent, name = owner(model, path)
+                layer = LayerWithExperts(parent.get_submodule(name), places)
+                layer.place(weights.device, _dtype_of(model))
+                self._traced[path] = layer
+        is_one = bool((weights - weights[:1]).abs().max() <= _ROUNDING)
+        for layer in self._traced.values():
+            layer.gates = weights[:1] if is_one else weights
+        return self._traced
 
     def _hook(self, index: int, call: "_Call") -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         place = self._places[index]
@@ -206,8 +225,7 @@ def _added(place: Place, axis: int, output: Tensor, change: Tensor) -> Tensor:
     return whole
 
 
-def _no_compiling(adapter: str) -> FeraError:
-    return FeraError(
-        f"the model is compiled (torch.compile), and the experts of {adapter} would not be seen in it; take the node "
-        "that compiles it out"
-    )
+def _dtype_of(model: Any) -> torch.dtype:
+    """What ComfyUI's model computes in."""
+    dtype: torch.dtype = model.get_dtype_inference() if hasattr(model, "get_dtype_inference") else model.get_dtype()
+    return dtype

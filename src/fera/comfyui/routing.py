@@ -72,7 +72,7 @@ class Routed:
             **kwargs: other conditions; of these `denoise_mask` is read.
 
         Raises:
-            FeraError: it cannot be told which sample a row of a layer belongs to, or the model is compiled.
+            FeraError: it cannot be told which sample a row of a layer belongs to.
         """
         model = executor.class_obj
         options = transformer_options or {}
