@@ -1,18 +1,24 @@
 """The gate that is chosen by data."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 import torch
 from adapter_cases import PROMPTS, add_adapter, make_pipeline
 from export_cases import save
+from peft import LoHaConfig, inject_adapter_in_model
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 import fera
-from fera import FeraError
-from fera.export.best import _on_simplex, best_gate, choose_best
-from fera.export.gap import measure_gap, record_walk
+from fera import FeraConfig, FeraError
+from fera.export import writing
+from fera.export.best import best_gate, choose_best, least_squares
+from fera.export.by_layer import _downs, _scaled, best_by_layer, measure_by_layer
+from fera.export.gap import measure_gap, predict_with, record_walk
 from fera.export.writing import export_lora
 from fera.tuner import FrequencyGate
 
@@ -26,7 +32,7 @@ def test_least_squares_on_the_simplex(seed):
     jacobian = torch.randn(3, 20, generator=generator).double()
     target = torch.randn(20, generator=generator).double()
     gram, towards = jacobian @ jacobian.T, jacobian @ target
-    found = _on_simplex(gram, towards, torch.full((3,), 1 / 3))
+    found = least_squares(gram, towards, torch.full((3,), 1 / 3))
     assert found.min() >= 0 and found.sum() == pytest.approx(1)
 
     def cost(weights):
@@ -90,3 +96,65 @@ def test_an_export_with_it(tmp_path):
         with pytest.raises(FeraError, match=message):
             export_lora(folder, tmp_path / "none", "best", **options)
     assert not (tmp_path / "none").exists()
+
+
+# A gate for each layer
+
+
+def test_gates_by_layer_are_nearer():
+    pipe = add_adapter(make_pipeline("sd"), router_input="log_energies+timestep", temperature=3.0)
+    before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+    walk = record_walk(pipe, PROMPTS[:1], steps=2)
+    best = best_gate(pipe, walk, walk.trace.mean())
+    gates = best_by_layer(pipe, walk, best)
+    assert all(gate.min() >= 0 and float(gate.sum()) == pytest.approx(1) for gate in gates.values())
+    one = measure_gap(pipe, walk, lambda step: best).change
+    assert measure_by_layer(pipe, walk, gates).change < 0.95 * one
+    alike = {path: best for path in gates}
+    assert measure_by_layer(pipe, walk, alike).change == pytest.approx(one, rel=1e-4)
+    assert all(torch.equal(before[name], weight) for name, weight in pipe.unet.state_dict().items())
+
+
+def test_gates_of_layers_that_are_known_are_found():
+    """The routed answers are those of other gates in two layers."""
+    pipe = add_adapter(make_pipeline("sd"), target_modules=["attn1.to_q", "attn2.to_v"])
+    walk = record_walk(pipe, PROMPTS[:1], steps=2)
+    even = torch.full((3,), 1 / 3)
+    downs = _downs(pipe.unet, "default")
+    wanted = {path: even for path in downs}
+    wanted |= dict(zip(list(wanted)[:2], (torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.1, 0.8])), strict=True))
+    with torch.no_grad(), _scaled(downs, torch.stack([wanted[path] for path in downs])):
+        answers = [predict_with(pipe.unet, "default", even, call) for call in walk.calls]
+    walk = replace(walk, routed=answers)
+    before = measure_gap(pipe, walk, lambda step: even).change
+    assert measure_by_layer(pipe, walk, best_by_layer(pipe, walk, even)).change < 0.1 * before
+    assert measure_by_layer(pipe, walk, wanted).change < 1e-3 * before
+
+
+def test_an_export_by_layer(tmp_path, monkeypatch):
+    folder = save(add_adapter(make_pipeline("sd"), target_modules=["to_q"]), tmp_path / "adapter")
+    pipe = make_pipeline("sd")
+    monkeypatch.setattr(writing, "_STEPS", 2)
+    exported = export_lora(folder, tmp_path / "best", "best-by-layer", pipe=pipe, prompts=PROMPTS[:1])
+    assert list(exported.compared) == ["uniform", "mean", "best", "best by layer"]
+    assert exported.gap == exported.compared["best by layer"]
+    with safe_open(exported.files[0], framework="pt") as file:
+        about = json.loads(file.metadata()["fera_export"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    gates = about["gates_by_layer"]
+    again = export_lora(folder, tmp_path / "one", exported.gates[0])
+    plain = load_file(again.files[0])
+    for path, gate in gates.items():
+        weights = torch.tensor(gate).repeat_interleave(2) / torch.tensor(exported.gates[0]).repeat_interleave(2)
+        key = f"unet.{path}.lora_B.weight"
+        kept = torch.tensor(exported.gates[0]).repeat_interleave(2) > 1e-3
+        torch.testing.assert_close(tensors[key][:, kept], (plain[key] * weights)[:, kept], rtol=1e-3, atol=1e-5)
+
+
+def test_gates_by_layer_are_for_loras(tmp_path):
+    pipe = make_pipeline("sd")
+    settings = FeraConfig(target_modules=["to_q"], expert=LoHaConfig(r=2))
+    inject_adapter_in_model(settings, pipe.unet, "default")
+    fera.save_adapter(pipe, tmp_path / "loha")
+    with pytest.raises(FeraError, match="a gate for each layer is for LoRA experts"):
+        export_lora(tmp_path / "loha", tmp_path / "x", "best-by-layer", pipe=make_pipeline("sd"), prompts=PROMPTS[:1])

@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise FeraError("measuring needs both --base and --prompts; leave out both to export without measuring")
     if not is_lora and arguments.base is None:
         raise FeraError("the adapter's experts are no LoRA: to write one that is nearly the same, give --base")
-    if gate == "best" and arguments.base is None:
-        raise FeraError("--gate best is chosen by drawing: give --base and --prompts")
+    if gate in ("best", "best-by-layer") and arguments.base is None:
+        raise FeraError(f"--gate {gate} is chosen by drawing: give --base and --prompts")
     exported = export_lora(
         arguments.adapter,
         arguments.output,
@@ -135,7 +135,7 @@ def gate_of(text: str | None, trace: Path | None, schedule: int | None) -> "Gate
         raise FeraError("say which gate: --gate uniform, --gate 0.2,0.3,0.5, or --trace FILE for its mean")
     if text == "mean":
         raise FeraError("--gate mean needs --trace FILE, the gates.csv of fera generate --trace")
-    if text in ("uniform", "best"):
+    if text in ("uniform", "best", "best-by-layer"):
         return text
     try:
         return [float(weight) for weight in text.split(",")]

@@ -1,7 +1,7 @@
 """The one gate whose predictions are nearest to the routed ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ _ROUNDS = 6
 _ENOUGH = 1e-3
 
 
+BY_LAYER = "best by layer"
+
 # Apart from the seeds of what the gate was chosen by: how good it is, is measured on pictures of their own.
 _OTHER_SEED = 1000
 
@@ -27,15 +29,23 @@ class BestGate:
     Args:
         gate: shape (E,), float32.
         gaps: how far it ("best"), the mean of the recorded gates ("mean") and equal weights ("uniform") are from the
-            routed adapter, on noise that the gate was not chosen by.
+            routed adapter, on noise that the gate was not chosen by; "best by layer" too where it was asked for.
+        by_layer: gates by the layer's path, shape (E,) each; empty where they were not asked for.
     """
 
     gate: Tensor
     gaps: Mapping[str, Gap]
+    by_layer: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def choose_best(
-    pipe: Any, prompts: Sequence[str], *, adapter_name: str = "default", steps: int = 8, seed: int = 0
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    adapter_name: str = "default",
+    steps: int = 8,
+    seed: int = 0,
+    by_layer: bool = False,
 ) -> BestGate:
     """Draw prompts with the routed adapter, and find the gate whose predictions are nearest.
 
@@ -45,20 +55,27 @@ def choose_best(
         adapter_name: the adapter.
         steps: denoising steps.
         seed: the seed of the noise of the first image; twice as many are drawn as there are prompts.
+        by_layer: find gates for each layer too, which takes the memory of training.
 
     Raises:
-        FeraError: there is no such adapter, or the pipeline cannot draw.
+        FeraError: there is no such adapter, the pipeline cannot draw, or the experts are no LoRA and have no gates by
+            layer.
     """
+    from fera.export.by_layer import best_by_layer, measure_by_layer
+
     walk = record_walk(pipe, prompts, adapter_name=adapter_name, steps=steps, seed=seed)
     mean = walk.trace.mean()
     best = best_gate(pipe, walk, mean, adapter_name=adapter_name)
+    layers = best_by_layer(pipe, walk, best, adapter_name=adapter_name) if by_layer else {}
     walk = record_walk(pipe, prompts, adapter_name=adapter_name, steps=steps, seed=seed + _OTHER_SEED)
     candidates = {"uniform": torch.full_like(mean, 1 / len(mean)), "mean": mean, "best": best}
     gaps = {
         name: measure_gap(pipe, walk, lambda step, gate=gate: gate, adapter_name=adapter_name)  # type: ignore[misc]
         for name, gate in candidates.items()
     }
-    return BestGate(best, gaps)
+    if by_layer:
+        gaps[BY_LAYER] = measure_by_layer(pipe, walk, layers, adapter_name=adapter_name)
+    return BestGate(best, gaps, layers)
 
 
 @torch.no_grad()
@@ -100,21 +117,21 @@ def best_gate(pipe: Any, walk: Walk, start: Tensor, *, adapter_name: str = "defa
         best, least = gate, error
         if gained < _ENOUGH * error:
             break
-        gate = _on_simplex(gram, towards, gate).float()
+        gate = least_squares(gram, towards, gate).float()
     return best
 
 
-def _on_simplex(gram: Tensor, towards: Tensor, start: Tensor) -> Tensor:
+def least_squares(gram: Tensor, towards: Tensor, start: Tensor) -> Tensor:
     """Minimize w G w - 2 b w over weights that are at least 0 and sum to 1, by projected steps; of few experts."""
     weights = start.double()
     step = 1 / max(float(torch.linalg.eigvalsh(gram)[-1]), 1e-30)
     for _ in range(2000):
-        weights = _projected(weights - step * (gram @ weights - towards))
+        weights = on_simplex(weights - step * (gram @ weights - towards))
     return weights
 
 
-def _projected(point: Tensor) -> Tensor:
-    """The nearest weights that are at least 0 and sum to 1 (Duchi et al., 2008)."""
+def on_simplex(point: Tensor) -> Tensor:
+    """The nearest weights to a point, shape (E,), that are at least 0 and sum to 1 (Duchi et al., 2008)."""
     ordered = point.sort(descending=True).values
     above = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
     count = int((ordered > above).sum())

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from fera.pipelines.adapters import set_adapters, trace
 from fera.traces.gates import GateTrace, trace_of
 from fera.tuner import FrequencyGate
 from fera.tuner.model import adapter_configs
+
+# Arguments of a denoiser, positional and by name.
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,19 @@ def measure_gap(pipe: Any, walk: Walk, gate_at: Callable[[int], Tensor], *, adap
         adapter_name: the adapter.
     """
     denoiser = holder_of(pipe, adapter_name)
+    return gap_of(walk, lambda call, step: predict_with(denoiser, adapter_name, gate_at(step), call))
+
+
+def gap_of(walk: Walk, predict: Callable[[Call, int], Tensor]) -> Gap:
+    """Compare predictions with the routed ones on the inputs of a walk.
+
+    Args:
+        walk: the calls, and the routed answers.
+        predict: a call and the number of its denoising step, from 0, to the prediction.
+    """
     errors, changes, sizes = [], [], []
     for call, step, routed, base in zip(walk.calls, walk.steps, walk.routed, walk.base, strict=True):
-        static = predict_with(denoiser, adapter_name, gate_at(step), call)
+        static = predict(call, step)
         errors.append(_energy(static - routed))
         changes.append(_energy(routed - base))
         sizes.append(_energy(routed))

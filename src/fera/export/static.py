@@ -41,7 +41,7 @@ class StaticLora:
         return (self.config.base_fingerprint or {}).get("class")
 
 
-def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
+def static_lora(file: AdapterFile, gate: Tensor, by_layer: Mapping[str, Tensor] | None = None) -> StaticLora:
     r"""Fix the gate of an adapter.
 
     .. math:: B\,\mathrm{diag}(s\,g \otimes 1_r)\,A
@@ -52,11 +52,12 @@ def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
     Args:
         file: the adapter.
         gate: shape (E,).
+        by_layer: other gates, by the layer's path.
 
     Raises:
         FeraError: the adapter holds more than a LoRA can.
     """
-    config = file.config
+    config, own = file.config, by_layer or {}
     check_plain(config)
     downs: dict[str, Tensor] = {}
     ups: dict[str, Tensor] = {}
@@ -69,7 +70,7 @@ def static_lora(file: AdapterFile, gate: Tensor) -> StaticLora:
     for name, down in downs.items():
         if name not in ups:
             raise FeraError(f"{file.weights} has no lora_B for {name}: it is incomplete")
-        weights = rank_weights(gate, down.shape[0]) * expert_scale(vars(config), name)
+        weights = rank_weights(own.get(name, gate), down.shape[0]) * expert_scale(vars(config), name)
         up = ups[name].float()
         layers[name] = Pair(down, (up * weights.view(1, -1, *[1] * (up.ndim - 2))).to(ups[name].dtype))
     return StaticLora(layers, gate, config, text_pairs(file))

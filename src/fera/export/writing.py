@@ -14,7 +14,7 @@ from torch import Tensor
 from fera.adapters.file import AdapterFile, open_adapter
 from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
-from fera.export.best import BestGate, choose_best
+from fera.export.best import BY_LAYER, BestGate, choose_best
 from fera.export.converted import converted_lora
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
@@ -33,6 +33,7 @@ SCHEDULE = "schedule.json"
 _NAME = "exported"
 _STEPS = 8
 _BEST = "best"
+_BEST_BY_LAYER = "best-by-layer"
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ def export_lora(
         adapter: as `fera.load_adapter` takes it.
         output: a `.safetensors` file, or a folder; a folder for a schedule.
         gate: "uniform", E weights that sum to 1, what `fera.trace` recorded, or a `GateTrace`; "best" for the gate
-            whose predictions are nearest to the routed ones on `prompts`; None for an adapter whose router is
-            "gradient", which is a plain LoRA and exact as one.
+            whose predictions are nearest to the routed ones on `prompts`, "best-by-layer" for one a layer, which takes
+            the memory of training; None for an adapter whose router is "gradient", which is a plain LoRA and exact as
+            one.
         format: a key of `fera.export.formats.FORMATS`.
         tool: one of `fera.export.tools.TOOLS`, which chooses the format; `format` is not looked at then.
         dtype: precision of the file's tensors; that of the adapter when left out.
@@ -112,14 +114,15 @@ def export_lora(
     is_converted = file.config.expert is not None
     if pipe is None and prompts or pipe is not None and not (prompts or is_converted):
         raise FeraError("to measure an export give both a base and prompts, or neither")
-    compared: Mapping[str, Gap] = {}
-    if gate == _BEST:
-        best = _choose(file, adapter, pipe, prompts, schedule)
-        gate, compared = best.gate.tolist(), best.gaps
+    best: BestGate | None = None
+    if gate in (_BEST, _BEST_BY_LAYER):
+        best = _choose(file, adapter, pipe, prompts, schedule, by_layer=gate == _BEST_BY_LAYER)
+        gate = best.gate.tolist()
+    compared, layers = ({}, {}) if best is None else (best.gaps, best.by_layer)
     parts = _parts(file, gate, schedule)
     if pipe is not None and not file.config.has_gate:
         raise FeraError("the export is exact, there is nothing to measure: leave base and prompts out")
-    loras, errors = _loras(file, adapter, parts, pipe, energy)
+    loras, errors = _loras(file, adapter, parts, pipe, energy, layers)
     if tool is not None:
         format = format_for(tool, loras[0])
     encoded = [_cast(*encode(lora, format), dtype) for lora in loras]
@@ -127,10 +130,12 @@ def export_lora(
     tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
     if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
-    gap = compared.get(_BEST)
+    gap = compared.get(BY_LAYER if layers else _BEST)
     if gap is None and prompts:
         gap = measure(adapter, pipe, prompts, [part.gate for part in parts])
     description = _describe(gap, prompts, is_exact=not file.config.has_gate and not is_converted)
+    if layers:
+        description["gates_by_layer"] = {path: [round(one, 6) for one in own.tolist()] for path, own in layers.items()}
     if is_converted:
         description["cut"] = max(errors)
     writers: dict[Path, Callable[[Path], object]] = {}
@@ -197,18 +202,29 @@ def _paths(output: Path, file_name: str, count: int, is_schedule: bool) -> list[
 
 
 def _loras(
-    file: AdapterFile, adapter: str | os.PathLike[str], parts: Sequence[_Part], pipe: Any, energy: float
+    file: AdapterFile,
+    adapter: str | os.PathLike[str],
+    parts: Sequence[_Part],
+    pipe: Any,
+    energy: float,
+    layers: Mapping[str, Tensor],
 ) -> tuple[list[StaticLora], list[float]]:
     """The LoRA of each part, and how much was cut from it."""
     if file.config.expert is None or pipe is None:
-        return [static_lora(file, part.gate) for part in parts], [0.0]
+        return [static_lora(file, part.gate, layers) for part in parts], [0.0]
     check_no_soft_prompt(file.config)
     found = [converted_lora(pipe, adapter, file, part.gate, energy) for part in parts]
     return [one.lora for one in found], [one.error for one in found]
 
 
 def _choose(
-    file: AdapterFile, adapter: str | os.PathLike[str], pipe: Any, prompts: Sequence[str], schedule: int | None
+    file: AdapterFile,
+    adapter: str | os.PathLike[str],
+    pipe: Any,
+    prompts: Sequence[str],
+    schedule: int | None,
+    *,
+    by_layer: bool,
 ) -> BestGate:
     if not file.config.has_gate:
         gate_for(file.config, _BEST)  # which says so
@@ -219,7 +235,7 @@ def _choose(
         raise FeraError('gate "best" is one for all steps: leave `schedule` out, or take its gates from a trace')
     load_adapter(pipe, adapter, adapter_name=_NAME)
     try:
-        return choose_best(pipe, prompts, adapter_name=_NAME, steps=_STEPS)
+        return choose_best(pipe, prompts, adapter_name=_NAME, steps=_STEPS, by_layer=by_layer)
     finally:
         unload(pipe, _NAME)
 
