@@ -16,9 +16,10 @@ from torch import nn
 import fera
 from fera import FeraConfig, FeraError
 from fera.export import writing
-from fera.export.best import best_gate, choose_best, least_squares
+from fera.export.best import best_gate, choose_best
 from fera.export.by_layer import _downs, _scaled, best_by_layer, measure_by_layer
 from fera.export.gap import measure_gap, predict_with, record_walk
+from fera.export.simplex import least_squares
 from fera.export.writing import export_lora
 from fera.tuner import FrequencyGate
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fera.export.by_layer import best_by_layer, measure_by_layer
 from fera.export.gap import Gap, Walk, holder_of, measure_gap, predict_with, record_walk
+from fera.export.simplex import least_squares
 
 # How far the first round goes towards one expert alone to see how predictions move; half as far in each further round.
 _STRIDE = 0.25
@@ -61,8 +63,6 @@ def choose_best(
         FeraError: there is no such adapter, the pipeline cannot draw, or the experts are no LoRA and have no gates by
             layer.
     """
-    from fera.export.by_layer import best_by_layer, measure_by_layer
-
     walk = record_walk(pipe, prompts, adapter_name=adapter_name, steps=steps, seed=seed)
     mean = walk.trace.mean()
     best = best_gate(pipe, walk, mean, adapter_name=adapter_name)
@@ -119,20 +119,3 @@ def best_gate(pipe: Any, walk: Walk, start: Tensor, *, adapter_name: str = "defa
             break
         gate = least_squares(gram, towards, gate).float()
     return best
-
-
-def least_squares(gram: Tensor, towards: Tensor, start: Tensor) -> Tensor:
-    """Minimize w G w - 2 b w over weights that are at least 0 and sum to 1, by projected steps; of few experts."""
-    weights = start.double()
-    step = 1 / max(float(torch.linalg.eigvalsh(gram)[-1]), 1e-30)
-    for _ in range(2000):
-        weights = on_simplex(weights - step * (gram @ weights - towards))
-    return weights
-
-
-def on_simplex(point: Tensor) -> Tensor:
-    """The nearest weights to a point, shape (E,), that are at least 0 and sum to 1 (Duchi et al., 2008)."""
-    ordered = point.sort(descending=True).values
-    above = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
-    count = int((ordered > above).sum())
-    return (point - above[count - 1]).clamp(min=0)

@@ -9,8 +9,8 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.export.best import on_simplex
 from fera.export.gap import Gap, Walk, gap_of, holder_of, predict_with
+from fera.export.simplex import on_simplex
 
 # Steps of projected descent, and how far the first moves the weight that it moves most.
 _STEPS = 24
