@@ -46,7 +46,7 @@ def test_a_list_of_all_pictures(image_folder, tmp_path, capsys):
     # 128 x 32 is four times as wide as high: of the banner's 100 x 10 pixels 40 x 10 in the middle.
     banner = {"name": "0.png", "size": [100, 10], "repeats": 1, "bucket": [128, 32], "crop": [30, 0, 40, 10]}
     about = {"caption": "a red rocket", "mask": str(masks / "0.png"), "sources": [], "held_out": True, "colours": ""}
-    about["clip"] = None
+    about["clip"] = about["sound"] = None
     assert listing["0.png"] == banner | about
     assert main(["data", "check", str(image_folder), "--list", "--data.mask_path", str(masks), *map(str, flags)]) == 0
     shown = capsys.readouterr().out

@@ -37,9 +37,9 @@ from fera.errors import FeraError
 from fera.generation import generate, generate_clips, generate_sounds
 from fera.generation.sources import brought_to
 from fera.models import CallReader, find, layouts_video
-from fera.models.channels import count_channels
 from fera.models.components import denoisers
 from fera.models.families import FAMILIES, family_of, latent_scale, native_resolution, size_multiple, video_of
+from fera.models.layouts import count_channels
 from fera.models.noise import noise_process
 from fera.training import to_toml, train
 from fera.training.start.checkpointing import checkpoint_gradients
@@ -614,7 +614,7 @@ def test_every_family_has_a_case():
 
 
 def test_other_pipelines_are_refused_by_name():
-    with pytest.raises(FeraError, match="cannot train a int yet; it can train: AuraFlowPipeline, .*StableDiffusionXL"):
+    with pytest.raises(FeraError, match="cannot train a int yet; it can train: AceStepPipeline, .*StableDiffusionXL"):
         family_of(3)
 
 

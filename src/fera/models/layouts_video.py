@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.models.channels import count_channels
-from fera.models.layouts import Arguments
+from fera.models.layouts import Arguments, count_channels
 
 
 def channels_first(denoiser: nn.Module, latent: Tensor, arguments: Arguments) -> Tensor:

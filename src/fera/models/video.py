@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fera.models.channels import count_channels
+from fera.models.layouts import count_channels
 from fera.models.pictures import encoded
 
 # That go through an autoencoder of pictures together.
