@@ -104,7 +104,7 @@ def test_a_base_in_four_bits_waits_too(configure):
         ({"train": {"blocks_on_device": 2}}, "train.blocks_on_device is set, but train.offload is none"),
         ({"train": {"offload": "blocks", "blocks_on_device": 0}}, "blocks_on_device"),
         ({"train": {"offload": "blocks"}, "adapter": {"full": True}}, "adapter.full trains the base's weights"),
-        ({"train": {"offload": "blocks"}, "quantization": "8bit"}, "cannot free weights in 8 bits"),
+        ({"train": {"offload": "blocks"}, "quantization": "8bit"}, "cannot move weights of quantization"),
         ({"train": {"offload": "disk"}, "quantization": "4bit"}, "files are not quantized"),
         ({"train": {"offload": "blocks"}, "quantization": "4bit"}, "train.gradient_checkpointing = true"),
     ],

@@ -18,7 +18,7 @@ from fera.analysis.walk import Sampling, Walk, draw, walk
 from fera.errors import FeraError
 from fera.method.bands import FrequencyBands
 from fera.pipelines.adapters import load_adapter, set_adapters
-from fera.pipelines.base import EMOJI, load_base, to_device
+from fera.pipelines.base import EMOJI, load_base, quantize_denoisers, to_device
 from fera.pipelines.experts import fixed_gate, one_hot
 from fera.support.progress import SILENT, Listener
 from fera.tuner import FeraConfig
@@ -53,6 +53,7 @@ class Analysis:
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
         offload: where the blocks of the denoiser wait for their use: "none" (on the device), "blocks" (in host memory)
             or "disk" (in the base's files).
+        quantization: how the denoiser\'s linear layers are held, as in training; "none" as they are.
     """
 
     sampling: Sampling | None
@@ -70,6 +71,7 @@ class Analysis:
     device: str | None = None
     precision: str = "fp32"
     offload: str = "none"
+    quantization: str = "none"
 
 
 def analyze(request: Analysis, listener: Listener = SILENT) -> Findings:
@@ -101,6 +103,7 @@ def analyze(request: Analysis, listener: Listener = SILENT) -> Findings:
         )
     pipe = load_base(base, dtype=_DTYPES[request.precision]) if sources is None else sources.pipe
     listener.say(f"base: {base}")
+    quantize_denoisers(pipe, request.quantization, request.device, _DTYPES[request.precision], request.offload)
     if request.adapter is not None:
         path, weight = request.adapter
         load_adapter(pipe, path, adapter_name=ADAPTED)

@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         precision=arguments.precision,
         offload=arguments.offload,
+        quantization=arguments.quantization,
     )
     with Terminal() as terminal:
         findings = analyze(request, terminal)

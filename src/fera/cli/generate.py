@@ -113,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         precision=arguments.precision,
         offload=arguments.offload,
+        quantization=arguments.quantization,
     )
     with Terminal() as terminal:
         files = draw(drawing, terminal)

@@ -1,6 +1,9 @@
 """Options that the commands share which draw prompts."""
 
 import argparse
+from typing import get_args
+
+from fera.config.quantization import Quantization
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +26,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="where the denoiser's blocks wait for their use: on the device, in host memory, or in the base's files "
         "(%(default)s)",
+    )
+    group.add_argument(
+        "--quantization",
+        choices=get_args(Quantization),
+        default="none",
+        help="how the denoiser's linear layers are held, as in training (%(default)s)",
     )

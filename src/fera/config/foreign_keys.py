@@ -86,7 +86,7 @@ _WORDS = {
     "sample_every_n_steps": "validation.steps",
     "sample_every_n_epochs": _STEPS.format("validation.steps"),
     "max_data_loader_n_workers": _LOADER,
-    "fp8_base": 'set quantization = "8bit" or "4bit"',
+    "fp8_base": 'set quantization = "fp8"',
     "log_with": "train.report_to",
     "log_tracker_name": "train.tracker_project_name",
     "huggingface_repo_id": "hub_model_id",

@@ -1,7 +1,6 @@
 """The whole configuration of a run, and checks across its sections."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +8,7 @@ from fera.config.adapter import AdapterConfig
 from fera.config.compression import CompressConfig
 from fera.config.data import DataConfig
 from fera.config.optimization import OptimizationConfig, check_rates_of_text
+from fera.config.quantization import Quantization
 from fera.config.section import Section
 from fera.config.stages import stage_steps
 from fera.config.text import TextEncoderConfig, TokensConfig
@@ -29,10 +29,10 @@ class TrainConfig(Section):
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
-    quantization: Literal["none", "8bit", "4bit"] = Field(
+    quantization: Quantization = Field(
         default="none",
-        description="Hold the base's linear layers in 8 bits (LLM.int8) or 4 (NF4), by bitsandbytes; the adapter stays "
-        "in float32.",
+        description="Hold the base's linear layers in few bits ([memory.md](memory.md#quantized-bases-and-precision)); "
+        "the adapter stays in float32.",
     )
     output_dir: Path = Field(strict=False, description="Folder of the run: adapter, log, samples, checkpoints.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything random.")
@@ -91,6 +91,8 @@ class TrainConfig(Section):
         if self.adapter.full and self.quantization != "none":
             raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
+        if self.quantization == "torchao-int4" and self.train.mixed_precision != "bf16":
+            raise ValueError('quantization = "torchao-int4" computes in bfloat16: set train.mixed_precision = "bf16"')
         if self.quantization != "none" and scheme != "LORA":
             raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
         if self.compress.energy is not None:
@@ -143,14 +145,14 @@ def check_offload(config: TrainConfig) -> None:
         return
     if config.adapter.full:
         raise ValueError("adapter.full trains the base's weights, and those that train.offload moves are frozen")
-    if quantization == "8bit":
+    if quantization not in ("none", "4bit", "fp8"):
         raise ValueError(
-            "train.offload cannot free weights in 8 bits, which bitsandbytes keeps beside them: set quantization = "
-            '"4bit", or leave it out'
+            f"train.offload cannot move weights of quantization = {quantization!r} without what its package keeps "
+            'beside them: set quantization = "4bit" or "fp8", or leave it out'
         )
     if quantization != "none" and settings.offload == "disk":
         raise ValueError('the base\'s files are not quantized: set train.offload = "blocks", or leave quantization out')
-    if quantization != "none" and not settings.gradient_checkpointing:
+    if quantization == "4bit" and not settings.gradient_checkpointing:
         raise ValueError(
             "bitsandbytes keeps weights in 4 bits from the forward to the backward pass: train.offload would free none "
             "without train.gradient_checkpointing = true"

@@ -21,7 +21,7 @@ from fera.generation.sampling import save_image
 from fera.generation.sources import read_masks, read_sources
 from fera.generation.steering import AdapterUse, parse_adapter, parse_weights, read_uses, steered
 from fera.pipelines.adapters import load_adapter, set_adapters, trace
-from fera.pipelines.base import EMOJI, load_base, to_device
+from fera.pipelines.base import EMOJI, load_base, check_held, quantize_denoisers, to_device
 from fera.support.progress import SILENT, Listener
 from fera.traces.curves import routing_curves, save_csv
 
@@ -90,6 +90,7 @@ def draw(drawing: Drawing, listener: Listener = SILENT) -> list[Path]:
 
 
 def _load(base: str, drawing: Drawing, uses: Mapping[str, AdapterUse]) -> Any:
+    check_held(drawing.quantization, drawing.device, drawing.offload)
     try:
         pipe = load_base(base, dtype=_DTYPES[drawing.precision])
     except FeraError as error:
@@ -98,6 +99,7 @@ def _load(base: str, drawing: Drawing, uses: Mapping[str, AdapterUse]) -> Any:
                 f"{error}. The adapter names this base; where you have it elsewhere, give `base`"
             ) from error
         raise
+    quantize_denoisers(pipe, drawing.quantization, drawing.device, _DTYPES[drawing.precision], drawing.offload)
     for name, use in uses.items():
         load_adapter(pipe, use.path, adapter_name=name)
     if uses:

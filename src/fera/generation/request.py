@@ -40,6 +40,7 @@ class Drawing:
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
         offload: where the blocks of the denoiser wait for their use: "none" (on the device), "blocks" (in host memory)
             or "disk" (in the base's files).
+        quantization: how the denoiser's linear layers are held, as in training; "none" as they are.
     """
 
     prompts: Sequence[str]
@@ -68,6 +69,7 @@ class Drawing:
     device: str | None = None
     precision: str = "fp32"
     offload: str = "none"
+    quantization: str = "none"
 
 
 def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:

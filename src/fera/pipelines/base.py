@@ -15,6 +15,8 @@ from fera.demo import base_path
 from fera.errors import FeraError, reason_of
 from fera.models.components import denoisers
 from fera.pipelines.block_offload import move, offload_blocks
+from fera.pipelines.quantization import quantize
+from fera.pipelines.quantization_kinds import KINDS, check_quantization
 from fera.pipelines.single_file import SEPARATOR, SingleFile, guessed_config, load_single_file, single_file
 
 # Name of the base that comes with fera.
@@ -159,8 +161,7 @@ def to_device(pipe: Any, name: str | None, offload: str = "none") -> str:
     Raises:
         FeraError: there is no such device here, or the pipeline does not fit, or its blocks cannot wait elsewhere.
     """
-    fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = fastest if name is None else name
+    device = named_device(name)
     try:
         if offload != "none":
             for denoiser in denoisers(pipe).values():
@@ -169,6 +170,50 @@ def to_device(pipe: Any, name: str | None, offload: str = "none") -> str:
     except (RuntimeError, AssertionError) as error:
         raise FeraError(f"`device` {device}: {str(error).splitlines()[0]}") from error
     return device
+
+
+def named_device(name: str | None) -> str:
+    """The name of a device; the fastest there is when None."""
+    fastest = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return fastest if name is None else name
+
+
+def check_held(quantization: str, device: str | None, offload: str) -> None:
+    """Refuse a way to hold denoisers, before they are loaded.
+
+    Args:
+        quantization: as `quantize` takes it.
+        device: as `to_device` takes it.
+        offload: likewise.
+
+    Raises:
+        FeraError: it cannot work here.
+    """
+    if quantization == "none":
+        return
+    check_quantization(quantization, torch.device(named_device(device)))
+    if offload == "disk" or (offload != "none" and not KINDS[quantization].offloads):
+        raise FeraError(f"`offload` {offload} does not go with `quantization` {quantization}: leave one out")
+
+
+def quantize_denoisers(pipe: Any, quantization: str, device: str | None, dtype: torch.dtype, offload: str) -> None:
+    """Hold the linear layers of a pipeline's denoisers in few bits.
+
+    Args:
+        pipe: the pipeline, on the CPU, without adapters.
+        quantization: as `quantize` takes it.
+        device: where it is to draw, as `to_device` takes it.
+        dtype: what it computes in.
+        offload: as `to_device` takes it; blocks that wait are quantized on the CPU.
+
+    Raises:
+        FeraError: as `check_held` and `quantize`.
+    """
+    check_held(quantization, device, offload)
+    if quantization != "none":
+        where = torch.device(named_device(device) if offload == "none" else "cpu")
+        for denoiser in denoisers(pipe).values():
+            quantize(denoiser, quantization, where, dtype)
 
 
 def check_base(base: str) -> None:

@@ -8,12 +8,9 @@ from torch import nn
 
 from fera.models.components import offloadable_blocks
 from fera.pipelines.block_offload import blocks_on_device
+from fera.pipelines.quantization_kinds import KINDS
 from fera.pipelines.weight_files import dtype_of, files_of
 from fera.tuner.fingerprint import added_tensors
-
-# bitsandbytes keeps a float32 scale for each row of an 8-bit weight, and for each block of 64 of a 4-bit one.
-_SCALE_BYTES = 4
-_BLOCK = 64
 
 # Of a device's memory: PyTorch's allocator and the driver keep some for themselves.
 USABLE = 0.95
@@ -34,7 +31,7 @@ class Held:
     """A way to hold frozen weights, and what it takes.
 
     Args:
-        quantization: "none", "8bit" or "4bit".
+        quantization: "none", or a name in `KINDS`.
         offload: "none", "blocks" or "disk", as `train.offload`.
         device_bytes: where the denoiser computes.
         host_bytes: of the machine's memory, for blocks that wait.
@@ -123,10 +120,10 @@ class _Sizes:
         is_exact = not self._exact.isdisjoint(path.split("."))
         if is_exact and self._dtype.itemsize < torch.float32.itemsize:
             return weight.numel() * torch.float32.itemsize
-        is_linear = isinstance(layer, nn.Linear) and not is_exact
-        is_weight = path.endswith(".weight")
-        if is_linear and self._quantization == "8bit":  # biases are in float32 then
-            return weight.numel() + len(weight) * _SCALE_BYTES if is_weight else weight.numel() * torch.float32.itemsize
-        if is_linear and is_weight and self._quantization == "4bit":
-            return -(-weight.numel() // 2) + -(-weight.numel() // _BLOCK) * _SCALE_BYTES
+        kind = KINDS.get(self._quantization)
+        if kind is not None and isinstance(layer, nn.Linear) and not is_exact:
+            if path.endswith(".weight"):
+                return kind.bytes_of(*weight.shape, self._dtype.itemsize)
+            if kind.bias_in_float32:
+                return weight.numel() * torch.float32.itemsize
         return weight.numel() * self._dtype.itemsize

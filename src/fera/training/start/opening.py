@@ -34,7 +34,8 @@ from fera.models.families import Family, family_of, native_resolution, size_mult
 from fera.models.noise import NoiseProcess, noise_process
 from fera.pipelines.block_offload import check_offload, offload_blocks
 from fera.pipelines.compression import compress
-from fera.pipelines.quantization import check_quantization, quantize
+from fera.pipelines.quantization import quantize
+from fera.pipelines.quantization_kinds import check_quantization
 from fera.pipelines.waiting import Base
 from fera.pipelines.weight_files import dtype_of
 from fera.support.progress import Listener
@@ -109,7 +110,7 @@ def open_sources(
         FeraError: something in the data or the base cannot work.
     """
     device = device or torch.device("cpu")
-    check_quantization(config.quantization)
+    check_quantization(config.quantization, device)
     examples, held_out, skipped = _read_data(config, listener)
     dtypes = part_dtypes(config)
     base = Base(config.base, dtypes, revision=config.revision, variant=config.variant)
