@@ -158,7 +158,9 @@ def test_is_never_held_at_full_precision(kind, tmp_path):
         quantize(model, kind, CPU, torch.bfloat16)
     assert 0 < watch.most < 10 < count
     with torch.no_grad():
-        inputs = {key: value.bfloat16() if value.is_floating_point() else value for key, value in UNET.inputs(1).items()}
+        inputs = {
+            key: value.bfloat16() if value.is_floating_point() else value for key, value in UNET.inputs(1).items()
+        }
         assert torch.equal(predict(model, inputs), predict(expected, inputs))
 
 

@@ -103,7 +103,7 @@ def test_mistakes(checkpoint, configuration, tmp_path, tiny_sd3_dir):
     with pytest.raises(FeraError, match=r"name a pipeline's folder or Hub id behind '\|'"):
         load_base(f"{path}|")
     (tmp_path / "model.ckpt").write_bytes(b"pickle")
-    with pytest.raises(FeraError, match=r"only \.safetensors are read; pickles"):
+    with pytest.raises(FeraError, match=r"only \.safetensors and \.gguf are read; pickles"):
         load_base(str(tmp_path / "model.ckpt"))
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-50])
     with pytest.raises(FeraError, match="cannot be read"):

@@ -106,7 +106,7 @@ def test_launches_that_cannot_work(monkeypatch, environment, message):
         ({"adapter": {"plain": {"peft_type": "LORA", "r": 4}}}, "adapter.plain"),
         ({"adapter": {"expert": {"peft_type": "LOHA", "r": 4}}}, "adapter.expert"),
         ({"text_encoder": {"train_text_encoder": True}}, "text encoders"),
-        ({"quantization": "4bit"}, "quantization is 4bit"),
+        ({"quantization": "4bit"}, "the base is quantized"),
         ({"train": {"optimizer": "adafactor"}}, "train.optimizer is adafactor"),
         ({"train": {"use_ema": True}}, "train.use_ema"),
         ({"train": {"mixed_precision": "fp16"}}, "fp16"),
@@ -126,7 +126,7 @@ def test_settings_that_do_not_go_with_fsdp2(monkeypatch, sections, message):
     ("sections", "message"),
     [
         ({"text_encoder": {"train_text_encoder": True}}, "text encoders"),
-        ({"quantization": "4bit"}, "quantization is 4bit"),
+        ({"quantization": "4bit"}, "the base is quantized"),
         ({"train": {"optimizer": "adafactor"}}, "train.optimizer is adafactor"),
         ({"train": {"mixed_precision": "fp16"}}, "fp16"),
     ],

@@ -53,7 +53,7 @@ class Analysis:
         precision: the precision of the base's weights: "fp32", "fp16" or "bf16".
         offload: where the blocks of the denoiser wait for their use: "none" (on the device), "blocks" (in host memory)
             or "disk" (in the base's files).
-        quantization: how the denoiser\'s linear layers are held, as in training; "none" as they are.
+        quantization: how the denoiser's linear layers are held, as in training; "none" as they are.
     """
 
     sampling: Sampling | None

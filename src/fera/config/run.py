@@ -70,6 +70,11 @@ class TrainConfig(Section):
         return (self.validation.seconds or max(self.data.seconds)) if self.data.reads_sounds else None
 
     @property
+    def has_quantized_base(self) -> bool:
+        """Whether the denoiser's linear layers are held in few bits, by `quantization` or by the base's own file."""
+        return self.quantization != "none" or self.base.partition("|")[0].endswith(".gguf")
+
+    @property
     def trains_text(self) -> bool:
         """Whether the text encoders learn too."""
         return self.text_encoder.train_text_encoder or self.tokens.placeholder_token is not None
@@ -88,17 +93,19 @@ class TrainConfig(Section):
             raise ValueError("validation.seconds is set, but data.seconds is not: set both or neither")
         if self.trains_text and self.data.reads_sounds:
             raise ValueError("text encoders of bases of sound do not train: leave text_encoder and tokens out")
-        if self.adapter.full and self.quantization != "none":
+        if self.quantization != "none" and self.base.partition("|")[0].endswith(".gguf"):
+            raise ValueError("a base in a GGUF file is quantized already: leave quantization out")
+        if self.adapter.full and self.has_quantized_base:
             raise ValueError("adapter.full trains the base's weights, which quantization freezes: leave one out")
         scheme = (self.adapter.plain or self.adapter.expert or {}).get("peft_type", "LORA")
         if self.quantization == "torchao-int4" and self.train.mixed_precision != "bf16":
             raise ValueError('quantization = "torchao-int4" computes in bfloat16: set train.mixed_precision = "bf16"')
-        if self.quantization != "none" and scheme != "LORA":
+        if self.has_quantized_base and scheme != "LORA":
             raise ValueError(f"quantization is for adapters of LoRAs, and this one is of {scheme}: leave it out")
         if self.compress.energy is not None:
             for what, is_set in (
                 ("adapter.full, which trains them,", self.adapter.full),
-                ("quantization", self.quantization != "none"),
+                ("quantization", self.has_quantized_base),
                 ("train.offload", self.train.offload != "none"),
             ):
                 if is_set:
@@ -145,10 +152,12 @@ def check_offload(config: TrainConfig) -> None:
         return
     if config.adapter.full:
         raise ValueError("adapter.full trains the base's weights, and those that train.offload moves are frozen")
-    if quantization not in ("none", "4bit", "fp8"):
+    if config.has_quantized_base and quantization not in ("4bit", "fp8"):
         raise ValueError(
             f"train.offload cannot move weights of quantization = {quantization!r} without what its package keeps "
             'beside them: set quantization = "4bit" or "fp8", or leave it out'
+            if quantization != "none"
+            else "train.offload cannot move weights of a GGUF file: leave it out"
         )
     if quantization != "none" and settings.offload == "disk":
         raise ValueError('the base\'s files are not quantized: set train.offload = "blocks", or leave quantization out')

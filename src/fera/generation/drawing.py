@@ -21,7 +21,7 @@ from fera.generation.sampling import save_image
 from fera.generation.sources import read_masks, read_sources
 from fera.generation.steering import AdapterUse, parse_adapter, parse_weights, read_uses, steered
 from fera.pipelines.adapters import load_adapter, set_adapters, trace
-from fera.pipelines.base import EMOJI, load_base, check_held, quantize_denoisers, to_device
+from fera.pipelines.base import EMOJI, check_held, load_base, quantize_denoisers, to_device
 from fera.support.progress import SILENT, Listener
 from fera.traces.curves import routing_curves, save_csv
 

@@ -1,7 +1,7 @@
 """Linear layers whose frozen weight is held in few bits and made dense for a product, forward and backward.
 
-Layers that multiply with a dense copy leave it to autograd until the backward pass: a forward of the whole denoiser then
-holds all of it at full size. These remember what is held, and make it dense again.
+Layers that multiply with a dense copy leave it to autograd until the backward pass: after a forward of the whole
+denoiser, all of it would be there at full size. These remember what is held, and make it dense again.
 """
 
 from typing import Any
@@ -62,22 +62,25 @@ class TorchaoLinear(nn.Linear):
     def dense(self) -> Tensor:
         """The weight, shape (out, in)."""
         dense: Any = self.weight
-        return dense.dequantize()  # type: ignore[no-any-return]
+        found: Tensor = dense.dequantize()
+        return found
 
 
 def hold_gguf(model: nn.Module) -> None:
     """Let the layers of a model that diffusers read from a GGUF file leave no dense weight to autograd."""
     from diffusers.quantizers.gguf.utils import GGUFLinear, dequantize_gguf_tensor
 
-    class GgufLinear(GGUFLinear):  # type: ignore[misc]
+    class GgufLinear(GGUFLinear):
         def forward(self, input: Tensor) -> Tensor:
             return _through(self, input)
 
         def product(self, input: Tensor) -> Tensor:
-            return super().forward(input.to(self.compute_dtype))  # type: ignore[no-any-return]
+            output: Tensor = super().forward(input.to(self.compute_dtype))
+            return output
 
         def dense(self) -> Tensor:
-            return dequantize_gguf_tensor(self.weight)  # type: ignore[no-any-return]
+            found: Tensor = dequantize_gguf_tensor(self.weight)
+            return found
 
     GgufLinear.__name__ = GgufLinear.__qualname__ = GGUFLinear.__name__
     for layer in model.modules():

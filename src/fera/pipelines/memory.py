@@ -120,10 +120,13 @@ class _Sizes:
         is_exact = not self._exact.isdisjoint(path.split("."))
         if is_exact and self._dtype.itemsize < torch.float32.itemsize:
             return weight.numel() * torch.float32.itemsize
+        if not weight.is_floating_point():
+            return weight.nbytes  # it came quantized
         kind = KINDS.get(self._quantization)
         if kind is not None and isinstance(layer, nn.Linear) and not is_exact:
             if path.endswith(".weight"):
-                return kind.bytes_of(*weight.shape, self._dtype.itemsize)
+                rows, columns = weight.shape
+                return kind.bytes_of(rows, columns, self._dtype.itemsize)
             if kind.bias_in_float32:
                 return weight.numel() * torch.float32.itemsize
         return weight.numel() * self._dtype.itemsize

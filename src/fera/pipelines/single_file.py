@@ -5,13 +5,14 @@ parts that the file lacks, comes from a pipeline's folder or Hub id.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, GGUFQuantizationConfig
 from diffusers.loaders.single_file_utils import (
     fetch_diffusers_config,
     is_clip_model_in_single_file,
@@ -22,9 +23,12 @@ from safetensors import SafetensorError, safe_open
 
 from fera.errors import FeraError
 from fera.models.registry import known
+from fera.pipelines.frozen_linear import hold_gguf
+from fera.pipelines.scaled_weights import check_scales, has_scales, unscaled
 
 # Between a file and where its configuration comes from.
 SEPARATOR = "|"
+GGUF = ".gguf"
 # Beginnings of the names of parts that only a checkpoint of a whole pipeline has.
 _WHOLE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "vae.", "text_encoders.")
 
@@ -34,7 +38,7 @@ class SingleFile:
     """A base in one file.
 
     Args:
-        file: a safetensors file.
+        file: a safetensors or GGUF file.
         config: folder or Hub id of the pipeline whose configuration it has; None: as diffusers guesses from the file.
     """
 
@@ -54,8 +58,15 @@ def single_file(base: str) -> SingleFile | None:
         return None
     if not file.is_file():
         raise FeraError(f"base {name} is no file (looked from {Path.cwd()})")
-    if file.suffix != ".safetensors":
-        raise FeraError(f"base {file}: of files, only .safetensors are read; pickles (.ckpt, .pt) can run code")
+    if file.suffix not in (".safetensors", GGUF):
+        raise FeraError(
+            f"base {file}: of files, only .safetensors and .gguf are read; pickles (.ckpt, .pt) can run code"
+        )
+    if file.suffix == GGUF and not config:
+        raise FeraError(
+            f"base {file}: a GGUF file holds a denoiser alone; name the pipeline's folder or Hub id that has the other "
+            f"parts: {file}{SEPARATOR}FOLDER"
+        )
     if separator and not config:
         raise FeraError(f"base {base}: name a pipeline's folder or Hub id behind {SEPARATOR!r}, or leave it out")
     return SingleFile(file, config or None)
@@ -81,11 +92,8 @@ def load_single_file(base: SingleFile, config: str, dtype: torch.dtype | dict[st
     Raises:
         FeraError: the file cannot be read, or fera knows no denoiser in such a pipeline. diffusers raises other errors.
     """
-    try:
-        with safe_open(base.file, framework="pt") as opened:
-            is_whole = any(key.startswith(_WHOLE) for key in opened.keys())
-    except (SafetensorError, OSError) as error:
-        raise FeraError(f"it cannot be read: {error}") from error
+    is_whole = base.file.suffix != GGUF and _is_whole(base.file)
+    check_scales(base.file, is_whole=is_whole)
     index = DiffusionPipeline.load_config(config)
     parts = {name: value for name, value in index.items() if isinstance(value, list | tuple) and value[-1] is not None}
     if not any(value[-1] in known() for value in parts.values()):
@@ -106,12 +114,29 @@ def load_single_file(base: SingleFile, config: str, dtype: torch.dtype | dict[st
     return pipeline.from_single_file(str(base.file), config=config, torch_dtype=_of(dtype, ""), **given)
 
 
+def _is_whole(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return any(key.startswith(_WHOLE) for key in opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise FeraError(f"it cannot be read: {error}") from error
+
+
 def _from_file(base: SingleFile, config: str, name: str, class_name: str, dtype: Any) -> Any:
     cls: Any = getattr(diffusers, class_name)
     if not hasattr(cls, "from_single_file"):
         raise FeraError(f"diffusers reads no single file into a {class_name}; convert it to a pipeline's folder")
+    held, settings = _of(dtype, name), {}
+    if base.file.suffix == GGUF:
+        if find_spec("gguf") is None:
+            raise FeraError("GGUF files need the package gguf: pip install 'fera[quantized]'")
+        settings["quantization_config"] = GGUFQuantizationConfig(compute_dtype=held)
+    source = unscaled(base.file, held) if has_scales(base.file) else str(base.file)
     try:
-        return cls.from_single_file(str(base.file), config=config, subfolder=name, torch_dtype=_of(dtype, name)).eval()
+        model = cls.from_single_file(source, config=config, subfolder=name, torch_dtype=held, **settings).eval()
+        if base.file.suffix == GGUF:
+            hold_gguf(model)
+        return model
     except NotImplementedError as error:  # of a weight that nothing was loaded into
         raise FeraError(f"it lacks weights of a {class_name} as {config} describes it") from error
 

@@ -97,7 +97,7 @@ def _refused(config: TrainConfig) -> list[str]:
         "adapter.num_virtual_tokens is set": adapter.num_virtual_tokens > 0,
         "adapter.router is gradient": adapter.routes_updates,
         "text encoders or tokens are trained": config.trains_text,
-        f"quantization is {config.quantization}": config.quantization != "none",
+        "the base is quantized": config.has_quantized_base,
         f"train.optimizer is {settings.optimizer}": settings.optimizer != "adamw",
         "train.use_ema is set": settings.use_ema,
         f"train.offload is {settings.offload}": settings.offload != "none",

@@ -78,7 +78,7 @@ def _refused(config: TrainConfig) -> list[str]:
         "text encoders or tokens are trained": config.trains_text,
         f"train.offload is {config.train.offload}": config.train.offload != "none",
         "train.compile is set": config.train.compile != "no",
-        f"quantization is {config.quantization}": config.quantization != "none",
+        "the base is quantized": config.has_quantized_base,
         "compress.energy is set": config.compress.energy is not None,
         "adapter.expert is CERSA": config.adapter.is_confined,
         "adapter.num_virtual_tokens is set": config.adapter.num_virtual_tokens > 0,
