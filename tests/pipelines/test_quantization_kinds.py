@@ -1,6 +1,8 @@
 """Each way to hold linear layers in few bits: what it computes, learns through, takes, and never holds."""
 
 import weakref
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from torch.overrides import TorchFunctionMode
 from tuner_cases import UNET, adapter_gradients, config, fill, predict, step
 
 import fera
+from benchmarks.quantized import table, trains_on_cpu
 from fera import FeraError
+from fera.config.quantization import Quantization
 from fera.pipelines.frozen_linear import Fp8Linear, fp8_of
 from fera.pipelines.memory import held
 from fera.pipelines.quantization import quantize
@@ -21,7 +25,7 @@ CPU = torch.device("cpu")
 # What a CPU computes with. Those of bitsandbytes have tests of their own (tests/training/test_quantized.py).
 TRIED = [name for name, kind in KINDS.items() if not kind.needs_gpu and kind.package != "bitsandbytes"]
 # How far predictions may be from those of the exact base, relative; a few bits differ by a few parts in a hundred.
-ERRORS = {"8": 0.03, "4": 0.1}
+ERRORS = {"8": 0.03, "4": 0.1}  # by the end of the name
 
 
 @pytest.fixture(params=TRIED)
@@ -201,7 +205,33 @@ def test_casts_leave_the_bits():
         assert layer(torch.randn(2, layer.in_features)).dtype == torch.bfloat16
 
 
-def test_one_that_needs_a_gpu_is_refused_without():
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without")
+def test_merging_is_right_or_refused(kind):
+    """torchao's layers are made dense, added to and rounded again; others are left as they are."""
+    model, inputs = quantized(kind), UNET.inputs(2)
+    fill(get_peft_model(model, config(num_bands=1, num_experts=1, router="uniform")))
+    with torch.no_grad():
+        adapted = predict(model, inputs)
+        if kind.startswith("torchao"):
+            fera.merge(model, "uniform")
+            merged = predict(model, inputs)
+            assert (merged - adapted).norm() / adapted.norm() < 0.05
+        else:
+            with pytest.raises(FeraError, match="cannot merge into .*; nothing was merged"):
+                fera.merge(model, "uniform")
+            assert torch.equal(predict(model, inputs), adapted)
+
+
+def test_the_page_says_what_trains_on_a_cpu(kind):
+    assert trains_on_cpu(kind) == "trains" and not KINDS[kind].needs_gpu
+    assert table() in (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
+
+
+def test_each_name_of_the_configuration_is_known():
+    assert ["none", *KINDS] == [*get_args(Quantization)]
+
+
+def test_torchao_int4_needs_a_gpu_is_refused_without():
     for name in KINDS:
         if KINDS[name].needs_gpu and KINDS[name].module != "torchao":
             pytest.fail("what it says without its package is tested for torchao alone")

@@ -97,6 +97,14 @@ def test_a_base_in_four_bits_waits_too(configure):
     assert_same_adapter(plain, offloaded)
 
 
+def test_a_base_in_floats_of_eight_bits_waits_too(configure):
+    """Without checkpointing: what the backward pass needs of a layer is fetched again."""
+    plain, offloaded = configure("plain"), configure("offloaded", train={"offload": "blocks"})
+    for config in (plain, offloaded):
+        train(config.model_copy(update={"quantization": "fp8"}))
+    assert_same_adapter(plain, offloaded)
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

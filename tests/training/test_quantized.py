@@ -12,8 +12,10 @@ from tuner_cases import SD3, UNET, adapter_gradients, config, fill, predict, ste
 
 import fera
 from fera import FeraError
+from fera.cli.main import main
 from fera.pipelines.base import load_base
 from fera.pipelines.quantization import quantize
+from fera.pipelines.quantization_kinds import KINDS
 from fera.training import train
 from fera.training.trainer import Trainer
 
@@ -21,6 +23,9 @@ pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast")
 CPU = torch.device("cpu")
 LAYERS = {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}
+OTHERS = {"fp8": "Fp8Linear", "quanto-int4": "QLinear"} | dict.fromkeys(
+    ("torchao-int8", "torchao-fp8"), "TorchaoLinear"
+)
 
 
 def linear_layers(model):
@@ -62,10 +67,18 @@ def test_weights_are_those_of_bitsandbytes(quantization):
             assert torch.equal(quantized.weight, layer.weight)
 
 
-@pytest.mark.parametrize(("quantization", "mixed_precision"), [("8bit", "no"), ("4bit", "no"), ("4bit", "bf16")])
+@pytest.mark.parametrize(
+    ("quantization", "mixed_precision"),
+    [
+        *(("8bit", "no"), ("4bit", "no"), ("4bit", "bf16"), ("fp8", "no"), ("fp8", "bf16"), ("quanto-int4", "bf16")),
+        *(("torchao-int8", "bf16"), ("torchao-fp8", "no")),
+    ],
+)
 def test_adapter_trains_and_loads_onto_the_exact_base(
     tiny_sd_dir, image_folder, tmp_path, monkeypatch, quantization, mixed_precision
 ):
+    if (module := KINDS[quantization].module) and module != "bitsandbytes":
+        pytest.importorskip(module)
     seen = {}
     finish = Trainer.finish
 
@@ -86,9 +99,14 @@ def test_adapter_trains_and_loads_onto_the_exact_base(
         validation={"prompts": ["a red rocket"], "num_inference_steps": 1},
     )
     summary = train(settings)
-    assert seen == {"layers": {LAYERS[quantization]}, "dtypes": {torch.float32}}
+    assert seen == {"layers": {(LAYERS | OTHERS)[quantization]}, "dtypes": {torch.float32}}
     assert len(log_of(settings, "loss")) == 2 and summary.held_out_loss_after > 0
     assert (tmp_path / "run" / "samples" / "step-000002.png").exists()
+    if quantization in OTHERS:  # goes on, and draws with the base held so
+        train(settings.model_copy(update={"train": settings.train.model_copy(update={"steps": 3})}), resume=True)
+        assert len(log_of(settings, "loss")) == 3
+        output = ["--quantization", quantization, "--steps", "2", "--output", str(tmp_path / "out")]
+        assert main(["generate", "a red rocket", "--adapter", str(tmp_path / "run"), *output]) == 0
     weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert all(value.dtype == torch.float32 for value in weights.values())
     assert all(value.any() for key, value in weights.items() if "lora_B" in key), "B starts at zero"

@@ -2,6 +2,4 @@
 
 from typing import Literal
 
-Quantization = Literal[
-    "none", "8bit", "4bit", "fp8", "torchao-int8", "torchao-fp8", "torchao-int4", "quanto-int8", "quanto-int4"
-]
+Quantization = Literal["none", "8bit", "4bit", "fp8", "torchao-int8", "torchao-fp8", "torchao-int4", "quanto-int4"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
@@ -19,6 +20,7 @@ from fera.pipelines.compression import is_compressed
 from fera.pipelines.offloading import weights_in_place
 from fera.traces.gates import GateChoice
 from fera.tuner import FeraConfig
+from fera.tuner.fast.linear import RoutedLinear
 from fera.tuner.model import adapter_configs
 
 
@@ -106,8 +108,11 @@ def _try_layer(path: str, layer: Any, adapter: str, gate: torch.Tensor | None) -
         raise FeraError(f"adapter {adapter!r} has values at {path} that are not finite; nothing was merged")
     what = f"cannot merge into {path}, a {type(base).__name__} with weights of {base.weight.dtype}"
     advice = "nothing was merged. Load the base unquantized to merge into it, or keep the adapter unmerged"
-    # PEFT would cast what it adds to whole numbers.
-    if type(base.weight) is nn.Parameter and not base.weight.is_floating_point():
+    # PEFT would cast what it adds to whole numbers, or, where it has no layer of its own for a kind of weight, add it
+    # to a dense copy.
+    is_whole = type(base.weight) is nn.Parameter and not base.weight.is_floating_point()
+    is_strange = type(base.weight) is not nn.Parameter and type(layer) in (LoraLinear, RoutedLinear)
+    if is_whole or is_strange:
         raise FeraError(f"{what}; {advice}")
     try:
         with _put_back(layer, base, adapter):

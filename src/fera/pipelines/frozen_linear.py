@@ -66,9 +66,14 @@ class TorchaoLinear(nn.Linear):
         return found
 
 
-def hold_gguf(model: nn.Module) -> None:
-    """Let the layers of a model that diffusers read from a GGUF file leave no dense weight to autograd."""
-    from diffusers.quantizers.gguf.utils import GGUFLinear, dequantize_gguf_tensor
+def hold_gguf(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let the layers of a model that diffusers read from a GGUF file leave no dense weight to autograd.
+
+    Args:
+        model: the model.
+        dtype: what weights become that are held in few bits but not in a linear layer, which alone can compute so.
+    """
+    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
 
     class GgufLinear(GGUFLinear):
         def forward(self, input: Tensor) -> Tensor:
@@ -86,6 +91,10 @@ def hold_gguf(model: nn.Module) -> None:
     for layer in model.modules():
         if type(layer) is GGUFLinear:
             layer.__class__ = GgufLinear
+            continue
+        for name, weight in layer.named_parameters(recurse=False):
+            if isinstance(weight, GGUFParameter):
+                layer._parameters[name] = nn.Parameter(dequantize_gguf_tensor(weight).to(dtype), requires_grad=False)
 
 
 def _through(layer: Any, input: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def _from_file(base: SingleFile, config: str, name: str, class_name: str, dtype:
     try:
         model = cls.from_single_file(source, config=config, subfolder=name, torch_dtype=held, **settings).eval()
         if base.file.suffix == GGUF:
-            hold_gguf(model)
+            hold_gguf(model, held)
         return model
     except NotImplementedError as error:  # of a weight that nothing was loaded into
         raise FeraError(f"it lacks weights of a {class_name} as {config} describes it") from error

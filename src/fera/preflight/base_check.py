@@ -17,6 +17,7 @@ from fera.models.noise import noise_process
 from fera.pipelines.base import load_base
 from fera.pipelines.memory import Held, held, ways_to_hold
 from fera.pipelines.quantization import quantize
+from fera.pipelines.quantization_kinds import check_quantization
 from fera.preflight.clip_check import fit_all
 from fera.preflight.costs import estimate
 from fera.preflight.report import DataReport, noting
@@ -48,6 +49,8 @@ def look_with_base(
     Raises:
         FeraError: the base cannot be loaded or trained, or the data do not fit it.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_quantization(config.quantization, device)
     pipe = load_base(config.base, revision=config.revision, variant=config.variant, dtype=part_dtypes(config))
     family = family_of(pipe)
     with noting(report):
@@ -70,7 +73,6 @@ def look_with_base(
     _, buckets = training_sizes(pipe, config)
     examples = [*training, *held_out]
     if examples:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         denoiser = trained_denoiser(pipe, config.adapter.component)[1]
         ways = _ways(denoiser, config)
         quantize(denoiser, config.quantization, device)

@@ -28,7 +28,7 @@ def fitting_named(denoiser: nn.Module, config: TrainConfig, device: torch.device
     except (MemoryError, RuntimeError) as error:
         total = device_memory(device)
         # What is quantized has lost the numbers of its weights.
-        is_plain = config.quantization == "none" and not config.adapter.full
+        is_plain = not config.has_quantized_base and not config.adapter.full
         if is_out_of_memory(error) and total is not None and is_plain:
             settings, dtype = config.train, next(denoiser.parameters()).dtype
             own = held(denoiser, dtype, "none", settings.offload, settings.blocks_on_device)
