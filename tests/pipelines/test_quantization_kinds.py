@@ -209,17 +209,24 @@ def test_casts_leave_the_bits():
 def test_merging_is_right_or_refused(kind):
     """torchao's layers are made dense, added to and rounded again; others are left as they are."""
     model, inputs = quantized(kind), UNET.inputs(2)
-    fill(get_peft_model(model, config(num_bands=1, num_experts=1, router="uniform")))
-    with torch.no_grad():
-        adapted = predict(model, inputs)
-        if kind.startswith("torchao"):
-            fera.merge(model, "uniform")
-            merged = predict(model, inputs)
-            assert (merged - adapted).norm() / adapted.norm() < 0.05
-        else:
+    fill(get_peft_model(model, config(num_experts=1)))
+    if not kind.startswith("torchao"):
+        with torch.no_grad():
+            before = predict(model, inputs)
             with pytest.raises(FeraError, match="cannot merge into .*; nothing was merged"):
                 fera.merge(model, "uniform")
-            assert torch.equal(predict(model, inputs), adapted)
+            assert torch.equal(predict(model, inputs), before)
+        return
+    expected = {}
+    for name, layer in model.named_modules():
+        if hasattr(layer, "lora_A") and hasattr(layer, "base_layer"):
+            up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+            expected[name] = layer.base_layer.weight.dequantize() + up @ down * layer.scaling["default"]
+    fera.merge(model, "uniform")
+    for name, weight in expected.items():
+        merged = model.get_submodule(name).weight
+        assert hasattr(merged, "qdata")
+        assert (merged.dequantize() - weight).norm() < 0.03 * weight.norm(), name
 
 
 def test_the_page_says_what_trains_on_a_cpu(kind):

@@ -157,7 +157,7 @@ def test_scales_that_are_not_read(weights, folder, tmp_path):
     with pytest.raises(FeraError, match=r"is F8_E4M3 with a scale of shape \(3, 2\).*take such a file"):
         load_base(f"{path}|{folder}")
     save_file(tensors | {"vae.decoder.weight": torch.zeros(1), "vae.decoder.scale_weight": torch.ones(())}, path)
-    with pytest.raises(FeraError, match="such weights are read of a denoiser alone"):
+    with pytest.raises(FeraError, match="weights with scales are read of a denoiser alone"):
         load_base(f"{path}|{folder}")
 
 

@@ -1,6 +1,7 @@
 """Parts of a base that wait in their files: what stands in for them, and how they come."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -128,3 +129,11 @@ def test_a_base_without_weights_is_told_when_they_are_wanted(tiny_sd_dir, tmp_pa
     assert (
         load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").keys() == base.pipe.unet.state_dict().keys()
     )
+
+
+def test_a_base_without_gradients_is_refused_before_it_is_loaded(tiny_sd_dir, tmp_path):
+    shutil.copytree(tiny_sd_dir, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "base" / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "sdnq"}}))
+    with pytest.raises(FeraError, match="its unet is quantized by SDNQ, whose layers give no gradient"):
+        Base(str(tmp_path / "base"), {"default": torch.float32})

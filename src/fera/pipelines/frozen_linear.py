@@ -97,6 +97,19 @@ def hold_gguf(model: nn.Module, dtype: torch.dtype) -> None:
                 layer._parameters[name] = nn.Parameter(dequantize_gguf_tensor(weight).to(dtype), requires_grad=False)
 
 
+def hold_quanto(layer: nn.Module) -> None:
+    """Let a layer of quanto's heed the dtype of autocast; it leaves nothing dense to autograd itself."""
+    from optimum.quanto import QLinear
+
+    class QuantoLinear(QLinear):
+        def forward(self, input: Tensor) -> Tensor:
+            output: Tensor = super().forward(_as_computed(input))
+            return output
+
+    QuantoLinear.__name__ = QuantoLinear.__qualname__ = QLinear.__name__
+    layer.__class__ = QuantoLinear
+
+
 def _through(layer: Any, input: Tensor) -> Tensor:
     output: Tensor = _HeldProduct.apply(_as_computed(input), layer)
     return output

@@ -14,7 +14,7 @@ from diffusers.quantizers import DiffusersAutoQuantizer
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.pipelines.frozen_linear import TorchaoLinear, hold_in_fp8
+from fera.pipelines.frozen_linear import TorchaoLinear, hold_in_fp8, hold_quanto
 from fera.pipelines.quantization_kinds import check_quantization
 from fera.pipelines.weight_files import files_of, is_same, mapped, tensors_of
 from fera.tuner.fingerprint import fingerprint, keep_fingerprint
@@ -109,14 +109,22 @@ class _Diffusers:
         self._model, self._quantization, self._dtype = model, quantization, dtype
         self._quantizer: Any = DiffusersAutoQuantizer.from_config(_config(quantization, dtype), pre_quantized=False)
         self._quantizer.preprocess_model(model, device_map=None, keep_in_fp32_modules=exact)
+        if quantization.startswith("quanto"):
+            # Its new layers have the dtype of those before, and what is put into them is cast to it.
+            for parameter in model.parameters():
+                if parameter.is_meta:
+                    parameter.data = parameter.data.to(dtype)
 
     def takes(self, name: str, value: Tensor) -> bool:
         return bool(self._quantizer.check_if_quantized_param(self._model, value, name, {}))
 
     def put(self, name: str, value: Tensor, device: torch.device) -> None:
         self._quantizer.create_quantized_param(self._model, value, name, device, {}, [], dtype=self._dtype)
+        layer = self._model.get_submodule(name.rpartition(".")[0])
         if self._quantization.startswith("torchao"):
-            self._model.get_submodule(name.rpartition(".")[0]).__class__ = TorchaoLinear
+            layer.__class__ = TorchaoLinear
+        elif self._quantization.startswith("quanto"):
+            hold_quanto(layer)
 
     def finish(self) -> None:
         self._quantizer.postprocess_model(self._model)

@@ -13,6 +13,8 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from fera.demo import base_path
+from fera.errors import FeraError
+from fera.models.registry import known
 from fera.pipelines.base import EMOJI, load_base, loading, parted, read_index
 from fera.pipelines.empty_parts import emptied, is_empty
 from fera.pipelines.single_file import single_file
@@ -135,6 +137,12 @@ def _on_meta(cls: Any, folder: str, name: str, revision: str | None) -> nn.Modul
     if hasattr(cls, "load_config"):
         config = cls.load_config(folder, subfolder=name, revision=revision)
         is_quantized = "quantization_config" in config
+        method = (config.get("quantization_config") or {}).get("quant_method")
+        if method == "sdnq" and cls.__name__ in known():
+            raise FeraError(
+                f"base {folder}: its {name} is quantized by SDNQ, whose layers give no gradient; take the unquantized "
+                'base, and quantization = "8bit", "4bit" or "fp8"'
+            )
     else:
         config = cls.config_class.from_pretrained(folder, subfolder=name, revision=revision)
         is_quantized = getattr(config, "quantization_config", None) is not None
