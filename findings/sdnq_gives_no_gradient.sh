@@ -33,4 +33,5 @@ for dtype in ("uint4", "int8", "float8_e4m3fn"):
     model = FluxTransformer2DModel.from_pretrained("model", quantization_config=config, torch_dtype=torch.float32)
     output = model.transformer_blocks[0].attn.to_q(torch.randn(3, 256, requires_grad=True))
     print(f"{dtype}: {'a gradient' if output.requires_grad else 'no gradient'}")
+    assert not output.requires_grad, "not as the header says"
 PY

@@ -80,7 +80,7 @@ KINDS: dict[str, Kind] = {
         needs_gpu=True,
         needs_bf16=True,
     ),
-    # Not quanto's 8 bits: of these, narrow layers end the process in bfloat16 on a CPU (findings/torch_int8_product_*).
+    # Not quanto's 8 bits: layers of few inputs end the process in bfloat16 on a CPU (0.2.7, PyTorch 2.13).
     "quanto-int4": Kind(
         "4-bit integers, a scale every 128 or less",
         lambda rows, columns, itemsize: (
