@@ -1,5 +1,6 @@
 """Fixtures of all tests. What they are made of is in `tiny`."""
 
+import gc
 import os
 import sys
 
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from fera.tuner.fast import linear
 
         linear._calls_cost = lambda x: True
+
+
+def pytest_collection_finish() -> None:
+    # A run collects garbage each time that a part of its base goes. The modules imported by now are none.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
