@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import torch
-from comfyui_engine import emoji, engine
+from comfyui_emoji import emoji
+from comfyui_engine import engine
 from PIL import Image
 
 from fera.comfyui.adapter import read_adapter

@@ -4,19 +4,6 @@ import torch
 
 from fera.comfyui.latent import noise_level_of
 
-# Beside the defaults of the class: layers of other kinds, where ComfyUI's map has them.
-MORE = {
-    "sd15": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv_shortcut", "time_emb_proj", "proj_in", "ff.net.0.proj"],
-    "sdxl": ["to_q", "to_out.0", "conv2", "conv", "conv_in", "proj_out", "linear_1"],
-    "sd3": ["to_q", "to_k", "add_v_proj", "to_add_out", "ff.net.2", "norm1.linear", "proj_out"],
-    "flux": ["to_q", "to_k", "to_v", "add_q_proj", "proj_mlp", "proj_out", "norm_out.linear", "x_embedder"],
-    "flux2": None,
-    "qwen_image": ["to_q", "add_k_proj", "img_mlp.net.2", "img_mod.1"],
-    "wan": ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"],
-    "z_image": ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2"],
-    "lumina2": ["to_q", "to_k", "to_v", "to_out.0", "linear_1", "linear_2", "linear_3", "norm1.linear"],
-}
-
 
 def inputs(twin, batch=2, part=0.4, seed=0):
     """Latents that differ in how their energy is spread, sigmas, and text."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Nodes that give what a checkpoint would: the emoji base is none that ComfyUI's loaders know.
 EMOJI_NODES = """
 import comfy.model_patcher, torch
-from comfyui_engine import emoji
+from comfyui_emoji import emoji
 
 class Base:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "load", ("MODEL", "CONDITIONING", "CONDITIONING", "EMOJI")

@@ -86,7 +86,7 @@ def test_usual_patterns_are_taken(copied):
 
 
 def test_a_tensor_without_content_claims_no_rank(copied):
-    key = next(key for key in load_file(copied / WEIGHTS) if ".lora_A." in key)
+    key = next(key for key in load_file(copied / WEIGHTS) if ".experts_A." in key)
     edit(copied, r=10**6)
     rewrite(copied, lambda tensors: tensors.update({key: torch.zeros(3 * 10**6, 0)}))
     with pytest.raises(FeraError, match="which holds nothing"):
@@ -95,7 +95,7 @@ def test_a_tensor_without_content_claims_no_rank(copied):
 
 def test_layers_are_compared_before_anything_is_built(copied):
     def narrow(tensors):
-        for key in [key for key in tensors if ".lora_A." in key]:
+        for key in [key for key in tensors if ".experts_A." in key]:
             tensors[key] = torch.zeros(tensors[key].shape[0], 1)
 
     rewrite(copied, narrow)

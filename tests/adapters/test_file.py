@@ -49,12 +49,12 @@ def rewrite(folder, tensors=None, metadata=None):
 # What is written
 
 
-def test_files_and_keys_are_pefts(adapter):
+def test_files_are_pefts_and_keys_but_for_the_experts_sides(adapter):
     assert {path.name for path in adapter.iterdir()} == {WEIGHTS, CONFIG}
     keys = load_file(adapter / WEIGHTS).keys()
     assert all(key.startswith("base_model.model.") for key in keys)
-    experts = [key for key in keys if "lora" in key]
-    assert all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in experts)
+    experts = [key for key in keys if "fera.router" not in key]
+    assert all(key.endswith((".experts_A.weight", ".experts_B.weight")) for key in experts)
     router = [key for key in keys if key not in experts]
     assert sorted(key.rpartition("fera.router.")[2] for key in router) == [
         "hidden.bias",

@@ -21,7 +21,7 @@ def test_json_says_it_all(adapter, capsys):
     assert main(["inspect", str(adapter), "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     tensors = load_file(adapter / "adapter_model.safetensors")
-    experts = {key: tensor for key, tensor in tensors.items() if "lora" in key}
+    experts = {key: tensor for key, tensor in tensors.items() if "experts_" in key}
     assert described["parameters"] == {
         "experts": sum(tensor.numel() for tensor in experts.values()),
         "per_expert": sum(tensor.numel() for tensor in experts.values()) // 4,
@@ -57,7 +57,7 @@ def test_half_precision_is_named(adapter, tmp_path):
     with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
         metadata = file.metadata()
     tensors = load_file(adapter / "adapter_model.safetensors")
-    halves = {key: tensor.half() if "lora" in key else tensor for key, tensor in tensors.items()}
+    halves = {key: tensor.half() if "experts_" in key else tensor for key, tensor in tensors.items()}
     save_file(halves, tmp_path / "half.safetensors", metadata=metadata)
     assert describe(tmp_path / "half.safetensors")["file"]["dtype"] == ["F16", "F32"]
 

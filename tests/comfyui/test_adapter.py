@@ -84,7 +84,7 @@ def change(tmp_path, changed):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (lambda tensors: tensors.pop(next(key for key in tensors if "lora_B" in key)), "LoRA of .* is incomplete"),
+        (lambda tensors: tensors.pop(next(key for key in tensors if "experts_B" in key)), "LoRA of .* is incomplete"),
         (lambda tensors: tensors.update(extra=torch.ones(1)), "holds extra, which is no part"),
         (lambda tensors: tensors.pop(next(key for key in tensors if "router" in key)), "its router does not fit"),
     ],

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
-from comfyui_cases import MORE, in_comfyui, inputs
-from comfyui_engine import TWINS
+from comfyui_cases import in_comfyui, inputs
+from comfyui_twins import TWINS
 from peft import IA3Config, inject_adapter_in_model
 from tuner_cases import fill
 
@@ -61,7 +61,7 @@ def graphs():
 def test_the_whole_model_with_and_without_it(tmp_path):
     """What the compiler has made for one is not taken for the other, in any order, and is kept."""
     twin = TWINS["flux"]()
-    ink = adapter(twin, tmp_path / "ink", MORE["flux"])
+    ink = adapter(twin, tmp_path / "ink", twin.targets)
     neon = adapter(twin, tmp_path / "neon", ["to_q", "proj_mlp"], seed=1)
     first, second = inputs(twin), inputs(twin, seed=1, part=0.7)
     bare = compiled(twin.patcher())

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from comfyui_engine import emoji, engine
+from comfyui_emoji import emoji
+from comfyui_engine import engine
 from peft import inject_adapter_in_model
 from tuner_cases import fill
 

@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 from comfyui_cases import in_comfyui, in_diffusers, inputs
-from comfyui_engine import Twin, engine, sd15
+from comfyui_engine import Twin, engine
+from comfyui_twins.unets import sd15
 from peft import LoHaConfig, LoraConfig, OFTConfig, inject_adapter_in_model
 from tuner_cases import fill
 

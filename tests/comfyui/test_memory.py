@@ -4,8 +4,10 @@ import weakref
 
 import pytest
 import torch
-from comfyui_cases import MORE, in_comfyui, in_diffusers, inputs
-from comfyui_engine import TWINS, engine, sd15
+from comfyui_cases import in_comfyui, in_diffusers, inputs
+from comfyui_engine import engine
+from comfyui_twins import TWINS
+from comfyui_twins.unets import sd15
 from peft import inject_adapter_in_model
 from tuner_cases import fill
 
@@ -21,7 +23,7 @@ CPU = torch.device("cpu")
 
 def adapted(twin, folder, **settings):
     """Diffusers' denoiser with an adapter on layers of all kinds, and the adapter as ComfyUI reads it."""
-    settings = {"r": 2, "target_modules": MORE["sd15"]} | settings
+    settings = {"r": 2, "target_modules": twin.targets} | settings
     denoiser = fill(inject_adapter_in_model(FeraConfig(**settings), twin.denoiser, "default")).eval()
     fera.save_adapter(denoiser, folder)
     return denoiser, read_adapter(folder)

@@ -7,8 +7,10 @@ import copy
 
 import pytest
 import torch
-from comfyui_cases import MORE, in_comfyui, in_diffusers, inputs
-from comfyui_engine import TWINS, engine, sd15
+from comfyui_cases import in_comfyui, in_diffusers, inputs
+from comfyui_engine import engine
+from comfyui_twins import TWINS
+from comfyui_twins.unets import sd15
 from peft import inject_adapter_in_model
 from tuner_cases import fill
 
@@ -52,7 +54,7 @@ def weights(model):
 
 def test_gates_and_predictions_are_those_of_diffusers(twin, name, tmp_path):
     settings = {"router_input": "log_energies+timestep", "temperature": 20.0} | (
-        {"target_modules": MORE[name]} if MORE[name] else {}
+        {"target_modules": twin.targets} if twin.targets else {}
     )
     denoiser, adapter = adapted(twin, tmp_path / "ink", **settings)
     call = inputs(twin)

@@ -8,7 +8,8 @@ import copy
 
 import pytest
 import torch
-from comfyui_engine import emoji, engine, self_routing
+from comfyui_emoji import emoji, self_routing
+from comfyui_engine import engine
 from peft import inject_adapter_in_model
 from tuner_cases import fill
 

@@ -6,7 +6,9 @@ import json
 import pytest
 import torch
 from comfyui_cases import in_comfyui, in_diffusers, inputs
-from comfyui_engine import TWINS, emoji, engine
+from comfyui_emoji import emoji
+from comfyui_engine import engine
+from comfyui_twins import TWINS
 from peft import inject_adapter_in_model
 from tuner_cases import fill
 

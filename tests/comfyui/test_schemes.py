@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from comfyui_cases import in_comfyui, in_diffusers, inputs
-from comfyui_engine import TWINS, engine, sd15
+from comfyui_engine import engine
+from comfyui_twins import TWINS
+from comfyui_twins.unets import sd15
 from peft import (
     BOFTConfig,
     IA3Config,

@@ -184,7 +184,7 @@ def test_numbers_beyond_the_precision_are_refused(adapter, tmp_path):
     tensors = load_file(adapter / "adapter_model.safetensors")
     with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
         metadata = file.metadata()
-    key = next(key for key in tensors if "lora_B" in key)
+    key = next(key for key in tensors if "experts_B" in key)
     tensors[key] = tensors[key] * 1e6 + 1e6
     large = tmp_path / "large"
     shutil.copytree(adapter, large)

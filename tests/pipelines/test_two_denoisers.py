@@ -192,7 +192,7 @@ def damage(both, folder):
     for component in ("transformer", "transformer_2"):
         tensors, metadata = load_file(both / component / WEIGHTS), {"format": "pt"}
         if component == "transformer_2":
-            tensors.pop(next(key for key in tensors if "lora_B" in key))
+            tensors.pop(next(key for key in tensors if "experts_B" in key))
         (folder / component).mkdir(parents=True)
         save_file(tensors, folder / component / WEIGHTS, metadata=metadata)
         (folder / component / CONFIG).write_text((both / component / CONFIG).read_text())

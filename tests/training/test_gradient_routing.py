@@ -54,7 +54,7 @@ def test_a_run_resumes_bit_for_bit_and_logs_who_was_updated(trained):
     assert len({tuple(row) for row in updates}) > 1
     assert not log_of(trained, "gates")
     experts = load_file(trained.output_dir / "adapter" / "adapter_model.safetensors")
-    assert all(".lora_" in key for key in experts), "there is no router to save"
+    assert all(".experts_" in key for key in experts), "there is no router to save"
 
 
 def test_inspect_tells_its_ranks(trained):

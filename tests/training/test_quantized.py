@@ -109,7 +109,7 @@ def test_adapter_trains_and_loads_onto_the_exact_base(
         assert main(["generate", "a red rocket", "--adapter", str(tmp_path / "run"), *output]) == 0
     weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert all(value.dtype == torch.float32 for value in weights.values())
-    assert all(value.any() for key, value in weights.items() if "lora_B" in key), "B starts at zero"
+    assert all(value.any() for key, value in weights.items() if "experts_B" in key), "B starts at zero"
 
     pipe = load_base(str(tiny_sd_dir))
     inputs = UNET.inputs(1)

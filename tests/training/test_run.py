@@ -190,7 +190,7 @@ def test_accumulation_equals_a_larger_batch(configure):
     assert log_of(whole, "loss")[0] == pytest.approx(log_of(parts, "loss")[0], rel=1e-3)
     one, two = weights_of(whole), weights_of(parts)
     # Adam turns rounding in tiny gradients into steps of its own, so compare directions over all weights.
-    flat = [torch.cat([weights[key].flatten() for key in sorted(weights) if "lora_B" in key]) for weights in (one, two)]
+    flat = [torch.cat([held[key].flatten() for key in sorted(held) if "experts_B" in key]) for held in (one, two)]
     assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.99
 
 
@@ -258,7 +258,7 @@ def test_half_precision_keeps_the_adapter_in_float32(configure):
     summary = train(config)
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(config).values())
     assert 0 < summary.held_out_loss_after != summary.held_out_loss_before
-    assert all(value.any() for key, value in weights_of(config).items() if "lora_B" in key), "B starts at zero"
+    assert all(value.any() for key, value in weights_of(config).items() if "experts_B" in key), "B starts at zero"
     assert (config.output_dir / "samples" / "step-000002.png").exists()
 
 
@@ -341,5 +341,5 @@ def test_two_processes_equal_one(configure, tmp_path):
     assert json.loads((both.output_dir / "summary.json").read_text())["samples"] == 12
     assert log_of(both, "loss")[0] == pytest.approx(log_of(alone, "loss")[0], rel=1e-3)
     one, two = weights_of(alone), weights_of(both)
-    flat = [torch.cat([weights[key].flatten() for key in sorted(weights) if "lora_B" in key]) for weights in (one, two)]
+    flat = [torch.cat([held[key].flatten() for key in sorted(held) if "experts_B" in key]) for held in (one, two)]
     assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.99

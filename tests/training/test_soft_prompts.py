@@ -34,12 +34,12 @@ def test_it_learns_alone_then_stays_and_a_run_goes_on_in_either_phase(tiny_sd_di
     configs = [configure(tiny_sd_dir, image_folder, tmp_path / name, **settings) for name in ("one", "two")]
     assert_resumes(*configs, cut, "loss", "soft_prompt_lr")
     (vectors,), experts = tensors(configs[0])[0].values(), tensors(configs[0])[1]
-    assert vectors.shape == (4, 32) and any(tensor.any() for key, tensor in experts.items() if "lora_B" in key)
+    assert vectors.shape == (4, 32) and any(tensor.any() for key, tensor in experts.items() if "experts_B" in key)
     first = configure(tiny_sd_dir, image_folder, tmp_path / "first", soft_prompt_then_freeze=1.0, steps=3)
     train(first)
     (alone,), untouched = tensors(first)[0].values(), tensors(first)[1]
     assert torch.equal(alone, vectors), "three steps alone, and as they were in the second phase"
-    assert not any(tensor.any() for key, tensor in untouched.items() if "lora_B" in key)
+    assert not any(tensor.any() for key, tensor in untouched.items() if "experts_B" in key)
 
 
 def test_together_all_learn_and_the_adapter_loads_by_the_same_call(tiny_sd_dir, image_folder, tmp_path):

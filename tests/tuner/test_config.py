@@ -128,8 +128,8 @@ def test_usual_initializations_are_taken(value, tiny_unet):
 
 
 def test_a_newer_format_is_refused():
-    with pytest.raises(FeraError, match="format version 2, this fera reads up to 1: upgrade fera"):
-        FeraConfig(format_version=2)
+    with pytest.raises(FeraError, match="format version 3, this fera reads up to 2: upgrade fera"):
+        FeraConfig(format_version=3)
     with pytest.raises(FeraError, match="format version x"):
         FeraConfig(format_version="x")
 
@@ -145,7 +145,7 @@ def test_a_file_gives_the_same_config(tmp_path):
     # PEFT marks a config that comes from a file as one for inference.
     assert loaded.to_dict() | {"inference_mode": False} == expected | {"inference_mode": False}
     written = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert written["peft_type"] == "FERA" and written["format_version"] == 1
+    assert written["peft_type"] == "FERA" and written["format_version"] == 2
 
 
 @pytest.mark.parametrize("inject", [get_peft_model, lambda m, c: inject_adapter_in_model(c, m)])

@@ -173,8 +173,8 @@ def test_another_base_can_be_meant(tiny_unet, saved):
 
 
 def test_a_newer_format_is_refused(tiny_unet, saved):
-    change_config(saved, format_version=2)
-    refuse(tiny_unet(), saved, "format version 2, this fera reads up to 1")
+    change_config(saved, format_version=3)
+    refuse(tiny_unet(), saved, "format version 3, this fera reads up to 2")
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_a_newer_format_is_refused(tiny_unet, saved):
     [
         "base_model.model.fera.router.hidden.bias",
         "base_model.model.fera.router.output.weight",
-        "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
-        "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0.lora_B.weight",
+        "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.experts_A.weight",
+        "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0.experts_B.weight",
     ],
 )
 def test_a_missing_tensor_is_named(tiny_unet, saved, key):
@@ -192,9 +192,9 @@ def test_a_missing_tensor_is_named(tiny_unet, saved, key):
 
 
 def test_a_tensor_of_another_shape_is_named(tiny_unet, saved):
-    key = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"
+    key = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.experts_A.weight"
     change_tensors(saved, lambda tensors: tensors.update({key: torch.zeros(6, 31)}))
-    refuse(tiny_unet(), saved, r"attn1\.to_q\.lora_A\.weight has shape \(6, 31\), .* need \(6, 32\)")
+    refuse(tiny_unet(), saved, r"attn1\.to_q\.experts_A\.weight has shape \(6, 31\), .* need \(6, 32\)")
 
 
 @pytest.mark.parametrize("changed", [{"num_experts": 2}, {"r": 3}, {"num_bands": 4}, {"router_features": 32}])

@@ -180,7 +180,7 @@ def test_it_is_saved_as_a_lora_and_loads_anywhere(tmp_path):
     fera.save_adapter(pipe, tmp_path / "adapter")
     held = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert not [key for key in held if "coordinates" in key or "frame" in key]
-    assert all(tensor.shape[0] == 12 for key, tensor in held.items() if "lora_A" in key)
+    assert all(tensor.shape[0] == 12 for key, tensor in held.items() if "experts_A" in key)
     other = make_pipeline("sd")
     fera.load_adapter(other, tmp_path / "adapter")
     torch.testing.assert_close(predict(denoiser_of(other), inputs), expected, rtol=1e-4, atol=1e-5)

@@ -1,7 +1,8 @@
 """An adapter's files: opening them, and writing them.
 
 An adapter is a folder as PEFT writes it: `adapter_model.safetensors` with PEFT's keys and the router's, and
-`adapter_config.json`. fera writes the config into the metadata of the weights too, so that the one file is enough.
+`adapter_config.json`. The sides of LoRA experts have names of their own in the file (`fera.format`). fera writes the
+config into the metadata of the weights too, so that the one file is enough.
 Where an adapter has parts in the text encoders, the metadata lists their files (`fera.adapters.text.files`).
 `fera.adapters.header` reads and checks what can be read without PyTorch.
 """
@@ -24,7 +25,7 @@ from fera.adapters.header import AdapterHeader, read_header
 from fera.adapters.tensors import save_tensors
 from fera.adapters.text.files import TextFiles, open_text
 from fera.errors import FeraError
-from fera.format import CONFIG, METADATA_KEY, PEFT_PREFIX, WEIGHTS
+from fera.format import CONFIG, METADATA_KEY, PEFT_PREFIX, WEIGHTS, peft_key
 from fera.support.files import replace_file
 from fera.tuner import FeraConfig
 from fera.tuner.model import adapter_configs
@@ -38,7 +39,7 @@ class AdapterFile:
     Args:
         weights: the safetensors file.
         config: its settings.
-        shapes: shape of each tensor by its key.
+        shapes: shape of each tensor by its name in PEFT.
         versions: the versions of the libraries it was written with, where known.
         metadata: the metadata of the safetensors file.
         text: its parts in the text encoders; None where it has none.
@@ -52,8 +53,8 @@ class AdapterFile:
     text: TextFiles | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights, on the CPU, in the dtype they were saved in."""
-        return load_file(self.weights)
+        """The weights by their names in PEFT, on the CPU, in the dtype they were saved in."""
+        return {peft_key(key): tensor for key, tensor in load_file(self.weights).items()}
 
 
 def open_adapter(

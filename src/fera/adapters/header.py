@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from fera.adapters.checks import check_limits, check_settings, check_shapes
 from fera.errors import PROGRAMMING_ERRORS, FeraError
-from fera.format import CONFIG, EXPERTS, FORMAT_VERSION, METADATA_KEY, TEXT_LORA, TOKEN_FILES, WEIGHTS
+from fera.format import CONFIG, EXPERTS, FORMAT_VERSION, METADATA_KEY, TEXT_LORA, TOKEN_FILES, WEIGHTS, peft_key
 from fera.method.settings import DEFAULTS, check_format, check_ranges
 
 _CONFIG_BYTES = 2**22
@@ -30,7 +30,7 @@ class AdapterHeader:
     Args:
         weights: the safetensors file.
         settings: as they were saved.
-        shapes: shape of each tensor by its key.
+        shapes: shape of each tensor by its name in PEFT.
         dtypes: the dtypes of the tensors, in safetensors' words ("F32").
         versions: the versions of the libraries it was written with, where known.
         metadata: the metadata of the safetensors file.
@@ -130,11 +130,11 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> tuple[Pa
 
 
 def _read_tensors(weights: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]], list[str]]:
-    """Metadata, shapes by key, and dtypes."""
+    """Metadata, shapes by name in PEFT, and dtypes."""
     try:
         with safe_open(weights, framework="numpy") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}
-            shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
+            shapes = {peft_key(key): tuple(one.get_shape()) for key, one in slices.items()}
             return file.metadata() or {}, shapes, sorted({one.get_dtype() for one in slices.values()})
     except (SafetensorError, OSError) as error:
         start = _first_bytes(weights)

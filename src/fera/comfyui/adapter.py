@@ -17,7 +17,7 @@ from fera.adapters.text.files import TextFiles, open_text
 from fera.comfyui.experts import Experts, LayerExperts
 from fera.comfyui.schemes import scheme_layers
 from fera.errors import FeraError
-from fera.format import PEFT_PREFIX, ROUTER_KEY
+from fera.format import PEFT_PREFIX, ROUTER_KEY, peft_key
 from fera.method.from_settings import new_router, router_input
 from fera.method.router_input import RouterInput
 from fera.method.settings import DEFAULTS
@@ -75,7 +75,7 @@ def read_adapter(source: str | os.PathLike[str]) -> LiveAdapter:
     if settings["kappa"] == "auto":
         raise FeraError(f"{header.weights} has kappa = 'auto', which training replaces by a number: it is not trained")
     try:
-        tensors = load_file(header.weights)
+        tensors = {peft_key(key): tensor for key, tensor in load_file(header.weights).items()}
     except (SafetensorError, OSError) as error:
         raise FeraError(f"{header.weights} cannot be read ({error}); copy or download it again") from error
     text = open_text(header.weights.parent, header.text) if header.text else None

@@ -67,9 +67,9 @@ def static_lora(file: AdapterFile, gate: Tensor, by_layer: Mapping[str, Tensor] 
         elif not key.startswith(_ROUTER):
             raise FeraError(f"{file.weights} holds {key}, which is no part of a LoRA: no export format can hold it")
     layers = {}
+    for name in downs.keys() ^ ups.keys():
+        raise FeraError(f"{file.weights} has one side alone of the experts of {name}: it is incomplete")
     for name, down in downs.items():
-        if name not in ups:
-            raise FeraError(f"{file.weights} has no lora_B for {name}: it is incomplete")
         weights = rank_weights(own.get(name, gate), down.shape[0]) * expert_scale(vars(config), name)
         up = ups[name].float()
         layers[name] = Pair(down, (up * weights.view(1, -1, *[1] * (up.ndim - 2))).to(ups[name].dtype))

@@ -12,7 +12,7 @@ from torch import nn
 
 from fera.adapters.file import AdapterFile
 from fera.errors import FeraError
-from fera.format import PEFT_PREFIX
+from fera.format import PEFT_PREFIX, peft_key
 from fera.tuner import FeraConfig
 from fera.tuner.fingerprint import check_fingerprint
 from fera.tuner.model import adapter_configs
@@ -86,7 +86,7 @@ def _settings(config: FeraConfig) -> dict[str, Any]:
 
 def _check_shapes(denoiser: nn.Module, file: AdapterFile, adapter_name: str) -> None:
     own = get_peft_model_state_dict(denoiser, adapter_name=adapter_name, save_embedding_layers=False)
-    here = {key.removeprefix(PEFT_PREFIX): tuple(tensor.shape) for key, tensor in own.items()}
+    here = {peft_key(key).removeprefix(PEFT_PREFIX): tuple(tensor.shape) for key, tensor in own.items()}
     given = {key.removeprefix(PEFT_PREFIX): shape for key, shape in file.shapes.items()}
     for key in sorted(here.keys() | given.keys()):
         if key not in given:

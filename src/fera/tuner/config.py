@@ -121,6 +121,7 @@ class FeraConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         check_format(self.format_version)
+        self.format_version = FORMAT_VERSION  # what an older file is read into is written anew as of this one
         check_ranges(vars(self))
         if self.ranks is not None:
             self.num_experts = len(self.ranks)

@@ -12,7 +12,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from fera.errors import FeraError
-from fera.format import EXPERTS, GATE, PEFT_PREFIX, SOFT_PROMPT_KEY
+from fera.format import EXPERTS, GATE, PEFT_PREFIX, SOFT_PROMPT_KEY, peft_key, stored_key
 from fera.models.layers import adaptable, listed
 from fera.models.registry import find
 from fera.models.soft_prompts import text_states
@@ -50,7 +50,7 @@ class FeraModel(LoraModel):
             adapter_name: the adapter, whose config is in `peft_config`.
             autocast_adapter_dtype: as in PEFT.
             low_cpu_mem_usage: as in PEFT.
-            state_dict: as in PEFT.
+            state_dict: as in PEFT; names of a file do too.
 
         Raises:
             FeraError: the denoiser's class is unknown, it is not the base the config belongs to, a target module
@@ -87,7 +87,7 @@ class FeraModel(LoraModel):
                 adapter_name,
                 autocast_adapter_dtype=autocast_adapter_dtype,
                 low_cpu_mem_usage=low_cpu_mem_usage,
-                state_dict=state_dict,
+                state_dict=None if state_dict is None else {peft_key(key): held for key, held in state_dict.items()},
             )
             _leave_eight_bits(model, adapter_name)
             if config.subspace_energy is not None and not config.inference_mode:
@@ -207,13 +207,15 @@ class FeraModel(LoraModel):
             layer, _, expert = key.partition(f".{EXPERTS}.")
             own = super()._remove_adapter_name_from_key(expert.removeprefix(f"{adapter_name}."), adapter_name)
             return f"{layer}.{EXPERTS}.{own}"
-        return super()._remove_adapter_name_from_key(key, adapter_name)
+        return stored_key(super()._remove_adapter_name_from_key(key, adapter_name))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: FeraConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        # PEFT goes from the model's names to the file's, by the method above; files of format version 1 had others.
+        stored = {stored_key(key): tensor for key, tensor in state_dict.items()}
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, stored)
         _check_tensors(model, adapter_name, remapped)
         return remapped
 

@@ -233,7 +233,7 @@ def _use(kind: str, base: str | None, revision: str | None, call: str, *, plain_
             "\n\nIts mixture follows the latent, so no plain LoRA equals it. Tools without fera can have an "
             f"approximation:\n\n```bash\nfera export {REPOSITORY} --format diffusers --gate uniform --output "
             "lora.safetensors\n```\n\nIn ComfyUI fera's own node, Load FeRA adapter, draws with the adapter as it is. "
-            "Its file is none for ComfyUI's LoRA loader: there all experts would act at once, unscaled."
+            "Its file is none for loaders of LoRAs, there or elsewhere: they find no layer in it and change nothing."
         )
     return text
 
