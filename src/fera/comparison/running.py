@@ -24,7 +24,7 @@ from fera.support.progress import Listener, ProgressOnly
 from fera.training import TrainConfig, train
 from fera.training.folder.resuming import CannotResume
 from fera.training.folder.run_folder import RunFolder
-from fera.training.run import Summary
+from fera.training.summary import Summary
 from fera.training.trained.kinds import adapter_of
 from fera.tuner.model import gate_of
 

@@ -51,7 +51,9 @@ def to_srgb(image: Image.Image, content: bytes | None) -> Image.Image:
     """
     image.info.pop("icc_profile", None)  # a writer would add it to colours that are not its own any more
     if image.mode == "LAB":
-        return _noted(_converted(image, ImageCms.createProfile("LAB")), "converted to sRGB from CIELAB")
+        return _noted(
+            _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), "converted to sRGB from CIELAB"
+        )
     if not content:
         return _noted(image, "CMYK without a colour profile, taken by rule of thumb") if image.mode == "CMYK" else image
     profile = _read(content)
@@ -116,7 +118,7 @@ def _of_space(image: Image.Image, space: str) -> tuple[Image.Image, Image.Image 
     return colours.convert("L") if space == "GRAY" else colours, alpha
 
 
-def _converted(image: Image.Image, profile: "ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile") -> Image.Image:
+def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     # Of matrices and curves all intents but the absolute one make the same; of CMYK's tables this is what viewers show.
     intent, srgb = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(image, profile, srgb, intent, outputMode="RGB", flags=_FLAGS)

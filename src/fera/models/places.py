@@ -14,7 +14,9 @@ Place = tuple[int, int, int]
 _PLACES = WeakTensorKeyDictionary()
 
 
-@torch.compiler.disable(reason="the latent's places are read off position ids; use denoiser.compile_repeated_blocks()")
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="the latent's places are read off position ids; use denoiser.compile_repeated_blocks()"
+)
 def place(denoiser: nn.Module, ids: Tensor, count: int, name: str, drawn: int = 0) -> Place:
     """Of the picture being drawn: its first token, its height and its width in tokens.
 

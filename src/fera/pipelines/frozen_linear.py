@@ -101,7 +101,7 @@ def hold_quanto(layer: nn.Module) -> None:
     """Let a layer of quanto's heed the dtype of autocast; it leaves nothing dense to autograd itself."""
     from optimum.quanto import QLinear
 
-    class QuantoLinear(QLinear):
+    class QuantoLinear(QLinear):  # type: ignore[misc]
         def forward(self, input: Tensor) -> Tensor:
             output: Tensor = super().forward(_as_computed(input))
             return output

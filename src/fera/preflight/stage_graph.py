@@ -14,7 +14,8 @@ from fera.support.progress import SILENT, Listener
 from fera.training.start.encoding import encode
 from fera.training.start.kappa import calibrate, with_kappa
 from fera.training.start.opening import open_sources
-from fera.training.start.stages import domain_graph, draw_graph, graph_record, order_of_stages, rows_of_stages
+from fera.training.start.stage_distances import domain_graph, draw_graph, graph_record
+from fera.training.start.stages import order_of_stages, rows_of_stages
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from fera.config.reading import load_config, to_toml
 from fera.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from fera.training.run import Summary, train
+    from fera.training.run import train
+    from fera.training.summary import Summary
 
 __all__ = [
     "AdapterConfig",

@@ -27,7 +27,7 @@ def has_groups(denoiser: nn.Module, router: nn.Module) -> bool:
     return any("_diffusers_hook" in vars(part) for one in routers for part in (one, *one.children()))
 
 
-@torch.compiler.disable(reason="moves weights that diffusers has offloaded")
+@torch.compiler.disable(reason="moves weights that diffusers has offloaded")  # type: ignore[untyped-decorator]
 def keep_in_place(denoiser: nn.Module, router: nn.Module) -> None:
     """Take routers out of the groups that diffusers offloads, with the weights they had.
 

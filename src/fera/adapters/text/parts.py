@@ -6,7 +6,6 @@ from typing import Any
 from fera.adapters.text.encoders import text_encoders, tokenizer_name
 from fera.adapters.text.files import TextFiles, Token
 from fera.adapters.text.lora import (
-    TextLora,
     activate_loras,
     active_loras,
     add_lora,
@@ -17,6 +16,7 @@ from fera.adapters.text.lora import (
     scale_lora,
     tell_transformers,
 )
+from fera.adapters.text.text_lora import TextLora
 from fera.adapters.text.tokens import add_token, check_token, keep_token, learned_tokens, remove_token
 from fera.errors import FeraError
 from fera.tuner.model import remove_adapters
