@@ -2,7 +2,7 @@
 
     python -m benchmarks.flux FOLDER
 
-makes a base in FOLDER once and trains one step from a picture of 256 x 256 pixels with each of the ways below. The
+makes a base in FOLDER once and trains one step from a picture with each of the ways below. The
 base takes 33 GB: the transformer of 12 billion weights and T5-XXL in bf16, CLIP and the autoencoder, all random, made a
 shard at a time; `--small` makes a tiny one. Each way is a process of its own. Its line says the most memory that it
 had, pages of mapped files among it, and its time. Nothing is in a cache: the caption and the picture are encoded too.
@@ -190,16 +190,19 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flux", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for the base, which is kept, and the runs")
     parser.add_argument("--only", choices=list(WAYS), help="one way alone")
+    parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels (%(default)s)")
     parser.add_argument("--small", action="store_true", help="a tiny base")
     arguments = parser.parse_args(argv)
     base = arguments.folder / ("small" if arguments.small else "base")
     make_base(base, small=arguments.small)
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}")
-    print("| FLUX.1 at full size, one step | the most in memory | the whole run |\n| --- | --- | --- |")
+    print(
+        f"| FLUX.1, one step, {arguments.side} x {arguments.side} pixels | the most in memory | the whole run |\n| --- | --- | --- |"
+    )
     for number, (way, settings) in enumerate(WAYS.items()):
         if arguments.only in (None, way):
             folder = arguments.folder / f"{way.split()[0]}-{time.time_ns()}-{number}"
-            outcome = train(base, folder, settings, 64 if arguments.small else 256)
+            outcome = train(base, folder, settings, arguments.side)
             print(f"| {way} | {outcome.resident / 1e9:.1f} GB | {outcome.seconds:.0f} s |", flush=True)
 
 
