@@ -27,8 +27,8 @@ def loaded(monkeypatch):
     """Names of the parts that were loaded, in order; files need not have been left alone."""
     names = []
 
-    def load(self, given, dtypes=None, real=Base._load):
-        pipe = real(self, given, dtypes)
+    def load(self, given, dtypes=None, *, laid_out, real=Base._load):
+        pipe = real(self, given, dtypes, laid_out=laid_out)
         if hasattr(self, "pipe"):
             names.append(",".join(sorted(name for name in self.waiting if name not in given)))
         return pipe

@@ -32,6 +32,7 @@ def load_base(
     variant: str | None = None,
     dtype: torch.dtype | dict[str, torch.dtype] = torch.float32,
     given: Mapping[str, Any] | None = None,
+    laid_out: bool = True,
 ) -> Any:
     """Load a diffusers pipeline.
 
@@ -43,6 +44,7 @@ def load_base(
         variant: variant of the weight files, such as "fp16".
         dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
         given: parts by name that are not loaded, but these taken; not of a single file.
+        laid_out: whether `lay_out` is done to the parts that are loaded.
 
     Returns:
         The pipeline, on the CPU.
@@ -51,12 +53,13 @@ def load_base(
         FeraError: nothing is there, it is no diffusers pipeline, or it cannot be read.
     """
     if base == EMOJI:
-        pipe = load_base(str(base_path()), dtype=dtype, given=given)
+        pipe = load_base(str(base_path()), dtype=dtype, given=given, laid_out=laid_out)
         # What an adapter remembers of its base: the name means the same on every machine, the path does not.
         pipe.register_to_config(_name_or_path=EMOJI)
         return pipe
     if (alone := single_file(base)) is not None:
-        return _load_alone(base, alone, dtype)
+        pipe = _load_alone(base, alone, dtype)
+        return _laid_out(pipe) if laid_out else pipe
     given = given or {}
     absent = _absent_parts(read_index(base, revision=revision))
     place, cls = parted(base)
@@ -66,7 +69,7 @@ def load_base(
         )
     if place != base:
         pipe.register_to_config(_name_or_path=base)
-    return _laid_out(pipe, given)
+    return _laid_out(pipe, given) if laid_out else pipe
 
 
 def parted(base: str) -> tuple[str, Any]:
@@ -119,7 +122,7 @@ def _load_alone(base: str, alone: SingleFile, dtype: torch.dtype | dict[str, tor
             f"here: {alone.file}{SEPARATOR}FOLDER"
         ) from error
     pipe.register_to_config(_name_or_path=base)
-    return _laid_out(pipe)
+    return pipe
 
 
 def _laid_out(pipe: Any, given: Iterable[str] = ()) -> Any:

@@ -15,7 +15,7 @@ from torch import nn
 from fera.demo import base_path
 from fera.errors import FeraError
 from fera.models.registry import known
-from fera.pipelines.base import EMOJI, load_base, loading, parted, read_index
+from fera.pipelines.base import EMOJI, lay_out, load_base, loading, parted, read_index
 from fera.pipelines.empty_parts import emptied, is_empty
 from fera.pipelines.single_file import single_file
 from fera.pipelines.weight_files import remap
@@ -45,7 +45,8 @@ class Base:
         self._base, self._dtypes = base, dtypes
         self._revision, self._variant = revision, variant
         self._place, _ = parted(base)
-        self.pipe: Any = self._load({} if single_file(base) is not None else self._empty_parts())
+        given = {} if single_file(base) is not None else self._empty_parts()
+        self.pipe: Any = self._load(given, laid_out=True)
 
     @property
     def waiting(self) -> list[str]:
@@ -66,10 +67,12 @@ class Base:
         if not wanted:
             return
         others = {name: part for name, part in self.pipe.components.items() if name not in wanted}
-        pipe = self._load(others, {} if dtype is None else dict.fromkeys(wanted, dtype))
+        pipe = self._load(others, {} if dtype is None else dict.fromkeys(wanted, dtype), laid_out=False)
         for name in wanted:
             part = getattr(pipe, name)
+            # First: what is copied then goes, mapping and all, weight by weight.
             remap(part, self.weight_files(name))
+            lay_out(part)
             setattr(self.pipe, name, part)
 
     @contextmanager
@@ -108,13 +111,14 @@ class Base:
         mine = [path for path in found if self._variant is not None and f".{self._variant}" in path.name]
         return mine or found
 
-    def _load(self, given: dict[str, Any], dtypes: Dtypes | None = None) -> Any:
+    def _load(self, given: dict[str, Any], dtypes: Dtypes | None = None, *, laid_out: bool) -> Any:
         return load_base(
             self._base,
             revision=self._revision,
             variant=self._variant,
             dtype=self._dtypes | (dtypes or {}),
             given=given,
+            laid_out=laid_out,
         )
 
     def _empty_parts(self) -> dict[str, nn.Module]:

@@ -71,7 +71,7 @@ def remap(model: nn.Module, files: Sequence[Path]) -> None:
     """Give weights that were loaded as files hold them mappings of their own.
 
     A model is loaded with one mapping a file, whose pages stay in memory as long as one weight lies in it: those of
-    weights that were copied since, too. Weights of four axes are left: how they lie matters to convolutions.
+    weights that are copied later, too.
 
     Args:
         model: the model; changed in place.
@@ -82,10 +82,9 @@ def remap(model: nn.Module, files: Sequence[Path]) -> None:
     """
     held = tensors_of(files)
     for name, weight in model.named_parameters():
-        if weight.ndim != 4:
-            same = (path for path in held.get(name, ()) if is_same(weight.data, mapped(path, name)))
-            if (path := next(same, None)) is not None:
-                weight.data = mapped(path, name)
+        same = (path for path in held.get(name, ()) if is_same(weight.data, mapped(path, name)))
+        if (path := next(same, None)) is not None:
+            weight.data = mapped(path, name)
 
 
 def is_same(weight: Tensor, held: Tensor) -> bool:
