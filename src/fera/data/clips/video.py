@@ -1,11 +1,5 @@
-"""Videos, by PyAV, which brings FFmpeg along. Files may come from strangers.
+"""Videos, by PyAV: FFmpeg's readers of four containers."""
 
-FFmpeg chooses a reader by what a file holds, and some of its readers open other files and addresses: here only those of
-four containers may be chosen.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +9,9 @@ from PIL import Image
 
 from fera.data.clips.clip import Clip, Frames
 from fera.data.images import check_size
-from fera.errors import reason_of
+from fera.data.streams import first_stream
 
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 # Frames by which what a file says of its length may be off.
 _TOLERANCE = 1.5
 # Without a note about its colours, a video of more lines than this is taken for BT.709, as players do.
@@ -33,7 +26,8 @@ def look(path: Path) -> Clip:
         ValueError: it is empty, damaged, cut off, too large, or holds no video. The message does not name it.
         FileNotFoundError: there is no such file.
     """
-    with _stream_of(path) as (container, stream):
+    with first_stream(path, "video", _CONTAINERS) as (container, stream):
+        stream.thread_type = "AUTO"
         times: list[float] = []
         end, is_cut = 0.0, False
         for packet in container.demux(stream):
@@ -64,7 +58,8 @@ def frames(path: Path) -> Frames:
         ValueError: as `look`, or a frame cannot be decoded.
         FileNotFoundError: there is no such file.
     """
-    with _stream_of(path) as (container, stream):
+    with first_stream(path, "video", _CONTAINERS) as (container, stream):
+        stream.thread_type = "AUTO"
         first: float | None = None
         count = 0
         for frame in container.decode(stream):
@@ -73,40 +68,6 @@ def frames(path: Path) -> Frames:
             first = at if first is None else first
             yield at - first, partial(_picture, frame)
             count += 1
-
-
-@contextmanager
-def _stream_of(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A file's container, and its first stream of video."""
-    av = _package()
-    if path.stat().st_size == 0:
-        raise ValueError("is empty (0 bytes)")
-    try:
-        with av.open(str(path.absolute()), options=_OPTIONS) as container:
-            if not container.streams.video:
-                raise ValueError("has no video in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except FileNotFoundError:
-        raise
-    except (av.error.FFmpegError, IndexError) as error:  # the latter where a file holds less than its table says
-        raise ValueError(f"is damaged or no video that can be read ({reason_in_words(error)})") from None
-
-
-def _package() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(f"is a video, which needs PyAV ({error}): pip install 'fera[video]'") from None
-    return av
-
-
-def reason_in_words(error: Exception) -> str:
-    """What FFmpeg said of a file that it cannot read."""
-    log = getattr(error, "log", None)
-    said = str(log[2]).strip() if log else ""
-    return said or str(getattr(error, "strerror", None) or reason_of(error))
 
 
 def _said_frames(container: Any, stream: Any, rate: float | None) -> int:

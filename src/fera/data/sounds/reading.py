@@ -1,22 +1,16 @@
-"""Sounds, by PyAV, which brings FFmpeg along: its readers, and its resampler. Files may come from strangers.
-
-FFmpeg chooses a reader by what a file holds, and some of its readers open other files and addresses: here only those of
-a few containers may be chosen.
-"""
+"""Sounds, by PyAV: FFmpeg's readers of a few containers, and its resampler."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fera.data.clips.video import reason_in_words
 from fera.data.sounds.sound import Excerpt, Samples, Sound, Waveform
+from fera.data.streams import first_stream
 from fera.support.files import file_digest
 
 _CONTAINERS = "wav,w64,aiff,flac,mp3,ogg,mov,mp4,m4a,3gp,3g2,mj2,aac,matroska,webm"
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 # Seconds by which a file may be off in what it says of its length: codecs pad the last frame.
 _TOLERANCE = 0.2
 _MOST_CHANNELS = 64
@@ -32,7 +26,7 @@ def look_at(path: Path) -> tuple[Sound, str]:
         ValueError: it is empty, damaged, cut off, of zero length, or holds no sound. The message does not name it.
         FileNotFoundError: there is no such file.
     """
-    with _stream_of(path) as (container, stream):
+    with first_stream(path, "sound", _CONTAINERS) as (container, stream):
         said = _said_seconds(container, stream, path)
         length, is_cut = 0.0, False
         for packet in container.demux(stream):
@@ -124,33 +118,8 @@ def _mixed(samples: Any, channels: int) -> Any:
 
 
 def _frames(path: Path) -> Iterator[Any]:
-    with _stream_of(path) as (container, stream):
+    with first_stream(path, "sound", _CONTAINERS) as (container, stream):
         yield from container.decode(stream)
-
-
-@contextmanager
-def _stream_of(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A file's container, and its first stream of sound."""
-    av = _package()
-    if path.stat().st_size == 0:
-        raise ValueError("is empty (0 bytes)")
-    try:
-        with av.open(str(path.absolute()), options=_OPTIONS) as container:
-            if not container.streams.audio:
-                raise ValueError("has no sound in it")
-            yield container, container.streams.audio[0]
-    except FileNotFoundError:
-        raise
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"is damaged or no sound that can be read ({reason_in_words(error)})") from None
-
-
-def _package() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(f"is a sound, which needs PyAV ({error}): pip install 'fera[sound]'") from None
-    return av
 
 
 def _said_seconds(container: Any, stream: Any, path: Path) -> float:
