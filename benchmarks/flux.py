@@ -196,13 +196,12 @@ def main(argv: list[str] | None = None) -> None:
     base = arguments.folder / ("small" if arguments.small else "base")
     make_base(base, small=arguments.small)
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}")
-    print(
-        f"| FLUX.1, one step, {arguments.side} x {arguments.side} pixels | the most in memory | the whole run |\n| --- | --- | --- |"
-    )
+    side = arguments.side
+    print(f"| FLUX.1, one step, {side} x {side} pixels | the most in memory | the whole run |\n| --- | --- | --- |")
     for number, (way, settings) in enumerate(WAYS.items()):
         if arguments.only in (None, way):
             folder = arguments.folder / f"{way.split()[0]}-{time.time_ns()}-{number}"
-            outcome = train(base, folder, settings, arguments.side)
+            outcome = train(base, folder, settings, side)
             print(f"| {way} | {outcome.resident / 1e9:.1f} GB | {outcome.seconds:.0f} s |", flush=True)
 
 
