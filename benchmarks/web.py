@@ -1,11 +1,14 @@
 """The page of `fera web`: how soon it answers, and what being watched costs a training run.
 
 The server is a process of its own, over 200 runs and 5,000 pictures. Its answers are compared with 100 ms, and the
-first page after the start with a second. A page that watches is a process that asks as its script does.
+first page after the start with a second. A page that watches is a process that asks as its script does. It is halted
+while the step is measured alone, so that short turns follow each other closely and the same state of the machine is on
+both sides; the median over many of them says what being watched costs.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,9 +29,18 @@ from benchmarks.setting import Setting
 
 _SOURCE = Path(fera.__file__).parents[1]
 _WATCHED = "runs/run-000"
-# What an open page of a run asks for, and how often in seconds: as web.js does.
-_PARTS = ("/run/live", "/run/charts", "/run/samples")
-_EVERY = 2.0
+# What an open page of a run asks for, and how often in seconds: as run.html and web.js say.
+_PARTS = {"/run/live": 2.0, "/run/samples": 2.0, "/run/charts": 4.0}
+_PAGE = """
+import sys, time, urllib.request
+parts = [[0.0, float(every), url] for url, every in zip(sys.argv[1::2], sys.argv[2::2])]
+while True:
+    for part in parts:
+        if time.monotonic() >= part[0]:
+            part[0] = time.monotonic() + part[1]
+            urllib.request.urlopen(part[2]).read()
+    time.sleep(0.05)
+"""
 _FORM = {"base": "emoji", "output_dir": "runs/new", "data.train_data_dir": "data"}
 
 
@@ -49,14 +61,15 @@ def races(setting: Setting) -> Iterator[Race]:
                 case = f"{name}; {runs} runs, {pictures:,} pictures"
                 yield Race(case, contestants, goal, 2 if setting.small else 15, meter=REPORTED_SECONDS)
             step = training_step(with_fera(emoji_unet(setting)), batch_for(emoji_unet(setting), 1, 8))
-            log, count = root / _WATCHED / "log.jsonl", 2 if setting.small else 6
-            contestants = {
-                "watched": _steps(step, count, log, lambda: _watching(address)),
-                "alone": _steps(step, count, log, nullcontext),
-            }
-            goal = [Comparison("watched", "alone", at_most=1.01)]
-            rounds = 2 if setting.small else 9
-            yield Race("a training step that is logged", contestants, goal, rounds, 1, REPORTED_SECONDS)
+            log, count = root / _WATCHED / "log.jsonl", 2 if setting.small else 10
+            with _page(address) as watching:
+                contestants = {
+                    "watched": _steps(step, count, log, watching),
+                    "alone": _steps(step, count, log, nullcontext),
+                }
+                goal = [Comparison("watched", "alone", at_most=1.01)]
+                rounds = 2 if setting.small else 120
+                yield Race("a training step that is logged", contestants, goal, rounds, 2, REPORTED_SECONDS)
 
 
 def _requests(address: str) -> dict[str, Callable[[], object]]:
@@ -115,14 +128,24 @@ def _steps(step: Callable[[], None], count: int, log: Path, watching: Any) -> Ca
 
 
 @contextmanager
-def _watching(address: str) -> Iterator[None]:
-    """A page that is open: another process, as a browser is."""
-    urls = [f"{address}{part}?name={_WATCHED}" for part in _PARTS]
-    loop = f"import time, urllib.request\nwhile True:\n for url in {urls!r}: urllib.request.urlopen(url).read()\n"
-    page = subprocess.Popen([sys.executable, "-c", f"{loop} time.sleep({_EVERY})"])
+def _page(address: str) -> Iterator[Callable[[], Any]]:
+    """A page that is open in another process, as in a browser; it asks only within what is yielded."""
+    asked = [word for part, every in _PARTS.items() for word in (f"{address}{part}?name={_WATCHED}", str(every))]
+    page = subprocess.Popen([sys.executable, "-c", _PAGE, *asked])
+
+    @contextmanager
+    def watching() -> Iterator[None]:
+        page.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            page.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)  # what the server still answers is no part of the next turn
+
     try:
-        time.sleep(0.5)  # its own start is no part of watching
-        yield
+        time.sleep(1.0)  # its own start is no part of watching
+        page.send_signal(signal.SIGSTOP)
+        yield watching
     finally:
         page.kill()
         page.wait()

@@ -1,12 +1,14 @@
 """A page over a folder of runs, asked as a browser asks it."""
 
+import io
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report_cases import log_records
+from PIL import Image
+from report_cases import Page, log_records
 from starlette.testclient import TestClient
 
 from fera.web.app import make_app
@@ -15,6 +17,8 @@ from fera.web.jobs import Queue
 from fera.web.places import Places
 
 ADDRESS = "http://127.0.0.1:7373"
+# Headers of a file that is sent.
+UPLOAD = {"Content-Type": "application/octet-stream", "Origin": ADDRESS}
 # What stands for `fera` where only the process matters: it says what it is told, and may wait or fail.
 WORDS = """
 import signal, sys, time
@@ -37,6 +41,46 @@ def make_client(root: Path, queue: Queue, *, host: str = "127.0.0.1", token: str
 def do(client: TestClient, what: str, **body: Any) -> Any:
     """Press a button."""
     return client.post(f"/do/{what}", json=body, headers={"Origin": ADDRESS})
+
+
+class Editor:
+    """A page that edits captions.
+
+    Args:
+        client: the browser.
+        folder: whose captions.
+    """
+
+    def __init__(self, client: TestClient, folder: str = "data") -> None:
+        self.client, self.folder = client, folder
+        self.look()
+
+    def look(self, **query: Any) -> Page:
+        """Read the list again."""
+        answer = self.client.get("/data/rows", params={"folder": self.folder, **query})
+        assert answer.status_code == 200
+        self.shown = Page(answer.text)
+        self.version = int(next(one["data-version"] for one in self.shown.all("div") if "data-version" in one))
+        return self.shown
+
+    def do(self, what: str, **more: Any) -> Any:
+        """Press a button; what it answers."""
+        answer = do(self.client, f"data-{what}", folder=self.folder, version=self.version, **more)
+        if answer.status_code == 200:
+            self.version = answer.json().get("version", self.version)
+        return answer.json()
+
+
+def png(size: tuple[int, int] = (40, 20), colour: int = 255, mode: str = "L") -> bytes:
+    """A picture of one colour."""
+    held = io.BytesIO()
+    Image.new(mode, size, colour).save(held, "PNG")
+    return held.getvalue()
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def write_light_run(folder: Path, *, steps: int = 40, finished: bool = True, **log: Any) -> Path:

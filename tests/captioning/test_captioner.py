@@ -1,29 +1,28 @@
-"""Captions by a local model: a tiny BLIP with random weights, whose words mean nothing."""
+"""Captions by a local model: tiny ones with random weights, whose words mean nothing."""
+
+import random
 
 import pytest
+from caption_cases import CASES
 from PIL import Image
-from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from fera.captioning.models import find_models, kind_of
 from fera.cli.main import main
 from fera.data.editing import read_folder
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *(f"word{number}" for number in range(20))]
+
+@pytest.fixture(scope="module", params=CASES)
+def any_model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    CASES[request.param](folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "models--me--describer" / "snapshots" / "abc"
     folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    marks = {"bos_token_id": 5, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3}
-    text = {**small, **marks, "vocab_size": len(WORDS), "encoder_hidden_size": 16, "max_position_embeddings": 32}
-    config = BlipConfig(text_config=text, vision_config={**small, "image_size": 16, "patch_size": 8}, projection_dim=16)
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    image = BlipImageProcessor(size={"height": 16, "width": 16})
-    BlipProcessor(image, tokenizer).save_pretrained(folder)
+    CASES["blip"](folder)
     return folder
 
 
@@ -52,6 +51,46 @@ def test_pictures_without_a_caption_get_one(data, model, capfd):
     assert "0 captions written" in capfd.readouterr().out
     assert run(data, model, "--overwrite") == 0
     assert (data / "b.txt").read_text() != "by hand"
+
+
+def captions_of(data):
+    return {entry.name: entry.caption for entry in read_folder(data).entries}
+
+
+def test_every_kind_sees_the_picture_and_hears_the_question(data, any_model, capfd):
+    for number in range(4):
+        Image.frombytes("RGB", (20, 12), random.Random(number).randbytes(720)).save(data / f"{number}.png")
+    assert run(data, any_model, "--overwrite") == 0
+    captions = captions_of(data)
+    assert captions["a.png"] == captions["b.png"] and len(set(captions.values())) > 1
+    kind = kind_of(any_model)
+    assert run(data, any_model, "--overwrite", "--prompt", "in the image .") == (2 if kind in ("blip", "git") else 0)
+    if kind in ("blip", "git"):
+        assert f"is a {kind}, which describes a picture unasked: leave --prompt out" in said(capfd)
+    else:
+        assert captions_of(data) != captions
+
+
+def test_florence_is_asked_by_a_task(data, tmp_path, capfd):
+    CASES["florence2"](tmp_path)
+    assert run(data, tmp_path, "--overwrite", "--prompt", "<DETAILED_CAPTION>") == 0
+    named = captions_of(data)
+    assert run(data, tmp_path, "--overwrite") == 0
+    assert captions_of(data) == named
+    assert run(data, tmp_path, "--overwrite", "--prompt", "<CAPTION> of it") == 2
+    assert "Task token <CAPTION> should be the only content" in said(capfd)
+    assert captions_of(data) == named
+
+
+def test_a_chat_model_without_its_template_is_refused(data, tmp_path, capfd):
+    CASES["llava"](tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    assert run(data, tmp_path) == 2
+    assert "has no chat template to be asked by" in said(capfd)
+
+
+def said(capfd):
+    return " ".join(capfd.readouterr().err.split())
 
 
 def test_a_broken_picture_is_left_out_and_named(data, model, capfd):

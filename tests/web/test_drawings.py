@@ -7,7 +7,7 @@ import pytest
 from adapter_cases import write_adapter
 from PIL import Image
 from report_cases import Page
-from web_cases import do, make_client, wait_for, write_light_run
+from web_cases import do, wait_for, write_light_run
 
 from fera.cli.generate import add_arguments
 from fera.cli.main import _Parser
@@ -24,16 +24,10 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def queue(tmp_path, root):
-    queue = Queue(root, tmp_path / "kept")
+def queue(queue):
+    """It starts nothing."""
     queue.tick = lambda: None
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
-def client(root, queue):
-    return make_client(root, queue)
+    return queue
 
 
 def test_the_form_is_a_command_that_is_shown(client, root, queue):

@@ -6,8 +6,6 @@ import pytest
 from PIL import Image
 from web_cases import do, make_client, wait_for
 
-from fera.web.jobs import Queue
-
 
 @pytest.fixture
 def root(tmp_path):
@@ -15,13 +13,6 @@ def root(tmp_path):
     for number in range(4):
         Image.new("RGB", (16, 16), (number * 60, 0, 0)).save(tmp_path / "root" / "data" / f"{number}.png")
     return tmp_path / "root"
-
-
-@pytest.fixture
-def queue(tmp_path, root):
-    queue = Queue(root, tmp_path / "kept")
-    yield queue
-    queue.close()
 
 
 def values(**more):

@@ -8,7 +8,6 @@ from report_cases import Page
 from web_cases import ADDRESS, do, make_client, write_light_run
 
 from fera.web.guard import MOST_BYTES, is_loopback
-from fera.web.jobs import Queue
 from fera.web.places import Places
 
 GETS = ["/", "/train", "/runs/rows", "/run?name=a", "/picture?path=a/samples/step-000000.png"]
@@ -21,18 +20,6 @@ def root(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.png").write_bytes(b"not yours")
     return tmp_path / "root"
-
-
-@pytest.fixture
-def queue(tmp_path, root):
-    queue = Queue(root, tmp_path / "kept")
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
-def client(root, queue):
-    return make_client(root, queue)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7373", "localhost:7373", "[::1]:7373", "LOCALHOST"])

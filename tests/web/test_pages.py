@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from report_cases import Page
-from web_cases import do, make_client, write_light_run
+from web_cases import do, write_light_run
 
 from fera.config.keys import keys
 from fera.config.reading import load_config
 from fera.training import TrainConfig
 from fera.web import runs
 from fera.web.form import form, presets, read_form, to_short_toml, values_of
-from fera.web.jobs import Queue
 
 VALUES = {"base": "emoji", "output_dir": "runs/new", "data.train_data_dir": "data", "train.steps": "50"}
 
@@ -29,16 +28,10 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def queue(tmp_path, root):
-    queue = Queue(root, tmp_path / "kept")
-    queue.tick = lambda: None  # nothing is started
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
-def client(root, queue):
-    return make_client(root, queue)
+def queue(queue):
+    """It starts nothing."""
+    queue.tick = lambda: None
+    return queue
 
 
 def page(client, url):

@@ -6,9 +6,7 @@ import os
 import pytest
 from PIL import Image
 from sound_cases import sound_folder, write_sound
-from web_cases import ADDRESS, do, make_client, wait_for, write_light_run
-
-from fera.web.jobs import Queue
+from web_cases import ADDRESS, do, wait_for, write_light_run
 
 
 @pytest.fixture
@@ -17,18 +15,6 @@ def root(tmp_path):
     write_light_run(root / "runs" / "a")
     sound_folder(root / "bells")
     return root
-
-
-@pytest.fixture
-def queue(tmp_path, root):
-    queue = Queue(root, tmp_path / "kept")
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
-def client(root, queue):
-    return make_client(root, queue)
 
 
 def test_sounds_are_handed_out_in_parts(client, root):

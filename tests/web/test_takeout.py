@@ -4,11 +4,10 @@ import os
 
 import pytest
 from report_cases import Page
-from web_cases import do, make_client, write_light_run
+from web_cases import do, write_light_run
 
 from fera.cli import export, merge, push
 from fera.cli.main import _Parser
-from fera.web.jobs import Queue
 from fera.web.takeout import DTYPES, TOOLS
 
 
@@ -21,16 +20,10 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def queue(tmp_path, root):
-    queue = Queue(root, tmp_path / "kept")
+def queue(queue):
+    """It starts nothing."""
     queue.tick = lambda: None
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
-def client(root, queue):
-    return make_client(root, queue)
+    return queue
 
 
 def parsed(command, job):

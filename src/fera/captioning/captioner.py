@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from fera.captioning.models import KINDS, kind_of
+from fera.captioning.models import CHATTING, KINDS, PLAIN, kind_of
 from fera.data.editing import read_folder, write_captions
 from fera.data.images import load_image
 from fera.data.picture_formats import IMAGE_SUFFIXES
@@ -16,6 +16,8 @@ from fera.errors import PROGRAMMING_ERRORS, FeraError, reason_of
 from fera.support.progress import SILENT, Listener
 
 PROMPT = "Describe this picture in one sentence."
+# Of Florence-2's tasks the one whose answer is as long as a caption should be.
+TASK = "<DETAILED_CAPTION>"
 # Pictures whose captions are written to disk together.
 _TOGETHER = 16
 
@@ -29,7 +31,7 @@ class CaptionRequest:
     Args:
         folder: a data folder.
         model: folder of a model that takes a picture and gives text.
-        prompt: what it is asked, where it takes a question.
+        prompt: what it is asked, where it takes a question: by default `PROMPT`, or `TASK` where it is asked by tasks.
         prefix: put before each caption.
         overwrite: caption pictures anew that have a caption.
         max_new_tokens: how long a caption may become, in the model's tokens.
@@ -38,10 +40,10 @@ class CaptionRequest:
 
     folder: Path
     model: Path
-    prompt: str = PROMPT
+    prompt: str | None = None
     prefix: str = ""
     overwrite: bool = False
-    max_new_tokens: int = 60
+    max_new_tokens: int = 100
     device: str | None = None
 
 
@@ -69,7 +71,7 @@ def write_missing_captions(request: CaptionRequest, listener: Listener = SILENT)
     listener.say(f"{len(pictures)} pictures, {len(wanted)} to caption")
     if not wanted:
         return 0
-    captioner = load_captioner(request)
+    describe = load_captioner(request)
     changes: dict[str, tuple[str, str]] = {}
     done = 0
     for number, entry in enumerate(wanted, start=1):
@@ -78,7 +80,7 @@ def write_missing_captions(request: CaptionRequest, listener: Listener = SILENT)
         except ValueError as error:
             listener.say(f"left out: {entry.image} {error}")
         else:
-            changes[entry.name] = (entry.caption, " ".join(f"{request.prefix}{captioner(image)}".split()))
+            changes[entry.name] = (entry.caption, " ".join(f"{request.prefix}{describe(image)}".split()))
         if len(changes) == _TOGETHER or number == len(wanted):
             write_captions(read_folder(request.folder), changes)
             done += len(changes)
@@ -91,15 +93,18 @@ def load_captioner(request: CaptionRequest) -> Captioner:
     """Open a model that lies on this machine; nothing is downloaded and no code of it runs.
 
     Raises:
-        FeraError: it is no such model, or cannot be loaded.
+        FeraError: it is no such model, cannot be loaded, or takes no question and is asked one.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    if kind_of(request.model) is None:
+    kind = kind_of(request.model)
+    if kind is None:
         raise FeraError(
             f"`model` {request.model} is no folder of a model that writes captions: it needs a config.json of one of "
             f"{', '.join(sorted(KINDS))}, and safetensors"
         )
+    if kind in PLAIN and request.prompt is not None:
+        raise FeraError(f"{request.model} is a {kind}, which describes a picture unasked: leave `prompt` out")
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     own: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -112,11 +117,16 @@ def load_captioner(request: CaptionRequest) -> Captioner:
         raise
     except Exception as error:  # transformers raises kinds of its own
         raise FeraError(f"cannot load the model {request.model}: {reason_of(error)}") from error
+    if kind in CHATTING and not getattr(processor, "chat_template", None):
+        raise FeraError(f"{request.model} has no chat template to be asked by: download it whole, or choose another")
     model: Any = loaded.to(device).eval()
 
     @torch.no_grad()
     def caption(image: Image.Image) -> str:
-        inputs = _inputs(processor, image, request.prompt).to(device)
+        try:
+            inputs = _inputs(processor, kind, image, request.prompt).to(device)
+        except ValueError as error:  # Florence-2: a task that there is not
+            raise FeraError(f"{request.model} does not take {request.prompt!r}: {reason_of(error)}") from error
         inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         tokens = model.generate(**inputs, max_new_tokens=request.max_new_tokens, do_sample=False)
         asked = inputs.get("input_ids")
@@ -127,14 +137,17 @@ def load_captioner(request: CaptionRequest) -> Captioner:
     return caption
 
 
-def _inputs(processor: Any, image: Image.Image, prompt: str) -> Any:
-    if getattr(processor, "chat_template", None):
-        content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-        return processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
-    return processor(images=image, return_tensors="pt")
+def _inputs(processor: Any, kind: str, image: Image.Image, prompt: str | None) -> Any:
+    """What a model of a kind is given."""
+    if kind in PLAIN:
+        return processor(images=image, return_tensors="pt")
+    if kind not in CHATTING:
+        return processor(images=image, text=prompt or TASK, return_tensors="pt")
+    content = [{"type": "image", "image": image}, {"type": "text", "text": prompt or PROMPT}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )

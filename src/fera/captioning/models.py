@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# `model_type` of transformers' models that describe a picture unasked, and of those that are asked by a chat template.
+# `model_type` of transformers' models that describe a picture: unasked, asked by a chat template, asked by a task.
 PLAIN = frozenset({"blip", "git"})
 CHATTING = frozenset(
     {
@@ -13,7 +13,8 @@ CHATTING = frozenset(
         *("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     }
 )
-KINDS = PLAIN | CHATTING
+TASKED = frozenset({"florence2"})
+KINDS = PLAIN | CHATTING | TASKED
 _CONFIG_BYTES = 2**20
 
 
@@ -30,6 +31,11 @@ class CaptionModel:
     name: str
     path: str
     kind: str
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it takes a question."""
+        return self.kind not in PLAIN
 
 
 def find_models() -> list[CaptionModel]:

@@ -10,11 +10,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, required=True, metavar="FOLDER", help="a model of transformers that describes pictures"
     )
-    parser.add_argument("--prompt", help="what it is asked, where it takes a question")
+    parser.add_argument("--prompt", help="what it is asked, where it takes a question or a task")
     parser.add_argument("--prefix", default="", help="put before each caption, such as a trigger word")
     parser.add_argument("--overwrite", action="store_true", help="caption pictures anew that have a caption")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=60, metavar="N", help="how long a caption may become (%(default)s)"
+        "--max-new-tokens", type=int, default=100, metavar="N", help="how long a caption may become (%(default)s)"
     )
     parser.add_argument("--device", help="such as cuda or cpu; the fastest there is when left out")
 
@@ -25,12 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
     from fera.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from fera.captioning.captioner import PROMPT, CaptionRequest, write_missing_captions
+    from fera.captioning.captioner import CaptionRequest, write_missing_captions
 
     request = CaptionRequest(
         arguments.folder,
         arguments.model,
-        PROMPT if arguments.prompt is None else arguments.prompt,
+        arguments.prompt,
         f"{arguments.prefix} " if arguments.prefix else "",
         arguments.overwrite,
         arguments.max_new_tokens,

@@ -212,6 +212,8 @@ class Datasets:
         words = ["data", "caption", self._word(folder), f"--model={model}"]
         if prefix := text_of(given, "prefix"):
             words.append(f"--prefix={prefix}")
+        if question := text_of(given, "question"):
+            words.append(f"--prompt={question}")
         job = self._queue.add(tuple(words), "", trains=False, line="draw")
         return {"job": job.id, "command": job.text}
 

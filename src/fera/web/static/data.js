@@ -92,7 +92,12 @@ if (data) {
   by("trigger").addEventListener("click", () => doing("trigger", { word: by("word").value, search: search().search }));
   by("white").addEventListener("click", () => doing("white-masks"));
   by("check").addEventListener("click", () => job("check", { resolution: by("resolution").value, seconds: by("seconds").value }, false));
-  by("caption")?.addEventListener("click", () => job("caption", { model: by("model").value, prefix: by("prefix").value }, true));
+  by("caption")?.addEventListener("click", () => job("caption", {
+    model: by("model").value, prefix: by("prefix").value, question: by("question").disabled ? "" : by("question").value,
+  }, true));
+  const asks = () => { by("question").disabled = by("model").selectedOptions[0].dataset.asked === undefined; };
+  by("model")?.addEventListener("change", asks);
+  if (by("model")) asks();
 
   by("files").addEventListener("change", (event) => send([...event.target.files]));
   addEventListener("dragover", (event) => { event.preventDefault(); by("drop").classList.add("over"); });
@@ -100,8 +105,31 @@ if (data) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     by("drop").classList.remove("over");
-    send([...event.dataTransfer.files]);
+    inside(event.dataTransfer).then(send);
   });
+}
+
+// Files of what was dropped; of a folder those in it, at any depth, but none that is hidden.
+async function inside(dropped) {
+  const entries = [...dropped.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return [...dropped.files];
+  const files = [];
+  const walk = async (entry) => {
+    if (entry.isFile) {
+      if (!entry.name.startsWith(".")) files.push(await new Promise((done, fail) => entry.file(done, fail)));
+      return;
+    }
+    const reader = entry.createReader();
+    for (let some; (some = await new Promise((done, fail) => reader.readEntries(done, fail))).length;) {
+      for (const one of some) await walk(one);
+    }
+  };
+  try {
+    for (const entry of entries) await walk(entry);
+  } catch (error) {
+    tell(`a folder could not be read: ${error.message}; drop its files instead`, true);
+  }
+  return files;
 }
 
 // A command of fera, followed until it ends.
