@@ -4,6 +4,7 @@
 picture that the denoiser believes in at that step, decoded.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,8 @@ from fera.errors import FeraError
 from fera.format import LIVE_STEPS
 from fera.method.routing import Routing
 from fera.models.families import family_of
+from fera.models.latents import LatentUnits
+from fera.models.previews import channels_of
 from fera.pipelines.adapters import trace
 from fera.pipelines.recording import DenoisingStep, record_denoising
 from fera.support.progress import Listener
@@ -131,22 +134,28 @@ def _decoder(pipe: Any) -> Callable[[Tensor], list[Image.Image]] | None:
         family = family_of(pipe)
     except FeraError:
         return None
-    if vae is None or not hasattr(vae, "decode") or family.latents is not None or family.video is not None:
+    is_known = family.preview is not None or (family.latents is None and family.video is None)
+    if vae is None or not hasattr(vae, "decode") or not is_known or (channels := channels_of(vae)) is None:
         return None
-    units = family.units_of(vae)
-    channels = getattr(vae.config, "latent_channels", None)
+    show = family.preview or functools.partial(_from_units, units=family.units_of(vae))
 
     def decode(clean: Tensor) -> list[Image.Image]:
-        if clean.ndim != 4 or clean.shape[1] != channels:
+        frames, odd = divmod(clean.shape[1], channels)
+        if clean.ndim != 4 or odd or (frames != 1 and family.video is None):
             return []
         weights = next(vae.parameters())
-        shift, scale = (torch.tensor(numbers).view(-1, 1, 1).to(clean) for numbers in (units.shift, units.scale))
-        latents = (clean / scale + shift).to(weights.device, weights.dtype)
         pictures = []
-        for latent in latents:  # one at a time: decoding takes more memory than a step
-            decoded = vae.decode(latent[None], return_dict=False)[0][0]
+        for latent in clean.to(weights.device, weights.dtype):  # one at a time: decoding takes more memory than a step
+            with torch.no_grad():
+                decoded = show(vae, latent[None])[0]
             pictures.append(to_image(decoded.float().clamp(-1, 1).cpu()))
             pictures[-1].thumbnail((_SIDE, _SIDE))
         return pictures
 
     return decode
+
+
+def _from_units(vae: Any, latents: Tensor, units: LatentUnits) -> Tensor:
+    shift, scale = (torch.tensor(numbers).view(-1, 1, 1).to(latents) for numbers in (units.shift, units.scale))
+    pictures: Tensor = vae.decode(latents / scale + shift, return_dict=False)[0]
+    return pictures

@@ -12,6 +12,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.packing import places
 from fera.models.pictures import standardized
+from fera.models.previews import from_standardized
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
 
 
@@ -34,6 +35,7 @@ def bria_fibo(pipe: Any) -> Family:
         reader(_take, **call),
         _predict,
         latents=standardized,
+        preview=from_standardized,
         encodes_alone=True,
         reads={"text_encoder": None},
         call=call,

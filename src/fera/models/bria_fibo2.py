@@ -10,6 +10,7 @@ from fera.models.conditions import Arguments, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.pictures import block_standardized
+from fera.models.previews import from_blocks
 from fera.models.registry import FRACTION, Denoiser, add
 
 _TIMESTEPS = 1000
@@ -32,6 +33,7 @@ def bria_fibo2(pipe: Any) -> Family:
         reader(_take, **call),
         _predict,
         latents=_latents,
+        preview=from_blocks,
         encodes_alone=True,
         call=call,
     )

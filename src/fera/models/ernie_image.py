@@ -1,6 +1,7 @@
 """ERNIE-Image."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from fera.models.family import Conditions, Family
 from fera.models.layouts import unpack
 from fera.models.packing import pack
 from fera.models.pictures import block_standardized
+from fera.models.previews import from_blocks
 from fera.models.registry import Denoiser, add
 
 _PACKING = 2
@@ -51,6 +53,7 @@ def ernie_image(pipe: Any) -> Family:
         packing=_PACKING,
         scale=int(pipe.vae_scale_factor) // _PACKING,
         latents=_latents,
+        preview=partial(from_blocks, epsilon=_EPSILON),
         encodes_alone=True,
         call=call,
     )

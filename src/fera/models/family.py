@@ -43,6 +43,9 @@ class Family:
         units: an autoencoder to how its latents become the denoiser's, as the pipeline undoes it.
         latents: (autoencoder, pictures (B, 3, H, W) in [-1, 1]) to clean latents (B, C, h, w) in the denoiser's units,
             where that is no matter of a shift and a scale a channel; None: the autoencoder's latents and `units`.
+        preview: (autoencoder, clean latents as `latents` gives them) to the pictures (B, 3, H, W) in [-1, 1] that they
+            are of, or to the first frames of clips; None where `units` says all, or where nothing is shown of a drawing
+            before it is done.
         ranges: for pipelines with several denoisers, each for noise levels of its own, their names in the pipeline to
             those levels, from 0 (clean) to 1 (pure noise); empty for the others.
         video: what a base of videos is made for; None of one of pictures. `latents` is then given clips, and `predict`
@@ -70,6 +73,7 @@ class Family:
     placed: Callable[[Placement], dict[str, tuple[float, ...]]] | None = None
     units: Callable[[Any], LatentUnits] = scaled
     latents: Callable[[Any, Tensor], Tensor] | None = None
+    preview: Callable[[Any, Tensor], Tensor] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     video: Video | None = None
     sound: Sound | None = None

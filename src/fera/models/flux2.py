@@ -13,6 +13,7 @@ from fera.models.family import Conditions, Family
 from fera.models.packing import pack, places, unpack
 from fera.models.pairs import Pairs, Size, of_area, sources_of
 from fera.models.pictures import block_standardized
+from fera.models.previews import from_blocks
 from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
 
 add(
@@ -54,6 +55,7 @@ def flux2(pipe: Any) -> Family:
         _predict,
         packing=2,
         latents=_latents,
+        preview=from_blocks,
         encodes_alone=True,
         pairs=Pairs(_arguments, least=0, most=_MOST_SOURCES, size=size),
         call=call,

@@ -13,6 +13,7 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.given import given
+from fera.models.previews import first_frame
 from fera.models.prompts import prompt_settings
 from fera.models.registry import Denoiser, add
 from fera.models.video import Video, encoded_clip, folded, frames_behind_channels
@@ -59,6 +60,7 @@ def hunyuan_video(pipe: Any) -> Family:
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
         latents=_latents,
+        preview=first_frame,
         video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
         call=call,
     )
@@ -73,6 +75,7 @@ def hunyuan_video_image_to_video(pipe: Any) -> Family:
         encode=_encode_unseen,
         predict=_predict_after_frame,
         latents=_latents_after_frame,
+        preview=None,
         pairs=given(_first_of, encode=_encode_seen),
         call={"guidance_scale": _GUIDANCE},
         refusal="" if replaces else _LEAVES_OUT,

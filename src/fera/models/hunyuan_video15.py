@@ -12,6 +12,7 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.given import given
+from fera.models.previews import first_frame
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
 from fera.models.video import Video, encoded_clip, folded, frames_behind_channels
 
@@ -62,6 +63,7 @@ def hunyuan_video15(pipe: Any) -> Family:
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=int(pipe.target_size),
         latents=_latents,
+        preview=first_frame,
         video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
         guidance=None,
         call=call,

@@ -12,6 +12,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.packing import pack, places, unpack
 from fera.models.pictures import standardized
+from fera.models.previews import from_standardized
 from fera.models.registry import FRACTION, Denoiser, add
 
 add(
@@ -38,6 +39,7 @@ def krea2(pipe: Any) -> Family:
         _predict,
         packing=2,
         latents=standardized,
+        preview=from_standardized,
         call=call,
     )
 

@@ -8,6 +8,7 @@ from fera.models import layouts_video
 from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
+from fera.models.previews import first_frame
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
 from fera.models.video import Video, by_channel, encoded_clip, folded, frames_behind_channels
 
@@ -39,6 +40,7 @@ def mochi(pipe: Any) -> Family:
         scale=int(pipe.vae_spatial_scale_factor),
         resolution=_RESOLUTION,
         latents=_latents,
+        preview=first_frame,
         video=Video(int(pipe.vae_temporal_scale_factor), _FRAME_RATE),
         reads={"text_encoder": None},
         call=call,

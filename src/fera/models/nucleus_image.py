@@ -11,6 +11,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.packing import pack, unpack
 from fera.models.pictures import standardized
+from fera.models.previews import from_standardized
 from fera.models.registry import ATTENTION, FRACTION, Denoiser, add
 
 _TIMESTEPS = 1000
@@ -35,6 +36,7 @@ def nucleus_image(pipe: Any) -> Family:
         reader(_take, **call),
         _predict,
         latents=standardized,
+        preview=from_standardized,
         encodes_alone=True,
         call=call,
     )

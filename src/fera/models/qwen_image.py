@@ -15,6 +15,7 @@ from fera.models.family import Conditions, Family
 from fera.models.packing import pack, unpack
 from fera.models.pairs import Pairs, Size, of_area, one_picture, sources_of
 from fera.models.pictures import standardized
+from fera.models.previews import from_standardized
 from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
 
 add(
@@ -53,6 +54,7 @@ def qwen_image(pipe: Any) -> Family:
         reader(_take, **call),
         _predict,
         latents=standardized,
+        preview=from_standardized,
         encodes_alone=True,
         guidance="true_cfg_scale",
         call=call,
@@ -82,6 +84,7 @@ def _editing(pairs: Pairs) -> Family:
         _encode_unseen,
         _predict,
         latents=standardized,
+        preview=from_standardized,
         encodes_alone=True,
         pairs=pairs,
         guidance="true_cfg_scale",

@@ -13,6 +13,7 @@ from fera.models.family import Conditions, Family
 from fera.models.layouts import unpack
 from fera.models.lengths import each_length
 from fera.models.pictures import standardized
+from fera.models.previews import from_standardized
 from fera.models.registry import FRACTION, Denoiser, add
 
 _TIMESTEPS = 1000
@@ -54,6 +55,7 @@ def qwen_image21(pipe: Any) -> Family:
         each_length(_predict),
         packing=2,
         latents=_latents,
+        preview=from_standardized,
         encodes_alone=True,
         guidance="true_cfg_scale",
         call=call,

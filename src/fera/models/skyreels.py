@@ -7,6 +7,7 @@ from fera.models import layouts_video
 from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Family
+from fera.models.previews import first_frame
 from fera.models.registry import Denoiser, add
 from fera.models.video import Video
 from fera.models.wan import encode_texts, frames_as_channels, latents_of, missing_package, predict, predict_with_frames
@@ -36,6 +37,7 @@ def skyreels(pipe: Any) -> Family:
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
         latents=latents_of,
+        preview=first_frame,
         video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
         reads={"text_encoder": None},
         call=call,

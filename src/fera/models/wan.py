@@ -14,6 +14,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.given import between, first_latent, given
 from fera.models.pairs import Pairs
+from fera.models.previews import first_frame
 from fera.models.prompts import prompt_settings
 from fera.models.registry import Denoiser, add
 from fera.models.video import Video, by_channel, encoded_clip, folded, frames_behind_channels
@@ -53,6 +54,7 @@ def wan(pipe: Any) -> Family:
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
         latents=latents_of,
+        preview=first_frame,
         video=Video(int(pipe.vae_scale_factor_temporal), 24.0 if expands else 16.0),
         reads={"text_encoder": None},
         call=call,
@@ -96,6 +98,7 @@ def wan_image_to_video(pipe: Any) -> Family:
         encode=encode_texts,
         predict=_predict_after_frame if expands else predict_with_frames,
         latents=_latents_after_frame if expands else latents_of,
+        preview=None if expands else first_frame,
         pairs=given(_first_of) if expands else frames_as_channels(pipe),
         call={"guidance_scale": 1.0},
         refusal=base.refusal or missing_package(pipe),

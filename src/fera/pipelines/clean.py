@@ -104,7 +104,12 @@ def clean_after_step(scheduler: Any, output: Tensor, timestep: Any, sample: Tens
     """
     kind = check_scheduler(scheduler)
     signal, amount, spread = _scales_after_step(scheduler, float(torch.as_tensor(timestep).flatten()[0]))
-    return denoised(kind, sample.float() / spread, output, signal, amount)
+    return denoised(kind, sample.float() / spread, -output if _is_inverted(scheduler) else output, signal, amount)
+
+
+def _is_inverted(scheduler: Any) -> bool:
+    """Whether sigmas say how clean a latent is, and predictions point to the picture: OmniGen, Mochi, MiniMax Music."""
+    return bool(scheduler.config.get("invert_sigmas", False))
 
 
 def _is_flow(scheduler: Any) -> bool:
@@ -116,7 +121,8 @@ def _scales_after_step(scheduler: Any, timestep: float) -> tuple[float, float, f
     sigma = _sigma_of_last_step(scheduler)
     if _is_flow(scheduler):
         sigma = timestep / scheduler.config.num_train_timesteps if sigma is None else sigma
-        return 1 - sigma, sigma, 1.0
+        amount = 1 - sigma if _is_inverted(scheduler) else sigma
+        return 1 - amount, amount, 1.0
     if sigma is None:
         alpha = float(scheduler.alphas_cumprod[int(timestep)])
         return math.sqrt(alpha), math.sqrt(1 - alpha), 1.0
