@@ -1,7 +1,8 @@
 """What pages are made over: a folder with a run and three pictures, its queue, and a browser at it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -9,6 +10,9 @@ from starlette.testclient import TestClient
 from web_cases import make_client, write_light_run
 
 from fera.web.jobs import Queue
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture
@@ -36,3 +40,35 @@ def queue(tmp_path: Path, root: Path) -> Iterator[Queue]:
 def client(root: Path, queue: Queue) -> TestClient:
     """A browser at the page."""
     return make_client(root, queue)
+
+
+@pytest.fixture(scope="module")
+def address(root: Path) -> Iterator[str]:
+    """A page of a process of its own; `root` is then one of the module's."""
+    from browser_cases import serving
+
+    with serving(root) as (address, _process):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """A real one, without a window."""
+    from browser_cases import BROWSER
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser: "Browser", address: str) -> Iterator[Callable[..., Any]]:
+    """Opens the page; whatever the browser complains of fails the test."""
+    from browser_cases import opening
+
+    with opening(browser, address) as open_:
+        yield open_

@@ -1,43 +1,25 @@
 """The page in a real browser: a run of the emoji base is set up, watched, stopped and gone on with."""
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
 
 import pytest
+from browser_cases import MARKS, SHORT, drop, fill
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from report_cases import write_run
 from web_cases import wait_for, write_light_run
 
 import fera.demo
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-SHORT = {
-    "train.steps": "40",
-    "train.batch_size": "2",
-    "train.logging_steps": "1",
-    "train.checkpointing_steps": "10",
-    "validation.steps": "10",
-    "validation.num_inference_steps": "2",
-    "validation.loss_steps": "10",
-    "validation.loss_samples": "4",
-    "train.report_to": "none",
-}
 
 PATHS = [
     *("/", "/train?preset=emoji-style", "/run?name=runs/ink", "/run?name=nothing", "/draw?run=runs/ink", "/takeout"),
     *("/data", "/data?folder=runs/twemoji/validation"),
 ]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed: apt-get install chromium"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -47,75 +29,6 @@ def root(tmp_path_factory, tiny_sd_dir):
     write_run(tiny_sd_dir, root / "runs" / "twemoji" / "train", root / "runs" / "ink")
     write_light_run(root / "runs" / "a-run-with-a-name-that-takes-all-of-a-small-screen-and-more")
     return root
-
-
-@pytest.fixture(scope="module")
-def address(root):
-    """A page of a process of its own, as a user has it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "fera.cli", "web", str(root), "--port", str(port)]
-    with (root / "page.txt").open("wb") as said:
-        page = subprocess.Popen(command, stderr=said, stdout=said)
-    wait_for(lambda: b"Ctrl-C" in (root / "page.txt").read_bytes() or page.poll() is not None, 120)
-    yield f"http://127.0.0.1:{port}"
-    page.send_signal(signal.SIGINT)
-    assert page.wait(30) == 130
-    assert b"Traceback" not in (root / "page.txt").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser, address):
-    """Opens the page; whatever the browser complains of fails the test."""
-    contexts, complaints = [], []
-
-    def open_(path, **options):
-        context = browser.new_context(base_url=address, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: complaints.append(request.url) if address not in request.url else None)
-        tab.goto(path)
-        return tab
-
-    yield open_
-    for context in contexts:
-        context.close()
-    # An answer of 400 is told on the page; the browser notes it too.
-    assert [line for line in complaints if not line.startswith(("data:", "Failed to load resource"))] == []
-
-
-def fill(tab, values):
-    for name, value in values.items():
-        tab.eval_on_selector(
-            f"[name='{name}']",
-            "(field, value) => { field.value = value; field.dispatchEvent(new Event('input', {bubbles: true})) }",
-            value,
-        )
-
-
-def drop(tab, selector, files):
-    """Drop files, as from a folder of the desktop."""
-    encoded = [{"name": path.name, "bytes": list(path.read_bytes())} for path in files]
-    transfer = tab.evaluate_handle(
-        """files => {
-            const all = new DataTransfer();
-            for (const one of files) all.items.add(new File([new Uint8Array(one.bytes)], one.name));
-            return all;
-        }""",
-        encoded,
-    )
-    tab.dispatch_event(selector, "drop", {"dataTransfer": transfer})
 
 
 def test_from_pictures_that_are_dropped_to_a_file_for_another_tool(tab, root):

@@ -253,8 +253,14 @@ class Picture {
       if (source && image.getAttribute("src") !== source) image.setAttribute("src", source);
       image.alt = `${name}: ${this.picture.prompt}, ${isLast && row.final ? "finished" : `step ${step?.step ?? 0}`}`;
       if (row.clip && !figure.querySelector("video")) {
-        figure.prepend(made("video", { src: `/clip?path=${encodeURIComponent(row.clip)}`, controls: "", loop: "", muted: "", playsinline: "" }));
-        image.hidden = true;
+        figure.prepend(made("video", { src: `/clip?path=${encodeURIComponent(row.clip)}&v=${row.version ?? ""}`, controls: "", loop: "", muted: "", playsinline: "",
+          "aria-label": `${name}: ${this.picture.prompt}` }));
+      }
+      const clip = figure.querySelector("video");
+      if (clip) {  // where it has none, its steps are gone back over without pictures
+        clip.hidden = !isLast && step?.preview;
+        image.hidden = !clip.hidden;
+        if (clip.hidden) clip.pause();
       }
       if (row.sound && !figure.querySelector("audio")) {
         image.after(made("audio", { src: `/sound?path=${encodeURIComponent(row.sound)}&v=${row.version ?? ""}`, controls: "", preload: "metadata",
