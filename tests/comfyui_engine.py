@@ -65,6 +65,7 @@ class Twin:
         context: shape of the text states.
         extra: what ComfyUI's model is told besides.
         targets: layers to adapt: of as many kinds as ComfyUI's map has; None for the class's defaults.
+        rounding: by how much two answers may differ; more than float's where one of the two rounds on the way.
     """
 
     denoiser: nn.Module
@@ -74,6 +75,7 @@ class Twin:
     context: tuple[int, int]
     extra: Mapping[str, Any] = field(default_factory=dict)
     targets: Sequence[str] | None = None
+    rounding: float = 1e-4
 
     def patcher(self) -> Any:
         """A fresh patcher of ComfyUI's."""

@@ -4,21 +4,39 @@ from collections.abc import Callable
 
 from comfyui_engine import Twin
 
-from comfyui_twins.flux import flux, flux2
+from comfyui_twins.aura_flow import aura_flow
+from comfyui_twins.chroma import chroma
+from comfyui_twins.flux import fill, flux, flux2, kontext
+from comfyui_twins.kept_names import ernie_image, hidream, kandinsky5
+from comfyui_twins.krea2 import krea2
+from comfyui_twins.ltx import ltx
 from comfyui_twins.lumina import lumina2, z_image
-from comfyui_twins.qwen_image import qwen_image
+from comfyui_twins.pixart import pixart
+from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
 from comfyui_twins.unets import sd15, sdxl
-from comfyui_twins.wan import wan
+from comfyui_twins.wan import wan, wan_image_to_video
 
 TWINS: dict[str, Callable[[], Twin]] = {
-    "sd15": sd15,
-    "sdxl": sdxl,
-    "sd3": sd3,
+    "aura_flow": aura_flow,
+    "chroma": chroma,
+    "ernie_image": ernie_image,
+    "fill": fill,
     "flux": flux,
     "flux2": flux2,
-    "qwen_image": qwen_image,
-    "wan": wan,
-    "z_image": z_image,
+    "hidream": hidream,
+    "kandinsky5": kandinsky5,
+    "kontext": kontext,
+    "krea2": krea2,
+    "ltx": ltx,
     "lumina2": lumina2,
+    "pixart": pixart,
+    "qwen_image": qwen_image,
+    "qwen_image_edit": qwen_image_edit,
+    "sd15": sd15,
+    "sd3": sd3,
+    "sdxl": sdxl,
+    "wan": wan,
+    "wan_image_to_video": wan_image_to_video,
+    "z_image": z_image,
 }

@@ -1,4 +1,4 @@
-"""FLUX.1 and FLUX.2."""
+"""FLUX.1, with what Kontext and Fill are given, and FLUX.2."""
 
 import torch
 from comfyui_engine import Twin, copy_weights, engine
@@ -9,11 +9,27 @@ from fera.models.packing import pack, places, unpack
 
 def flux() -> Twin:
     """FLUX.1's transformer."""
+    return _flux(None)
+
+
+def kontext() -> Twin:
+    """FLUX.1 Kontext: a reference's tokens come behind those of the picture."""
+    return _flux("reference")
+
+
+def fill() -> Twin:
+    """FLUX.1 Fill: channels of the masked picture and its mask come behind the latent's."""
+    return _flux("channels")
+
+
+def _flux(given: str | None) -> Twin:
     from models.flux import make_transformer
 
-    denoiser = make_transformer(guidance_embeds=False)
+    condition = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(4))
+    channels = {"channels": 8}.get(given or "", 4)
+    denoiser = make_transformer(guidance_embeds=False, in_channels=4 * channels, out_channels=16)
     settings = {
-        **{"image_model": "flux", "in_channels": 4, "out_channels": 4, "patch_size": 2, "hidden_size": 32},
+        **{"image_model": "flux", "in_channels": channels, "out_channels": 4, "patch_size": 2, "hidden_size": 32},
         **{"num_heads": 2, "mlp_ratio": 4.0, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 4, 8]},
         **{"theta": 10000, "qkv_bias": True, "guidance_embed": False, "vec_in_dim": 32, "context_in_dim": 64},
         **{"txt_ids_dims": [], "dtype": torch.float32},
@@ -25,18 +41,27 @@ def flux() -> Twin:
 
     def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
         height, width = latent.shape[2] // 2, latent.shape[3] // 2
-        tokens = denoiser(
-            hidden_states=pack(latent),
+        tokens, ids = pack(latent), places(height, width, latent)
+        if given == "reference":
+            behind = ids.clone()
+            behind[:, 0] = 1
+            tokens, ids = torch.cat([tokens, pack(condition)], dim=1), torch.cat([ids, behind])
+        if given == "channels":
+            tokens = torch.cat([tokens, pack(condition)], dim=2)
+        found = denoiser(
+            hidden_states=tokens,
             timestep=level,
             encoder_hidden_states=context,
             pooled_projections=pooled.expand(len(latent), -1),
-            img_ids=places(height, width, latent),
+            img_ids=ids,
             txt_ids=torch.zeros(context.shape[1], 3),
         ).sample
-        return unpack(tokens, height, width)
+        return unpack(found[:, : height * width], height, width)
 
     targets = ["to_q", "to_k", "to_v", "add_q_proj", "proj_mlp", "proj_out", "norm_out.linear", "x_embedder"]
-    return Twin(denoiser, model, (4, 16, 16), predict, (5, 64), {"y": pooled}, targets)
+    told = {"y": pooled} | ({"ref_latents": [condition]} if given == "reference" else {})
+    told |= {"c_concat": condition} if given == "channels" else {}
+    return Twin(denoiser, model, (4, 16, 16), predict, (5, 64), told, targets)
 
 
 # What ComfyUI's map for FLUX leaves out of FLUX.2.

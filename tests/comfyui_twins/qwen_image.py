@@ -1,4 +1,6 @@
-"""Qwen-Image."""
+"""Qwen-Image, and what its editing models are given."""
+
+from collections.abc import Sequence
 
 import torch
 from comfyui_engine import Twin, copy_weights, engine
@@ -9,6 +11,15 @@ from fera.models.packing import pack, unpack
 
 def qwen_image() -> Twin:
     """Qwen-Image's transformer: the same names, and a frame axis."""
+    return _qwen_image(())
+
+
+def qwen_image_edit() -> Twin:
+    """Qwen-Image-Edit: a reference's tokens come behind those of the picture."""
+    return _qwen_image((torch.randn(2, 8, 1, 16, 16, generator=torch.Generator().manual_seed(4)),))
+
+
+def _qwen_image(references: Sequence[Tensor]) -> Twin:
     from models.qwen_image import make_transformer
 
     denoiser = make_transformer()
@@ -25,15 +36,16 @@ def qwen_image() -> Twin:
 
     def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
         height, width = latent.shape[3] // 2, latent.shape[4] // 2
-        tokens = denoiser(
-            hidden_states=pack(latent[:, :, 0]),
+        tokens = torch.cat([pack(picture[:, :, 0]) for picture in (latent, *references)], dim=1)
+        found = denoiser(
+            hidden_states=tokens,
             timestep=level,
             encoder_hidden_states=context,
             encoder_hidden_states_mask=torch.ones(context.shape[:2], dtype=torch.long),
-            img_shapes=[[(1, height, width)]] * len(latent),
+            img_shapes=[[(1, height, width)] * (1 + len(references))] * len(latent),
         ).sample
-        return unpack(tokens, height, width)[:, :, None]
+        return unpack(found[:, : height * width], height, width)[:, :, None]
 
     targets = ["to_q", "add_k_proj", "img_mlp.net.2", "img_mod.1"]
-    context = (5, config.joint_attention_dim)
-    return Twin(denoiser, model, (config.out_channels, 1, 16, 16), predict, context, targets=targets)
+    told = {"ref_latents": list(references)} if references else {}
+    return Twin(denoiser, model, (8, 1, 16, 16), predict, (5, config.joint_attention_dim), told, targets)

@@ -18,19 +18,20 @@ CALL = {
 }
 
 
-def make_transformer() -> AuraFlowTransformer2DModel:
+def make_transformer(**overrides: object) -> AuraFlowTransformer2DModel:
     """For 4-channel latents, text width 32."""
     torch.manual_seed(0)
-    model = AuraFlowTransformer2DModel(
-        sample_size=16,
-        num_mmdit_layers=1,
-        num_single_dit_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=32,
-        pos_embed_max_size=64,
-    )
+    settings: dict[str, object] = {
+        "sample_size": 16,
+        "num_mmdit_layers": 1,
+        "num_single_dit_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 32,
+        "pos_embed_max_size": 64,
+    }
+    model = AuraFlowTransformer2DModel(**settings | overrides)
     return awake(model)
 
 

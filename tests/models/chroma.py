@@ -9,21 +9,22 @@ from models.case import Case
 from models.flux import CALL, OTHER_PROMPT, unpack
 
 
-def make_transformer() -> ChromaTransformer2DModel:
+def make_transformer(**overrides: object) -> ChromaTransformer2DModel:
     """For 4-channel latents, text width 64."""
     torch.manual_seed(0)
-    model = ChromaTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=64,
-        axes_dims_rope=(4, 4, 8),
-        approximator_num_channels=16,
-        approximator_hidden_dim=16,
-        approximator_layers=1,
-    ).eval()
+    settings: dict[str, object] = {
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 64,
+        "axes_dims_rope": (4, 4, 8),
+        "approximator_num_channels": 16,
+        "approximator_hidden_dim": 16,
+        "approximator_layers": 1,
+    }
+    model = ChromaTransformer2DModel(**settings | overrides).eval()
     nn.init.normal_(model.proj_out.weight, std=0.1)
     return model
 

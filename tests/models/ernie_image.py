@@ -41,7 +41,7 @@ def make_vae() -> AutoencoderKLFlux2:
     return vae.eval()
 
 
-def make_pipeline() -> ErnieImagePipeline:
+def make_transformer() -> ErnieImageTransformer2DModel:
     """Text 8 wide."""
     torch.manual_seed(0)
     transformer = ErnieImageTransformer2DModel(
@@ -54,8 +54,13 @@ def make_pipeline() -> ErnieImagePipeline:
         text_in_dim=8,
         rope_axes_dim=(4, 4, 8),
     )
+    return awake(transformer)
+
+
+def make_pipeline() -> ErnieImagePipeline:
+    """For words."""
     return ErnieImagePipeline(
-        transformer=awake(transformer),
+        transformer=make_transformer(),
         vae=make_vae(),
         text_encoder=make_mistral3(2).model,
         tokenizer=make_tokenizer(),

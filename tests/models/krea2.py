@@ -17,26 +17,27 @@ def prompt(seed: int, name: str = "prompt") -> dict[str, Tensor]:
 CALL = qwen_image.CALL | prompt(0) | prompt(1, "negative_prompt")
 
 
-def make_transformer() -> Krea2Transformer2DModel:
+def make_transformer(**overrides: object) -> Krea2Transformer2DModel:
     """For 8-channel latents, two layers of text 32 wide."""
     torch.manual_seed(0)
-    model = Krea2Transformer2DModel(
-        in_channels=32,
-        num_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=32,
-        timestep_embed_dim=16,
-        text_hidden_dim=32,
-        num_text_layers=2,
-        text_num_attention_heads=2,
-        text_num_key_value_heads=2,
-        text_intermediate_size=32,
-        num_layerwise_text_blocks=1,
-        num_refiner_text_blocks=1,
-        axes_dims_rope=(4, 4, 8),
-    )
+    settings: dict[str, object] = {
+        "in_channels": 32,
+        "num_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 32,
+        "timestep_embed_dim": 16,
+        "text_hidden_dim": 32,
+        "num_text_layers": 2,
+        "text_num_attention_heads": 2,
+        "text_num_key_value_heads": 2,
+        "text_intermediate_size": 32,
+        "num_layerwise_text_blocks": 1,
+        "num_refiner_text_blocks": 1,
+        "axes_dims_rope": (4, 4, 8),
+    }
+    model = Krea2Transformer2DModel(**settings | overrides)
     return awake(model)
 
 

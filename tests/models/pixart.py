@@ -18,17 +18,18 @@ CALL = {
 }
 
 
-def make_transformer() -> PixArtTransformer2DModel:
+def make_transformer(**overrides: object) -> PixArtTransformer2DModel:
     """For 4-channel latents, text width 64."""
     torch.manual_seed(0)
-    model = PixArtTransformer2DModel(
-        num_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        cross_attention_dim=32,
-        caption_channels=64,
-        sample_size=8,
-    )
+    settings: dict[str, object] = {
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "cross_attention_dim": 32,
+        "caption_channels": 64,
+        "sample_size": 8,
+    }
+    model = PixArtTransformer2DModel(**settings | overrides)
     return awake(model)
 
 

@@ -28,7 +28,9 @@ _LUMINA2 = "Lumina2Transformer2DModel"
 _RENAMED: dict[str, dict[str, str]] = {
     "LTXVideoTransformer3DModel": {r"^proj_in$": "patchify_proj", r"^time_embed\.": "adaln_single."},
     "LTX2VideoTransformer3DModel": {},
+    "ErnieImageTransformer2DModel": {},
     "HiDreamImageTransformer2DModel": {},
+    "Kandinsky5Transformer3DModel": {},
     "QwenImageTransformer2DModel": {},
     "ZImageTransformer2DModel": {},
     # Queries, keys and values are one layer: see `_fused`.
