@@ -1,6 +1,5 @@
 """Adapters on ComfyUI's own objects: a model patcher that routes them, a CLIP with their text parts."""
 
-import logging
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from fera.comfyui.adapter import LiveAdapter
 from fera.comfyui.layers import find_places
 from fera.comfyui.routing import Routed
 from fera.comfyui.schedule import Scheduled, bounds_of, lora_places, read_lora, read_schedule
-from fera.comfyui.text import about_token, loaded_patches, patches
+from fera.comfyui.text import loaded_patches, patches
+from fera.comfyui.tokens import with_token
 from fera.errors import FeraError
 
 # The key of what refuses to lose an adapter.
@@ -122,6 +122,11 @@ def _refuse_loss(model: Any) -> None:
 def with_text(clip: Any, adapter: LiveAdapter, strength: float) -> Any:
     """A clone of ComfyUI's `CLIP` with the text parts of an adapter; the same where it has none.
 
+    Args:
+        clip: a `CLIP`, or None.
+        adapter: the adapter.
+        strength: multiplies what the LoRA adds; finite. A learned token is a word, whatever the strength.
+
     Raises:
         FeraError: there are such parts, and no CLIP or another one; or the strength is not finite.
     """
@@ -129,12 +134,12 @@ def with_text(clip: Any, adapter: LiveAdapter, strength: float) -> Any:
     text = adapter.text
     if text is None:
         return clip
-    if note := about_token(text):
-        logging.warning("FeRA: %s", note)
-    if not text.loras:
-        return clip
     if clip is None:
         raise FeraError(f"{adapter.name} has parts in the text encoders: connect the CLIP too")
+    if text.token is not None:
+        clip = with_token(clip, text, adapter.name)
+    if not text.loras:
+        return clip
     import comfy.lora
 
     found = patches(text, comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), comfy.lora.load_lora)

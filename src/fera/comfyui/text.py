@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fera.adapters.text.files import TextFiles, token_file
+from fera.adapters.text.files import TextFiles
 from fera.errors import FeraError
 
 # What follows a layer's name in the formats that ComfyUI reads.
@@ -53,14 +53,3 @@ def loaded_patches(tensors: dict[str, Tensor], key_map: dict[str, str], load_lor
         )
     found: dict[Any, Any] = load_lora(tensors, key_map, log_missing=False)
     return found
-
-
-def about_token(text: TextFiles) -> str:
-    """How to use a learned token in ComfyUI; empty where there is none."""
-    if text.token is None:
-        return ""
-    files = " and ".join(str(text.folder / token_file(encoder)) for encoder in text.vectors)
-    return (
-        f"the adapter has learned the token {text.token}. ComfyUI reads tokens from models/embeddings: copy {files} "
-        "there, under a name of your choice, and write embedding:NAME in the prompt"
-    )
