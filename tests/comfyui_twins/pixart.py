@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def pixart() -> Twin:
-    """PixArt-α's transformer. ComfyUI takes latents of 64 pixels or more; of its outputs the second half is no noise."""
+    """PixArt-α's transformer. ComfyUI takes latents of 64 pixels or more. Half of its outputs are no noise."""
     from models.pixart import make_transformer
 
     denoiser = make_transformer(sample_size=64)

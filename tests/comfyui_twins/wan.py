@@ -6,7 +6,6 @@ import torch
 from comfyui_engine import Twin, copy_weights, engine
 from torch import Tensor, nn
 
-
 _SETTINGS: dict[str, Any] = {
     **{"image_model": "wan2.1", "patch_size": (1, 2, 2), "in_dim": 16, "out_dim": 16, "dim": 24, "ffn_dim": 32},
     **{"freq_dim": 32, "text_dim": 64, "num_heads": 2, "num_layers": 1, "dtype": torch.float32},
