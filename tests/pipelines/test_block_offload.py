@@ -8,6 +8,8 @@ import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from tiny import make_sd3_transformer, make_unet
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from tuner_cases import SD3, UNET, adapter_gradients, fill, inject, predict
 
 from fera.errors import FeraError
@@ -52,6 +54,35 @@ def results(name, denoiser):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Used(TorchDispatchMode):
+    """Notes what is computed with the memory of some weights, copies and aliases left out."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.waiting = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        if func not in (torch.ops.aten.detach.default, torch.ops.aten.copy_.default) and any(
+            one.untyped_storage().data_ptr() in self.waiting for one in tensors if one.numel()
+        ):
+            self.found.add(str(func))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_nothing_is_computed_with_weights_where_they_wait(load, name, checkpointing):
+    """On a GPU that would be an error; on a CPU no number tells."""
+    denoiser = load(name, "blocks", 1, checkpointing=checkpointing)
+    names = set(waiting_names(denoiser))
+    with Used([weight for key, weight in denoiser.named_parameters() if key in names]) as used:
+        results(name, denoiser)
+    assert names and not used.found
 
 
 @pytest.mark.parametrize("name", DENOISERS)

@@ -131,12 +131,14 @@ def move(pipe: Any, device: torch.device | str) -> None:
 class _Block:
     """A block and its frozen weights.
 
-    `files` says where those are that wait on the disk, and `strides` how each lies on the device: a file has
-    convolutions in the order of their axes, and they may have been laid out channels last since.
+    `slots` says under which names modules have each, `files` where those are that wait on the disk, and `strides` how
+    each lies on the device: a file has convolutions in the order of their axes, and they may have been laid out
+    channels last since.
     """
 
     module: nn.Module
     weights: list[nn.Parameter]
+    slots: list[list[tuple[nn.Module, str]]]
     strides: list[tuple[int, ...]]
     files: dict[int, tuple[Path, str]] = field(default_factory=dict)
     held: list[Tensor] = field(default_factory=list)
@@ -182,8 +184,13 @@ class BlockOffload:
         added = {id(tensor) for tensor in added_tensors(denoiser)}
         self._blocks: list[_Block] = []
         for module in _blocks_of(denoiser):
-            weights = [weight for weight in module.parameters() if id(weight) not in added]
-            self._blocks.append(_Block(module, weights, [weight.stride() for weight in weights]))
+            slots: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+            for owner in module.modules():
+                for name, weight in owner.named_parameters(recurse=False):
+                    if id(weight) not in added:
+                        slots.setdefault(weight, []).append((owner, name))
+            strides = [weight.stride() for weight in slots]
+            self._blocks.append(_Block(module, list(slots), list(slots.values()), strides))
         self.ids = {id(weight) for block in self._blocks for weight in block.weights}
         if from_disk:
             self._find_files(denoiser)
@@ -226,15 +233,25 @@ class BlockOffload:
         def come(*_: Any) -> None:
             weights = self._fetch(index)
             block.held = [weight.data for weight in block.weights]
-            for weight, here in zip(block.weights, weights, strict=True):
-                weight.data = here
+            for weight, slots, here in zip(block.weights, block.slots, weights, strict=True):
+                if type(weight) is not nn.Parameter:  # a package's own, which knows how it is quantized
+                    weight.data = here
+                    continue
+                # Another parameter, not other data: checkpointing keeps the very object for the backward pass, when
+                # the block has left.
+                arrived = nn.Parameter(here, requires_grad=False)
+                for owner, name in slots:
+                    owner._parameters[name] = arrived
 
         def leave(*_: Any) -> None:
             if not block.held:  # its weights did not come
                 return
-            for number, (weight, held) in enumerate(zip(block.weights, block.held, strict=True)):
-                # A mapping anew: the pages that were read of the old one go with it.
-                weight.data = held if number not in block.files else mapped(*block.files[number])
+            for weight, slots, held in zip(block.weights, block.slots, block.held, strict=True):
+                if type(weight) is not nn.Parameter:
+                    weight.data = held
+                    continue
+                for owner, name in slots:
+                    owner._parameters[name] = weight
             block.held = []
 
         # Checkpointing leaves a block by an exception, once it has computed what it was missing.
@@ -280,10 +297,12 @@ class BlockOffload:
         if used is not None:
             used.synchronize()
         with self._streams.stream(self._side):
-            for weight, stride in zip(block.weights, block.strides, strict=True):
+            for number, (weight, stride) in enumerate(zip(block.weights, block.strides, strict=True)):
+                # Of a file by a mapping for this copy alone: the pages that are read of it go with it.
+                source = mapped(*block.files[number]) if number in block.files else weight.data
                 # A copy on a CPU too: it is the device there.
-                here = torch.empty_strided(weight.shape, stride, dtype=weight.dtype, device=self._device)
-                weights.append(here.copy_(weight.data, non_blocking=self._has_streams))
+                here = torch.empty_strided(source.shape, stride, dtype=source.dtype, device=self._device)
+                weights.append(here.copy_(source, non_blocking=self._has_streams))
 
     def _save_places(self, *_: Any) -> None:
         """While the denoiser's forward runs; inside of checkpointed blocks, checkpointing's own hooks come first."""
