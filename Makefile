@@ -19,7 +19,7 @@ test: .venv/dev.done .venv/torchao.done .venv/deepspeed.done .venv/comfyui.done 
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 20
 	PYTHONPATH=.venv/torchao $(BIN)/python -m pytest tests/pipelines/test_quantization.py tests/pipelines/test_quantization_kinds.py tests/training/test_quantized.py -k torchao
 	PYTHONPATH=.venv/deepspeed $(BIN)/python -m pytest tests/training/test_processes.py tests/training/test_skipping.py -m slow -k "zero2 or fsdp2"
-	COMFYUI=.venv/comfyui $(BIN)/python -m pytest tests/comfyui tests/test_benchmarks.py -m comfyui
+	COMFYUI=.venv/comfyui $(BIN)/python -m pytest tests/comfyui tests/test_benchmarks.py -m "comfyui and not slow"
 	TOOLS=.venv/tools $(BIN)/python -m pytest tests/export -m tools
 
 test-oldest: .venv-oldest/dev.done  ## the fast tests with the oldest versions that pyproject.toml allows

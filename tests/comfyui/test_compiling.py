@@ -29,14 +29,14 @@ def adapter(twin, folder, targets, seed=0, **settings):
     return read_adapter(folder)
 
 
-def compiled(patcher, keys=("diffusion_model",)):
-    """As ComfyUI's node does it; with the graphs that it finds, but no machine code."""
+def compiled(patcher, keys=("diffusion_model",), backend="eager"):
+    """As ComfyUI's node does it; with the graphs that it finds, but no machine code if not asked for."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
     patcher = patcher.clone(disable_dynamic=True)
     options = {"guard_filter_fn": skip_torch_compile_dict}
-    set_torch_compile_wrapper(patcher, "eager", options, keys=list(keys))
+    set_torch_compile_wrapper(patcher, backend, options, keys=list(keys))
     return patcher
 
 
@@ -94,6 +94,19 @@ def test_a_part_of_the_model(sd, order, tmp_path):
         expected = in_comfyui(sd, plain, *call)
         torch.testing.assert_close(in_comfyui(sd, patcher, *call), expected, rtol=1e-4, atol=1e-4)
     assert (in_comfyui(sd, sd.patcher(), *alike) - expected).abs().max() > 1e-2
+    assert graphs() > 0
+
+
+@pytest.mark.slow
+def test_machine_code(sd, tmp_path):
+    """What the compiler makes by default, of the bare model and with the adapter in it."""
+    ink = adapter(sd, tmp_path / "ink", "mid_block.*(conv1|time_emb_proj|to_q|proj_in)")
+    bare = compiled(sd.patcher(), MIDDLE, "inductor")
+    for call in (inputs(sd), inputs(sd, seed=1, part=0.7)):
+        plain, expected = (in_comfyui(sd, one, *call) for one in (sd.patcher(), routed(sd.patcher(), ink, 1.0)))
+        torch.testing.assert_close(in_comfyui(sd, routed(bare, ink, 1.0), *call), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(in_comfyui(sd, bare, *call), plain, rtol=1e-4, atol=1e-4)
+        assert (expected - plain).abs().max() > 1e-2
     assert graphs() > 0
 
 
