@@ -1,6 +1,7 @@
 """The folder that goes into ComfyUI: what it offers, and its example."""
 
 import json
+import subprocess
 import sys
 import types
 from importlib import util
@@ -39,6 +40,25 @@ def test_the_package_offers_the_nodes_and_names_the_folder(folders, tmp_path):
     paths, suffixes = folders.folder_names_and_paths["fera"]
     assert paths == [str(tmp_path / "fera"), str(tmp_path / "loras")] and suffixes == {".safetensors"}
     assert folders.folder_names_and_paths["fera_schedules"] == (paths, {".json"})
+
+
+def test_a_link_to_a_checkout_is_enough(tmp_path):
+    """Nothing installed; and ComfyUI's folder holds another by the library's name, such as the checkout itself."""
+    (tmp_path / "ComfyUI" / "fera" / "docs").mkdir(parents=True)
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "custom_nodes" / "fera").symlink_to(FOLDER)
+    code = (
+        "import sys, types; from pathlib import Path; from importlib import util\n"
+        "sys.path[:] = ['.', *(p for p in sys.path if not (Path(p) / 'fera' / '__init__.py').is_file())]\n"
+        "folders = sys.modules['folder_paths'] = types.ModuleType('folder_paths')\n"
+        "folders.models_dir, folders.folder_names_and_paths = '.', {}\n"
+        "folders.get_folder_paths = lambda name: []\n"
+        f"spec = util.spec_from_file_location('nodes', {str(tmp_path / 'custom_nodes' / 'fera' / '__init__.py')!r})\n"
+        "module = util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "print(len(module.NODE_CLASS_MAPPINGS))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "ComfyUI")
+    assert run.stdout.strip() == str(len(NODES)), run.stderr[-2000:]
 
 
 def test_schedules_are_told_from_other_json(folders, monkeypatch):
