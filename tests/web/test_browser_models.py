@@ -67,6 +67,14 @@ def test_the_gate_is_under_the_picture_at_each_step(tab, name):
         assert played(page, "video") == pytest.approx(case.frames / 16, abs=0.1)
     else:
         expect(page.locator(".pair img").last).to_be_visible()
+    # Opened again, the form has what the drawing was made with; a button has it back later.
+    page.reload()
+    expect(page.get_by_label("Prompts")).to_have_value("a red rocket", timeout=20_000)
+    expect(page.get_by_label("Run, folder, file or Hub id")).to_have_value(f"adapters/{name}")
+    assert page.get_by_label("Width").input_value() == str(case.width)
+    page.get_by_label("Prompts").fill("another")
+    page.get_by_role("button", name="Use its settings").click()
+    expect(page.get_by_label("Prompts")).to_have_value("a red rocket")
 
 
 def test_a_sound_is_trained_previewed_drawn_and_heard(tab, root):

@@ -153,14 +153,14 @@ draw.addEventListener("submit", async (event) => {
 
 // What is being drawn.
 let shown = 0;
-async function showDrawing(name) {
+async function showDrawing(name, isReopened = false) {
   const number = ++shown;
   const place = document.getElementById("pictures");
   document.getElementById("shown").hidden = false;
   place.replaceChildren();
   const figures = new Map();
+  let told;
   for (;;) {
-    let told;
     try {
       const answer = await fetch(`/draw/live?name=${encodeURIComponent(name)}`);
       if (number !== shown) return;
@@ -186,6 +186,12 @@ async function showDrawing(name) {
     }
     if (!told.is_open) break;
     await new Promise((done) => setTimeout(done, 400));
+  }
+  // Opened again, the form has what the drawing was made with, unless something was typed meanwhile.
+  const first = told.pictures.map((one) => one.rows.adapted ?? one.rows.base).find((row) => row?.final);
+  if (isReopened && first && !draw.prompts.value && await useSettingsOf(first.final)) {
+    draw.prompts.value = told.pictures.map((one) => one.prompt).filter(Boolean).join("\n");
+    changed();
   }
   const recent = await fetch("/draw/list").catch(() => null);
   if (recent && recent.ok) document.getElementById("recent").innerHTML = await recent.text();
@@ -217,7 +223,11 @@ class Picture {
     this.slider = made("input", { type: "range", min: "1", max: "1", value: "1", "aria-label": `step of picture ${number + 1}` });
     this.gates = made("div", { class: "gates" });
     this.caption = made("figcaption");
-    this.element.append(this.pair, this.slider, this.gates, this.caption);
+    this.again = made("button", { type: "button", class: "small", hidden: "" }, "Use its settings");
+    this.again.addEventListener("click", () => {
+      useSettingsOf((this.picture.rows.adapted ?? this.picture.rows.base).final).then(() => draw.prompts.focus());
+    });
+    this.element.append(this.pair, this.slider, this.gates, this.caption, this.again);
     this.slider.addEventListener("input", () => this.render());
     this.images = {};
   }
@@ -231,6 +241,7 @@ class Picture {
     this.slider.max = String(this.count);
     if (wasLast) this.slider.value = this.slider.max;
     this.slider.hidden = this.count < 2;
+    this.again.hidden = !(picture.rows.adapted ?? picture.rows.base)?.final;
     this.render();
   }
 
@@ -312,35 +323,6 @@ class Picture {
   }
 }
 
-// Settings from a picture's own file: the text chunk "settings" of a PNG.
-async function settingsOf(file) {
-  const bytes = new Uint8Array(await file.arrayBuffer());
-  const view = new DataView(bytes.buffer);
-  if (bytes.length < 8 || view.getUint32(0) !== 0x89504e47) return null;
-  const texts = {};
-  for (let at = 8; at + 12 <= bytes.length;) {
-    const length = view.getUint32(at);
-    const kind = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
-    const data = bytes.subarray(at + 8, at + 8 + length);
-    if (kind === "tEXt" || kind === "iTXt") {
-      const end = data.indexOf(0);
-      const key = new TextDecoder("latin1").decode(data.subarray(0, end));
-      if (kind === "tEXt") texts[key] = new TextDecoder("latin1").decode(data.subarray(end + 1));
-      else if (data[end + 1] === 0) { // not compressed: language and translated key come before the text
-        const language = data.indexOf(0, end + 3);
-        texts[key] = new TextDecoder().decode(data.subarray(data.indexOf(0, language + 1) + 1));
-      }
-    }
-    if (kind === "IEND") break;
-    at += 12 + length;
-  }
-  try {
-    return texts.settings ? JSON.parse(texts.settings) : null;
-  } catch {
-    return null;
-  }
-}
-
 function restore(settings) {
   draw.reset();
   for (const one of [...Use.all]) one.element.remove();
@@ -354,21 +336,40 @@ function restore(settings) {
   changed();
 }
 
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", async (event) => {
-  event.preventDefault();
-  const [file] = event.dataTransfer.files;
-  if (!file) return;
+// Fill the form with what a picture was drawn with.
+async function useSettings(file, name) {
   const settings = await settingsOf(file).catch(() => null);
   if (!settings || typeof settings !== "object") {
-    tell(`${file.name} holds no settings of fera's: drop a PNG that fera generate or this page drew`, true);
-    return;
+    tell(`${name} holds no settings of fera's: take a PNG that fera generate or this page drew`, true);
+    return false;
   }
   restore(settings);
-  tell(`settings of ${file.name}`, false);
+  tell(`settings of ${name}`, false);
+  return true;
+}
+
+async function useSettingsOf(path) {
+  const answer = await fetch(`/picture?path=${encodeURIComponent(path)}`).catch(() => null);
+  if (!answer || !answer.ok) {
+    tell(`${path} cannot be read any more`, true);
+    return false;
+  }
+  return useSettings(await answer.blob(), path.split("/").pop());
+}
+
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  const [file] = event.dataTransfer.files;
+  if (file) useSettings(file, file.name);
+});
+document.getElementById("settings-of").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  if (file) useSettings(file, file.name);
+  event.target.value = "";  // the same one again is a change too
 });
 
 if (draw.dataset.run) new Use({ path: draw.dataset.run });
 else if (document.querySelector("#adapters option")) new Use();
-if (draw.dataset.shown) showDrawing(draw.dataset.shown);
+if (draw.dataset.shown) showDrawing(draw.dataset.shown, true);
 changed();
