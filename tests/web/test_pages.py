@@ -3,19 +3,22 @@
 import json
 import os
 import shutil
+import signal
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from report_cases import Page
-from web_cases import do, write_light_run
+from web_cases import WORDS, do, make_client, wait_for, write_light_run
 
 from fera.config.keys import keys
 from fera.config.reading import load_config
 from fera.training import TrainConfig
 from fera.web import runs
 from fera.web.form import form, presets, read_form, to_short_toml, values_of
+from fera.web.jobs import Queue
 
 VALUES = {"base": "emoji", "output_dir": "runs/new", "data.train_data_dir": "data", "train.steps": "50"}
 
@@ -114,6 +117,27 @@ def test_a_folder_that_vanishes_is_told(client, root):
     assert 'role="alert"' in client.get("/run/live?name=runs/a").text
     shutil.rmtree(root)
     assert "is gone. Put it back" in client.get("/").text
+
+
+def test_a_run_that_loses_its_folder_or_is_killed_is_told(root, tmp_path):
+    queue = Queue(root, tmp_path / "other", [sys.executable, "-c", WORDS])
+    client = make_client(root, queue)
+    try:
+        queue.add(("train", "wait"), "runs/new", trains=True)
+        queue.tick()
+        job = queue.last_of("runs/new")
+        assert "is gone" not in page(client, "/run?name=runs/new").text  # it has not begun
+        wait_for(lambda: queue.output(job.id))
+        assert "is gone while its run goes on" in page(client, "/run?name=runs/new").text
+        os.kill(job.pid, signal.SIGKILL)
+        wait_for(lambda: queue.tick() or queue.last_of("runs/new").state == "failed")
+        assert "ended without a word" in page(client, "/run?name=runs/new").text
+        queue.add(("train", "fail"), "runs/other", trains=True)
+        wait_for(lambda: queue.tick() or queue.last_of("runs/other").state == "failed")
+        shown = page(client, "/run?name=runs/other").text
+        assert "error: it was told to fail" in shown and "without a word" not in shown
+    finally:
+        queue.close()
 
 
 def test_what_did_not_change_is_not_read_again(client, root):

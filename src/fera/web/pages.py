@@ -72,10 +72,14 @@ class Pages:
     def _state(self, row: RunRow) -> dict[str, Any]:
         path = run_path(self._places, row.name)
         others = [one for one in self._queue.jobs if one.run == row.name and not one.trains][-1:]
+        output = self._output(row)
         return {
             "row": row,
             "facts": look.about(row),
-            "output": self._output(row),
+            "output": output,
+            # A run takes its folder before it says a word.
+            "is_gone": row.state in ("starting", "stopping") and bool(output) and not path.is_dir(),
+            "is_killed": row.state == "failed" and "error: " not in output,
             "others": [(one, printed(self._queue, one.id)) for one in others],
             "is_busy": any(one.state in OPEN for one in others),
             "has_report": (path / "report.html").is_file(),
