@@ -124,9 +124,9 @@ def test_a_run_that_loses_its_folder_or_is_killed_is_told(root, tmp_path):
     client = make_client(root, queue)
     try:
         queue.add(("train", "wait"), "runs/new", trains=True)
+        assert "is gone" not in page(client, "/run?name=runs/new").text  # it waits
         queue.tick()
         job = queue.last_of("runs/new")
-        assert "is gone" not in page(client, "/run?name=runs/new").text  # it has not begun
         wait_for(lambda: queue.output(job.id))
         assert "is gone while its run goes on" in page(client, "/run?name=runs/new").text
         os.kill(job.pid, signal.SIGKILL)
