@@ -22,6 +22,8 @@ _UNET = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _Z_IMAGE = {
@@ -33,16 +35,76 @@ _Z_IMAGE = {
 }
 
 
+_OPEN_CLIP = {
+    "text_model.": "",
+    "encoder.layers.": "transformer.resblocks.",
+    "embeddings.token_embedding.": "token_embedding.",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.": "ln_final.",
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+    "self_attn.out_proj.": "attn.out_proj.",
+}
+
+
 def stable_diffusion(pipe: Any) -> Weights:
     """A whole pipeline of Stable Diffusion 1, as its releases and their children are passed around."""
-    layers = pipe.unet.config.layers_per_block
-    levels = len(pipe.vae.config.block_out_channels)
-    text = {
-        f"cond_stage_model.transformer.{_with_wrapper(key)}": w for key, w in pipe.text_encoder.state_dict().items()
+    text = _clip("cond_stage_model.transformer.", pipe.text_encoder)
+    return {key: weight.contiguous().clone() for key, weight in {**text, **_unet_and_vae(pipe)}.items()}
+
+
+def stable_diffusion_xl(pipe: Any) -> Weights:
+    """A whole pipeline of SDXL: its second text encoder has OpenCLIP's names."""
+    text = _clip("conditioner.embedders.0.transformer.", pipe.text_encoder)
+    text |= {f"conditioner.embedders.1.model.{key}": w for key, w in _open_clip(pipe.text_encoder_2).items()}
+    return {key: weight.contiguous().clone() for key, weight in {**text, **_unet_and_vae(pipe)}.items()}
+
+
+def text_encoders_of_3(parts: Any) -> Weights:
+    """Of Stable Diffusion 3, without T5: both have the names that transformers gives."""
+    names = {
+        "text_encoders.clip_l.transformer.": parts.text_encoder,
+        "text_encoders.clip_g.transformer.": parts.text_encoder_2,
     }
+    return {
+        f"{beginning}{key if key.startswith('text_projection') else _with_wrapper(key)}": weight
+        for beginning, encoder in names.items()
+        for key, weight in encoder.state_dict().items()
+    }
+
+
+def vae_of(vae: Any) -> Weights:
+    """The VAE of a whole checkpoint."""
+    levels = len(vae.config.block_out_channels)
+    return dict(_vae(key, weight, levels) for key, weight in vae.state_dict().items())
+
+
+def _clip(beginning: str, encoder: Any) -> Weights:
+    return {f"{beginning}{_with_wrapper(key)}": weight for key, weight in encoder.state_dict().items()}
+
+
+def _open_clip(encoder: Any) -> Weights:
+    state, found = encoder.state_dict(), {}
+    for key, weight in state.items():
+        original = key
+        for name, there in _OPEN_CLIP.items():
+            original = original.replace(name, there)
+        if ".q_proj." in key:
+            parts = [state[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            found[original.replace("self_attn.q_proj.", "attn.in_proj_")] = torch.cat(parts)
+        elif key == "text_projection.weight":
+            found["text_projection"] = weight.T
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            found[original] = weight
+    return found
+
+
+def _unet_and_vae(pipe: Any) -> Weights:
+    layers = pipe.unet.config.layers_per_block
     unet = {f"model.diffusion_model.{_unet(key, layers)}": weight for key, weight in pipe.unet.state_dict().items()}
-    vae = dict(_vae(key, weight, levels) for key, weight in pipe.vae.state_dict().items())
-    return {key: weight.contiguous().clone() for key, weight in {**text, **unet, **vae}.items()}
+    return {**unet, **vae_of(pipe.vae)}
 
 
 def z_image(transformer: Any) -> Weights:

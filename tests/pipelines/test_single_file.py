@@ -1,14 +1,16 @@
 """Bases in one file: under their original names, of all parts or the denoiser alone, with a folder's configuration."""
 
+import json
 import shutil
 
 import original_names
+import original_transformers
 import pytest
 import torch
 from adapter_cases import draw
 from safetensors.torch import save_file
-from tiny import make_sd_pipeline
-from trained_cases import z_image
+from tiny import make_sd3_pipeline, make_sd_pipeline
+from trained_cases import qwen_image, wan, z_image
 from training_cases import log_of, run_config
 
 import fera
@@ -76,6 +78,63 @@ def test_a_denoiser_alone(tmp_path):
     save_file(weights, tmp_path / "part.safetensors")
     with pytest.raises(FeraError, match=r"part\.safetensors: it lacks weights of a ZImageTransformer2DModel"):
         load_base(f"{tmp_path / 'part.safetensors'}|{tmp_path / 'folder'}")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """By name: a pipeline in a folder, and its denoiser in a file, which is of other weights."""
+    made = {}
+    for name, make, rename in (
+        ("wan", wan.make_pipeline, original_transformers.wan),
+        ("qwen-image", qwen_image.make_pipeline, original_transformers.qwen_image),
+        ("sd3", make_sd3_pipeline, original_transformers.stable_diffusion_3),
+    ):
+        folder = tmp_path_factory.mktemp(name)
+        pipe = make()
+        pipe.save_pretrained(folder / "folder")
+        with torch.no_grad():
+            for weight in pipe.transformer.parameters():
+                weight.add_(0.01)
+        save_file(rename(pipe.transformer), folder / "file.safetensors")
+        made[name] = (pipe, folder / "file.safetensors", folder / "folder")
+    return made
+
+
+@pytest.mark.parametrize("name", ["wan", "qwen-image", "sd3"])
+def test_denoisers_as_comfyui_has_them(alone, name):
+    expected, file, folder = alone[name]
+    equal(load_base(f"{file}|{folder}"), expected, ("transformer", "vae"))
+
+
+def test_the_shapes_of_a_file_decide(alone, tmp_path):
+    """A folder of a pipeline with more layers, or with the folder of its denoiser taken out."""
+    expected, file, folder = alone["sd3"]
+    shutil.copytree(folder, tmp_path / "folder")
+    place = tmp_path / "folder" / "transformer" / "config.json"
+    settings = json.loads(place.read_text())
+    place.write_text(json.dumps(settings | {"num_layers": 7, "joint_attention_dim": 1024}))
+    equal(load_base(f"{file}|{tmp_path / 'folder'}"), expected, ("transformer",))
+    shutil.rmtree(tmp_path / "folder" / "tokenizer_2")
+    with pytest.raises(
+        FeraError, match=r"file\.safetensors: tokenizer_2 is not in .*: name a pipeline that has it all"
+    ):
+        load_base(f"{file}|{tmp_path / 'folder'}")
+    with pytest.raises(FeraError, match="it holds the denoiser of Qwen-Image, and .* a SD3Transformer2DModel"):
+        load_base(f"{alone['qwen-image'][1]}|{folder}")
+
+
+def test_a_denoiser_alone_says_what_it_lacks(alone, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["generate", "a cat", "--base", str(alone["qwen-image"][1])]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "The configuration of Qwen/Qwen-Image was taken for it" in told and "Traceback" not in told
+    assert "The file holds the denoiser of Qwen-Image alone: VAE, text encoder and tokenizer come from there" in told
+
+
+def test_a_file_of_anything(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "any.safetensors")
+    with pytest.raises(FeraError, match=r"any\.safetensors: its weights are of no model known here; name its pipeline"):
+        load_base(str(tmp_path / "any.safetensors"))
 
 
 def test_it_trains_and_draws(checkpoint, configuration, image_folder, tmp_path, capsys):

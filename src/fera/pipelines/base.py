@@ -17,7 +17,15 @@ from fera.models.components import denoisers
 from fera.pipelines.block_offload import move, offload_blocks
 from fera.pipelines.quantization import quantize
 from fera.pipelines.quantization_kinds import KINDS, check_quantization
-from fera.pipelines.single_file import SEPARATOR, SingleFile, guessed_config, load_single_file, single_file
+from fera.pipelines.single_file import (
+    SEPARATOR,
+    SingleFile,
+    guessed_config,
+    lacking_parts,
+    load_single_file,
+    model_of,
+    single_file,
+)
 
 # Name of the base that comes with fera.
 EMOJI = "emoji"
@@ -61,8 +69,12 @@ def load_base(
         pipe = _load_alone(base, alone, dtype)
         return _laid_out(pipe) if laid_out else pipe
     given = given or {}
-    absent = _absent_parts(read_index(base, revision=revision))
+    index = read_index(base, revision=revision)
+    absent = _absent_parts(index)
     place, cls = parted(base)
+    if given and cls is DiffusionPipeline:
+        # Which takes no optional part that it is given (Wan's denoisers), but the folder's.
+        cls = getattr(diffusers, str(index.get("_class_name")), DiffusionPipeline)
     with loading(place):
         pipe = cls.from_pretrained(
             place, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **{**absent, **given}
@@ -118,8 +130,8 @@ def _load_alone(base: str, alone: SingleFile, dtype: torch.dtype | dict[str, tor
         if alone.config is not None or config is None:
             raise FeraError(f"base {alone.file}: {error}") from error
         raise FeraError(
-            f"base {alone.file}: {error}. The configuration of {config} was taken for it; name another, or a folder "
-            f"here: {alone.file}{SEPARATOR}FOLDER"
+            f"base {alone.file}: {error}. The configuration of {model_of(config)} was taken for it; name another, or a "
+            f"folder here: {alone.file}{SEPARATOR}FOLDER{lacking_parts(alone.file)}"
         ) from error
     pipe.register_to_config(_name_or_path=base)
     return pipe
