@@ -142,7 +142,7 @@ def load_single_file(base: SingleFile, config: str, dtype: torch.dtype | dict[st
         name = next(name for name, value in parts.items() if value[-1] in known())
         _check_there(config, [part for part in parts if part != name], "the file holds a denoiser alone")
         denoiser = _from_file(base, config, name, parts[name][-1], dtype)
-        # Of its own class: DiffusionPipeline takes no optional part (Wan's denoisers) that it is given, but the folder's.
+        # Of its own class: DiffusionPipeline overlooks optional parts (Wan's denoisers) that it is given.
         return pipeline.from_pretrained(config, dtype=dtype, use_safetensors=True, **{name: denoiser})
     given = _given_parts(base, config, parts, dtype)
     return pipeline.from_single_file(str(base.file), config=config, torch_dtype=_of(dtype, ""), **given)
