@@ -37,6 +37,25 @@ def test_pictures_and_captions_are_dropped_in(client, root):
     assert (root / "data" / "new.png").read_bytes() == content
 
 
+def test_a_disk_without_links_takes_them_too(client, root, monkeypatch):
+    def none(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    content = png((8, 8))
+    assert upload(client, content).json() == {"said": "new.png is in"}
+    assert (root / "data" / "new.png").read_bytes() == content
+    assert "has another new.png, which stays" in upload(client, png((9, 9))).json()["error"]
+    assert (root / "data" / "new.png").read_bytes() == content
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert upload(client, content, "b2.png").status_code == 507
+    assert "b2.png" not in names(root / "data") and len(names(root / "data")) == 7
+
+
 def test_an_empty_folder_is_made_and_filled(client, root):
     assert do(client, "data-folder", folder="more/pictures").json() == {"folder": "more/pictures"}
     assert "no pictures in" in client.get("/data?folder=more/pictures").text

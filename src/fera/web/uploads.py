@@ -71,7 +71,7 @@ def settle(path: Path, target: Path) -> str:
             raise FeraError(f"{target.name} {error}; it was not taken") from error
     sync(path)
     try:
-        os.link(path, target)  # unlike a renaming, it fails where something is
+        _name(path, target)
     except FileExistsError:
         if file_digest(path) == file_digest(target):
             return f"{target.name} was there already"
@@ -79,6 +79,25 @@ def settle(path: Path, target: Path) -> str:
             f"{target.parent.name} has another {target.name}, which stays: rename yours and drop it again"
         ) from None
     return f"{target.name} is in"
+
+
+def _name(path: Path, target: Path) -> None:
+    """Give a file its name, unless something has it.
+
+    Raises:
+        FileExistsError: something has it.
+    """
+    try:
+        os.link(path, target)  # unlike a renaming, it fails where something is
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and some shares know no links
+        target.touch(exist_ok=False)
+        try:
+            os.replace(path, target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
 
 
 def write_mask(content: bytes, path: Path, size: tuple[int, int]) -> None:
