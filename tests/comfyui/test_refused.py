@@ -1,11 +1,10 @@
 """What the node does not know is an error that names layers, and the page says what is proven."""
 
+import copy
 import re
 from pathlib import Path
 
 import pytest
-import torch
-from comfyui_engine import engine
 from comfyui_twins import TWINS
 from peft import inject_adapter_in_model
 from tuner_cases import fill
@@ -26,20 +25,19 @@ def test_the_pages_table_is_what_is_tried():
     assert sorted(named) == sorted({type(build().denoiser).__name__ for build in TWINS.values()})
 
 
-def test_a_model_whose_layers_have_other_names(tmp_path):
-    from models.hunyuan_video import make_transformer
-
-    settings = {
-        **{"image_model": "hunyuan_video", "in_channels": 4, "out_channels": 4, "patch_size": [1, 2, 2]},
-        **{"hidden_size": 32, "num_heads": 2, "mlp_ratio": 4.0, "depth": 1, "depth_single_blocks": 1, "theta": 256},
-        **{"axes_dim": [4, 4, 8], "qkv_bias": True, "guidance_embed": False, "vec_in_dim": 32, "context_in_dim": 32},
-        **{"meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None, "byt5": False},
-        **{"meanflow_sum": False, "dtype": torch.float32},
-    }
-    comfy = engine()
-    model = comfy.model_base.HunyuanVideo(comfy.supported_models.HunyuanVideo(settings), device="cpu")
-    denoiser = inject_adapter_in_model(FeraConfig(r=2), make_transformer(), "default")
-    fera.save_adapter(fill(denoiser), tmp_path / "ink")
-    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-    with pytest.raises(FeraError, match="trained on a HunyuanVideoTransformer3DModel, and none of its .* layers is in"):
-        routed(patcher, read_adapter(tmp_path / "ink"), 1.0)
+def test_layers_without_a_name_in_comfyui(tmp_path):
+    twin = TWINS["hunyuan_video"]()
+    for targets, said in {
+        (
+            "norm_out.linear",
+            "context_embedder.proj_in",
+        ): "on a HunyuanVideoTransformer3DModel, and none of its .* is in",
+        (
+            "to_q",
+            "context_embedder.proj_in",
+        ): "1 of the .* layers of ink have no place .*, a HunyuanVideo: context_embedd",
+    }.items():
+        settings = FeraConfig(r=2, target_modules=list(targets))
+        fera.save_adapter(fill(inject_adapter_in_model(settings, copy.deepcopy(twin.denoiser))), tmp_path / "ink")
+        with pytest.raises(FeraError, match=said):
+            routed(twin.patcher(), read_adapter(tmp_path / "ink"), 1.0)

@@ -13,6 +13,7 @@ from torch import nn
 
 from fera.comfyui.adapter import LiveAdapter
 from fera.comfyui.experts import LayerExperts
+from fera.comfyui.fused import fused_place
 from fera.errors import FeraError
 from fera.export.comfyui import names_in_comfyui
 
@@ -50,7 +51,7 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     modules = dict(model.named_modules())
     places, missing = [], []
     for layer, experts in adapter.layers.items():
-        target = next((key_map[name] for name in names_in_comfyui(adapter.denoiser, layer) if name in key_map), None)
+        target = _target(adapter.denoiser, layer, key_map, modules)
         place = None if target is None else place_at(layer, experts, target, modules)
         if place is None:
             missing.append(layer)
@@ -68,6 +69,20 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
             f"{kind}: {', '.join(missing[:3])}. It may be of another version than the {adapter.denoiser} of training"
         )
     return places
+
+
+def _target(denoiser: str, layer: str, key_map: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> Any:
+    """An entry of ComfyUI's map for a layer, or one such as it might have; None where there is none."""
+    if known := fused_place(denoiser, layer):
+        path, part = f"diffusion_model.{known[0]}", known[1]
+        if part is None or path not in modules:
+            return path + _WEIGHT
+        width, outputs, _ = _features(modules[path])
+        if width is None or outputs is None:
+            return None
+        length = width if part < 3 else outputs - 3 * width
+        return (path + _WEIGHT, (0, part * width, length))
+    return next((key_map[name] for name in names_in_comfyui(denoiser, layer) if name in key_map), None)
 
 
 def place_at(layer: str, experts: LayerExperts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:
@@ -90,7 +105,6 @@ def place_at(layer: str, experts: LayerExperts, target: Any, modules: Mapping[st
     module = modules.get(path)
     if module is None or (span is not None and span[0] != 0):
         return None
-    start, length = (0, None) if span is None else (span[1], span[2])
     inputs, outputs, kernel = _features(module)
     start, length = (0, None) if span is None else (span[1], span[2])
     if span is not None and experts.outputs not in (length, None):
