@@ -92,7 +92,7 @@ def test_the_adapter_acts(pipe, case):
 
 
 def test_the_table_lists_what_is_proven():
-    """Here, or in test_trained.py, which draws with an adapter too."""
+    """Here, or in test_trained_runs.py, which draws with an adapter too."""
     proven = {}
     for case in [*CASES, *TRAINED]:
         pipe = case.pipeline()
