@@ -12,8 +12,6 @@ variable FERA_BEFORE names its `src` folder:
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import fera
 from benchmarks.meters import REPORTED_SECONDS, Clock, Meter
+from benchmarks.peaks import run_fera
 from benchmarks.pictures import make_pictures
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
@@ -29,14 +28,6 @@ _CACHED, _ENCODED = 10_000, 2_000
 _SOURCE = Path(fera.__file__).parents[1]
 _PEAK = Meter(lambda work, clock: float(work(clock)), "MB", 1e-6)
 _WALL = Meter(lambda work, clock: float(work(clock)), "s", 1.0)
-# The most memory that a process had at a time, in kilobytes, is the last line that it writes.
-_TRAIN = """
-import resource, sys
-from fera.cli import main
-code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
 
 
 def races(setting: Setting) -> Iterator[Race]:
@@ -101,6 +92,4 @@ def _train(folder: Path, source: Path, pictures: Path) -> float:
     }
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     kept = {"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "FERA_CACHE": str(folder / "known")}
-    command = [sys.executable, "-c", _TRAIN, "train", *flags]
-    done = subprocess.run(command, env=os.environ | kept, check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) * 1000.0
+    return run_fera(["train", *flags], kept)

@@ -1,9 +1,6 @@
 """Memory of training on clips: a process that trains on two thousand of them against one that trains on twenty."""
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,20 +10,13 @@ import numpy as np
 
 import fera
 from benchmarks.meters import Meter
+from benchmarks.peaks import run_fera
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from benchmarks.small_wan import save_base
 
 _MANY, _FEW = 2000, 20
 _FRAMES, _SIDE, _STEPS, _CAPTIONS = 5, 32, 40, 100
-# The most memory that a process had at a time, in kilobytes, is the last line that it writes.
-_TRAIN = """
-import resource, sys
-from fera.cli import main
-code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
 
 _PEAK = Meter(lambda work, clock: float(work()), "MB", 1e-6)
 
@@ -66,9 +56,7 @@ def _run(folder: Path, base: Path, count: int, steps: int) -> Callable[[], float
         }
         flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         kept = {"PYTHONPATH": str(Path(fera.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", _TRAIN, "train", *flags]
-        done = subprocess.run(command, env=os.environ | kept, check=True, capture_output=True, text=True)
-        return 1024.0 * int(done.stdout.split()[-1])
+        return run_fera(["train", *flags], kept)
 
     return train
 

@@ -10,9 +10,6 @@ had, pages of mapped files among it, and its time. Nothing is in a cache: the ca
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from benchmarks.full_models import flux_of
+from benchmarks.peaks import run_fera
 from fera.pipelines.base import EMOJI, load_base
 
 _SHARD = 2**31  # bytes
@@ -37,14 +35,6 @@ WAYS = {
     "blocks wait on the disk": {"train.offload": "disk"},
     "4 bits (NF4)": {"quantization": "4bit"},
 }
-# The most memory that a process had at a time, in kilobytes, is the last line that it writes.
-_TRAIN = """
-import resource, sys
-from fera.cli import main
-code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Outcome:
         seconds: of the whole run.
     """
 
-    resident: int
+    resident: float
     seconds: float
 
 
@@ -176,13 +166,8 @@ def train(base: Path, folder: Path, settings: dict[str, str], side: int) -> Outc
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
     kept = {"HF_HUB_OFFLINE": "1", "FERA_CACHE": str(folder / "known")}
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", _TRAIN, "train", *flags], env=os.environ | kept, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"fera train ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    seconds = time.perf_counter() - began
-    return Outcome(int(done.stdout.split()[-1]) * 1024, seconds)
+    resident = run_fera(["train", *flags], kept)
+    return Outcome(resident, time.perf_counter() - began)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,8 +10,6 @@ its `src` folder:
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,19 +21,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import fera
 from benchmarks.full_models import SD15
 from benchmarks.meters import Meter
+from benchmarks.peaks import run_fera
 from benchmarks.race import Comparison, Race
 from benchmarks.setting import Setting
 from fera.pipelines.base import EMOJI, load_base
 
 _PICTURES, _STEPS = 2, 2
-# The most memory that a process had at a time, in kilobytes, is the last line that it writes.
-_TRAIN = """
-import resource, sys
-from fera.cli import main
-code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
 _PEAK = Meter(lambda work, clock: float(work()), "MB", 1e-6)
 NOW, WAITING, BEFORE = "now", "now, blocks wait on the disk", "before"
 
@@ -91,9 +82,7 @@ def _run(
         settings |= {"train.offload": "disk"} if waits else {}
         flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         kept = {"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "FERA_CACHE": str(folder / "known")}
-        command = [sys.executable, "-c", _TRAIN, "train", *flags]
-        done = subprocess.run(command, env=os.environ | kept, check=True, capture_output=True, text=True)
-        return int(done.stdout.split()[-1]) * 1000.0
+        return run_fera(["train", *flags], kept)
 
     return train
 

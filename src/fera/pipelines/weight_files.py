@@ -82,9 +82,9 @@ def remap(model: nn.Module, files: Sequence[Path]) -> None:
     """
     held = tensors_of(files)
     for name, weight in model.named_parameters():
-        same = (path for path in held.get(name, ()) if is_same(weight.data, mapped(path, name)))
-        if (path := next(same, None)) is not None:
-            weight.data = mapped(path, name)
+        found = (mapped(path, name) for path in held.get(name, ()))
+        if (same := next((tensor for tensor in found if is_same(weight.data, tensor)), None)) is not None:
+            weight.data = same
 
 
 def is_same(weight: Tensor, held: Tensor) -> bool:
