@@ -60,7 +60,7 @@ def test_base_that_is_no_pipeline(run, tmp_path):
     assert code == 2 and "no model_index.json" in message and "config.json" in message
     (tmp_path / "model.safetensors").write_bytes(b"x")
     code, message = run(base=tmp_path / "model.safetensors")
-    assert code == 2 and "model.safetensors: cannot load base" in message
+    assert code == 2 and "model.safetensors: it cannot be read" in message
 
 
 def copy_of(folder: Path, to: Path) -> Path:
