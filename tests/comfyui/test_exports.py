@@ -19,11 +19,7 @@ pytestmark = pytest.mark.comfyui
 GATE = [0.2, 0.3, 0.5]
 
 
-# Its layers are parts of others there, which the export does not write.
-NOT_EXPORTED = {"hunyuan_video"}
-
-
-@pytest.mark.parametrize("name", sorted(TWINS.keys() - NOT_EXPORTED))
+@pytest.mark.parametrize("name", sorted(TWINS))
 def test_a_static_lora_is_the_merged_adapter(name, tmp_path):
     comfy, twin = engine(), TWINS[name]()
     settings = {"target_modules": twin.targets} if twin.targets else {}

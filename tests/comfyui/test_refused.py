@@ -26,18 +26,18 @@ def test_the_pages_table_is_what_is_tried():
 
 
 def test_layers_without_a_name_in_comfyui(tmp_path):
-    twin = TWINS["hunyuan_video"]()
+    """Such as the embedding of the guidance of a base that was distilled, in a model without one."""
+    from models.hunyuan_video import make_transformer
+
+    guided = make_transformer(guidance_embeds=True, attention_head_dim=16, rope_axes_dim=(4, 4, 8))
     for targets, said in {
-        (
-            "norm_out.linear",
-            "context_embedder.proj_in",
-        ): "on a HunyuanVideoTransformer3DModel, and none of its .* is in",
+        ("guidance_embedder.linear_1",): "on a HunyuanVideoTransformer3DModel, and none of its 1 layers is in",
         (
             "to_q",
-            "context_embedder.proj_in",
-        ): "1 of the .* layers of ink have no place .*, a HunyuanVideo: context_embedd",
+            "guidance_embedder.linear_1",
+        ): "1 of the .* layers of ink have no place .*, a HunyuanVideo: time_text_embed.guidance",
     }.items():
         settings = FeraConfig(r=2, target_modules=list(targets))
-        fera.save_adapter(fill(inject_adapter_in_model(settings, copy.deepcopy(twin.denoiser))), tmp_path / "ink")
+        fera.save_adapter(fill(inject_adapter_in_model(settings, copy.deepcopy(guided))), tmp_path / "ink")
         with pytest.raises(FeraError, match=said):
-            routed(twin.patcher(), read_adapter(tmp_path / "ink"), 1.0)
+            routed(TWINS["hunyuan_video"]().patcher(), read_adapter(tmp_path / "ink"), 1.0)

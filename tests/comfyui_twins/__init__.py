@@ -7,7 +7,7 @@ from comfyui_engine import Twin
 from comfyui_twins.aura_flow import aura_flow
 from comfyui_twins.chroma import chroma
 from comfyui_twins.flux import fill, flux, flux2, kontext
-from comfyui_twins.hunyuan_video import hunyuan_video
+from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
 from comfyui_twins.kept_names import ernie_image, hidream, kandinsky5
 from comfyui_twins.krea2 import krea2
 from comfyui_twins.ltx import ltx
@@ -26,7 +26,9 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "flux": flux,
     "flux2": flux2,
     "hidream": hidream,
+    "hunyuan_image": hunyuan_image,
     "hunyuan_video": hunyuan_video,
+    "hunyuan_video15": hunyuan_video15,
     "kandinsky5": kandinsky5,
     "kontext": kontext,
     "krea2": krea2,

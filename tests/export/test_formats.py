@@ -23,6 +23,7 @@ from tuner_cases import fill
 import fera
 from fera import FeraConfig, FeraError
 from fera.export import comfyui
+from fera.export.comfyui.lookup import NAMES
 from fera.export.formats import FORMATS, encode
 from fera.export.tools import TOOLS, format_for
 from fera.export.writing import export_lora
@@ -204,7 +205,7 @@ def test_kohya_names_the_base(width, sdxl, version):
     assert metadata["ss_v2"] == str(version == "sd_v2")
 
 
-@pytest.mark.parametrize("denoiser", [name for name in comfyui._RENAMED if name in COMFYUI])
+@pytest.mark.parametrize("denoiser", [name for name in NAMES if name in COMFYUI])
 def test_comfyui(denoiser):
     pipeline, settings = COMFYUI[denoiser]
     with torch.device("meta"):
@@ -212,7 +213,7 @@ def test_comfyui(denoiser):
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     held = {name: (4, 5) for name in names if comfyui.refuses(denoiser, [name]) is None}
     if denoiser == "LTXVideoTransformer3DModel":  # of which diffusers' loader of LoRAs knows no original names
-        held = {name: shape for name, shape in held.items() if comfyui.rename(denoiser, name) == name}
+        held = {name: shape for name, shape in held.items() if comfyui.layer_in_comfyui(denoiser, name).path == name}
     assert len(held) >= 8 and any("to_q" in name for name in held)
     lora = make_lora(denoiser, held)
     tensors, _ = encode(lora, "comfyui")
@@ -250,7 +251,7 @@ def test_names_of_the_original_wan():
     [
         ("comfyui", "DiTTransformer2DModel", "a.to_q", "DiTTransformer2DModel are not known to fera"),
         ("comfyui", "Lumina2Transformer2DModel", "layers.0.attn.to_q", "neither keys nor values"),
-        ("comfyui", "WanTransformer3DModel", "proj_out", "not known to fera for: proj_out.* can hold it: diffusers$"),
+        ("comfyui", "WanTransformer3DModel", "odd.to_q", "not known to fera for: odd.to_q.* can hold it: diffusers$"),
         (
             "kohya",
             "SD3Transformer2DModel",

@@ -92,21 +92,27 @@ def make_dit_pipeline(**overrides: object) -> HunyuanDiTPipeline:
     )
 
 
+def make_image_transformer(**overrides: object) -> HunyuanImageTransformer2DModel:
+    """For 4-channel latents, text widths 32."""
+    settings = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_refiner_layers": 1,
+        "text_embed_dim": 32,
+        "text_embed_2_dim": 32,
+        "rope_axes_dim": (8, 8),
+    }
+    torch.manual_seed(0)
+    return HunyuanImageTransformer2DModel(**settings | overrides).eval()
+
+
 def make_image_pipeline() -> HunyuanImagePipeline:
     """HunyuanImage 2.1, for prompt embeddings."""
-    torch.manual_seed(0)
-    transformer = HunyuanImageTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        text_embed_dim=32,
-        text_embed_2_dim=32,
-        rope_axes_dim=(8, 8),
-    )
+    transformer = make_image_transformer()
     vae = AutoencoderKLHunyuanImage(
         in_channels=3,
         out_channels=3,

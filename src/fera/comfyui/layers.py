@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fera.comfyui.adapter import LiveAdapter
 from fera.comfyui.experts import LayerExperts
-from fera.comfyui.fused import fused_place
 from fera.errors import FeraError
-from fera.export.comfyui import names_in_comfyui
+from fera.export.comfyui import layer_in_comfyui, names_in_comfyui
+from fera.export.comfyui.own import Own
 
 _WEIGHT = ".weight"
 
@@ -51,7 +52,7 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     modules = dict(model.named_modules())
     places, missing = [], []
     for layer, experts in adapter.layers.items():
-        target = _target(adapter.denoiser, layer, key_map, modules)
+        target = _target(adapter.denoiser, layer, experts, key_map, modules)
         place = None if target is None else place_at(layer, experts, target, modules)
         if place is None:
             missing.append(layer)
@@ -71,18 +72,41 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     return places
 
 
-def _target(denoiser: str, layer: str, key_map: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> Any:
+def _target(
+    denoiser: str, layer: str, experts: LayerExperts, key_map: Mapping[str, Any], modules: Mapping[str, nn.Module]
+) -> Any:
     """An entry of ComfyUI's map for a layer, or one such as it might have; None where there is none."""
-    if known := fused_place(denoiser, layer):
-        path, part = f"diffusion_model.{known[0]}", known[1]
-        if part is None or path not in modules:
-            return path + _WEIGHT
-        width, outputs, _ = _features(modules[path])
-        if width is None or outputs is None:
-            return None
-        length = width if part < 3 else outputs - 3 * width
-        return (path + _WEIGHT, (0, part * width, length))
-    return next((key_map[name] for name in names_in_comfyui(denoiser, layer) if name in key_map), None)
+    own = layer_in_comfyui(denoiser, layer)
+    module = None if own is None else modules.get(f"diffusion_model.{own.path}")
+    if own is None or module is None:
+        return next((key_map[name] for name in names_in_comfyui(denoiser, layer) if name in key_map), None)
+    span = _span(layer, own, experts.outputs, module) if own.part else None
+    return f"diffusion_model.{own.path}{_WEIGHT}", span, _halves_turned if own.is_turned else None
+
+
+def _halves_turned(weight: Tensor) -> Tensor:
+    return torch.cat(weight.chunk(2)[::-1])
+
+
+def _span(layer: str, own: Own, width: int | None, module: nn.Module) -> tuple[int, int, int]:
+    """Where a part of a fused layer is among its outputs: (0, start, length).
+
+    Args:
+        layer: what messages call it.
+        own: the part.
+        width: outputs of its experts; None where any will do.
+        module: the fused layer.
+    """
+    inputs, outputs, _ = _features(module)
+    if own.is_grouped:
+        return (0, *_grouped(layer, width, outputs))
+    if inputs is None or outputs is None:
+        raise FeraError(f"{layer}: the size of its place in a fused layer of this model is not known")
+    one = outputs // len(own.parts)
+    if "m" in own.parts:
+        one = inputs if width is None or own.part == "m" else width
+    start = own.parts.index(own.part) * one
+    return 0, start, outputs - start if own.part == "m" else one
 
 
 def place_at(layer: str, experts: LayerExperts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:
@@ -132,7 +156,7 @@ def _told(number: int | None, kernel: Sequence[int] | None = None) -> str:
 def _grouped(layer: str, length: Any, outputs: int | None) -> tuple[int, int]:
     """Where queries, keys and values of unequal width lie, one behind the other; the last two are equally wide."""
     kind = layer.rpartition("to_")[2]
-    if outputs is None or kind not in ("q", "k", "v"):
+    if outputs is None or length is None or kind not in ("q", "k", "v"):
         raise FeraError(f"{layer}: its place in a fused layer of this model is not known")
     return {"q": 0, "k": outputs - 2 * length, "v": outputs - length}[kind], length
 

@@ -1,0 +1,52 @@
+"""Which layer of ComfyUI's model one of diffusers' is."""
+
+import re
+from functools import cache
+
+from fera.export.comfyui import hunyuan, kept, lumina, wan
+from fera.export.comfyui.own import Names, Own
+
+# Models of which ComfyUI's own map of names knows diffusers' paths.
+BY_DIFFUSERS = (
+    "AuraFlowTransformer2DModel",
+    "ChromaTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "FluxTransformer2DModel",
+    "Krea2Transformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+)
+NAMES: dict[str, Names] = {**hunyuan.NAMES, **kept.NAMES, **lumina.NAMES, **wan.NAMES}
+
+
+@cache
+def layer_in_comfyui(denoiser: str, layer: str) -> Own | None:
+    """The layer of ComfyUI's model that one of diffusers' is, or is a part of.
+
+    Args:
+        denoiser: class name, in diffusers, of the denoiser.
+        layer: the layer's path in it.
+
+    Returns:
+        None where no table knows it, which of `BY_DIFFUSERS` and of UNets none does.
+    """
+    for pattern, own in NAMES.get(denoiser, {}).items():
+        if match := re.fullmatch(pattern, layer):
+            if isinstance(own, str):
+                return Own(match.expand(own))
+            return Own(match.expand(own.path), match.expand(own.part), own.parts, own.is_grouped, own.is_turned)
+    return None
+
+
+def names_in_comfyui(denoiser: str, layer: str) -> list[str]:
+    """What a LoRA file may call a layer, so that ComfyUI's own map knows it; the first that is there counts.
+
+    Args:
+        denoiser: class name of the denoiser.
+        layer: diffusers' path of the layer in it.
+    """
+    if "UNet" in denoiser:
+        return [f"lora_unet_{layer.replace('.', '_')}"]
+    own = layer_in_comfyui(denoiser, layer)
+    names = [] if own is None or own.part else [f"diffusion_model.{own.path}"]
+    return [f"transformer.{layer}", *names]
