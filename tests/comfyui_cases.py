@@ -1,6 +1,7 @@
 """Calls of one denoiser in ComfyUI and in diffusers, with the same weights (`comfyui_engine`)."""
 
 import torch
+from comfyui_engine import engine
 
 from fera.comfyui.latent import noise_level_of
 
@@ -22,7 +23,13 @@ def in_comfyui(twin, patcher, x, sigma, context, options=None, **conditions):
         for key, value in twin.extra.items()
     }
     options = {"wrappers": patcher.wrappers} | (options or {})
-    return patcher.model.apply_model(x, sigma, c_crossattn=context, transformer_options=options, **extra, **conditions)
+    given, shapes = x, None
+    if twin.sound is not None:
+        given, shapes = engine().utils.pack_latents([x, twin.sound.expand(len(x), -1, -1, -1)])
+        conditions["latent_shapes"] = shapes
+    told = {"c_crossattn": context, "transformer_options": options}
+    drawn = patcher.model.apply_model(given, sigma, **told, **extra, **conditions)
+    return drawn if shapes is None else engine().utils.unpack_latents(drawn, shapes)[0]
 
 
 @torch.no_grad()

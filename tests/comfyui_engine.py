@@ -65,6 +65,7 @@ class Twin:
         context: shape of the text states.
         extra: what ComfyUI's model is told besides.
         targets: layers to adapt: of as many kinds as ComfyUI's map has; None for the class's defaults.
+        sound: what lies behind the latent in one row with it, (1, C, L, F); None for most.
         rounding: by how much two answers may differ; more than float's where one of the two rounds on the way.
     """
 
@@ -75,6 +76,7 @@ class Twin:
     context: tuple[int, int]
     extra: Mapping[str, Any] = field(default_factory=dict)
     targets: Sequence[str] | None = None
+    sound: Tensor | None = None
     rounding: float = 1e-4
 
     def patcher(self) -> Any:

@@ -10,7 +10,7 @@ from comfyui_twins.flux import fill, flux, flux2, kontext
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
 from comfyui_twins.kept_names import ernie_image, hidream, kandinsky5
 from comfyui_twins.krea2 import krea2
-from comfyui_twins.ltx import ltx
+from comfyui_twins.ltx import ltx, ltx2
 from comfyui_twins.lumina import lumina2, z_image
 from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
@@ -33,6 +33,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "kontext": kontext,
     "krea2": krea2,
     "ltx": ltx,
+    "ltx2": ltx2,
     "lumina2": lumina2,
     "pixart": pixart,
     "qwen_image": qwen_image,

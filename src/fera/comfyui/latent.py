@@ -1,5 +1,7 @@
 """What a router reads in ComfyUI: the latent as diffusers' denoiser would get it, and how noisy it is."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,23 +12,34 @@ from fera.models.layouts import unpack
 # Their latents have 2 x 2 pixels an entry; diffusers' are what those pixels were.
 _OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel")
 # Latents of videos, whose given frames are in the latent itself.
-_WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel")
+_WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel", "LTX2VideoTransformer3DModel")
 
 
-def latent_of(denoiser: str, sampling: Any, sigma: Tensor, x: Tensor, denoise_mask: Tensor | None = None) -> Tensor:
+def latent_of(
+    denoiser: str,
+    sampling: Any,
+    sigma: Tensor,
+    x: Tensor,
+    denoise_mask: Tensor | None = None,
+    latent_shapes: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
     """The latent of a call, as the router was trained on it.
 
     Args:
         denoiser: class name, in diffusers, of the denoiser that the adapter was trained on.
         sampling: ComfyUI's `model_sampling`.
         sigma: shape (B,).
-        x: shape (B, C, H, W), (B, C, T, H, W) or (B, C, L), not scaled yet.
-        denoise_mask: 0 where the latent is given, as ComfyUI hands it to models of videos; broadcastable to `x`.
+        x: shape (B, C, H, W), (B, C, T, H, W) or (B, C, L), not scaled yet; or (B, 1, N), several latents in one row.
+        denoise_mask: 0 where the latent is given, as ComfyUI hands it to models of videos; broadcastable to the latent.
+        latent_shapes: of those in one row, with their batch; the first of them, the video, is read.
 
     Returns:
         Shape (B, C, H, W) or (B, C, L); frames count as channels. What is given as a condition is zero.
     """
     latent: Tensor = sampling.calculate_input(sigma, x)
+    if latent_shapes is not None and len(latent_shapes) > 1:
+        sizes = tuple(latent_shapes[0])[1:]
+        latent = latent[:, 0, : math.prod(sizes)].reshape(len(latent), *sizes)
     if denoise_mask is not None and denoiser in _WITH_GIVEN_FRAMES:
         latent = latent * (denoise_mask > 0)
     if latent.ndim == 5:

@@ -1,5 +1,6 @@
 """A routed adapter at work in ComfyUI: a gate a call of the model, experts in its layers during that call."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,7 +70,7 @@ class Routed:
             c_crossattn: text; not read.
             control: of ControlNet; not read.
             transformer_options: ComfyUI's.
-            **kwargs: other conditions; of these `denoise_mask` is read.
+            **kwargs: other conditions; of these `denoise_mask` and `latent_shapes` are read.
 
         Raises:
             FeraError: it cannot be told which sample a row of a layer belongs to.
@@ -78,7 +79,7 @@ class Routed:
         options = transformer_options or {}
         acting: Any = nullcontext()
         if self._acts(model.model_sampling, t):
-            gates = self._gates(model.model_sampling, x, t, kwargs.get("denoise_mask"))
+            gates = self._gates(model.model_sampling, x, t, kwargs)
             acting = self.layers.acting(model, gates * self.strength, options)
         with acting:
             output: Tensor = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -90,8 +91,9 @@ class Routed:
         latest, earliest = (float(sampling.percent_to_sigma(part)) for part in (self.control.end, self.control.start))
         return latest < float(sigma.max()) <= earliest
 
-    def _gates(self, sampling: Any, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None) -> Tensor:
-        latent = latent_of(self.adapter.denoiser, sampling, sigma, x, denoise_mask)
+    def _gates(self, sampling: Any, x: Tensor, sigma: Tensor, told: Mapping[str, Any]) -> Tensor:
+        conditions = told.get("denoise_mask"), told.get("latent_shapes")
+        latent = latent_of(self.adapter.denoiser, sampling, sigma, x, *conditions)
         level = noise_level_of(sampling, sigma).to(latent.device)
         read = self.adapter.input
         entries = read(latent, level if read.reads_timestep else None)

@@ -8,8 +8,6 @@ NAMES: dict[str, Names] = {
     "ErnieImageTransformer2DModel": _ALL,
     "HiDreamImageTransformer2DModel": _ALL,
     "Kandinsky5Transformer3DModel": _ALL,
-    "LTXVideoTransformer3DModel": {"proj_in": "patchify_proj", r"time_embed\.(.+)": r"adaln_single.\1", **_ALL},
-    "LTX2VideoTransformer3DModel": _ALL,
     "QwenImageTransformer2DModel": _ALL,
     "ZImageTransformer2DModel": _ALL,
 }
