@@ -16,7 +16,7 @@ from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
 from comfyui_twins.unets import sd15, sdxl
-from comfyui_twins.wan import wan, wan_image_to_video
+from comfyui_twins.wan import skyreels, wan, wan22_5b, wan_image_to_video, wan_vace
 
 TWINS: dict[str, Callable[[], Twin]] = {
     "aura_flow": aura_flow,
@@ -41,7 +41,10 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "sd15": sd15,
     "sd3": sd3,
     "sdxl": sdxl,
+    "skyreels": skyreels,
     "wan": wan,
+    "wan22_5b": wan22_5b,
     "wan_image_to_video": wan_image_to_video,
+    "wan_vace": wan_vace,
     "z_image": z_image,
 }

@@ -1,4 +1,4 @@
-"""Wan, under the names of its original code."""
+"""Wan and the models that are built on it, under the names of its original code."""
 
 from fera.export.comfyui.own import Names, two_layers
 
@@ -15,8 +15,14 @@ _WAN: Names = {
     r"condition_embedder\.time_proj": "time_projection.1",
     r"condition_embedder\.image_embedder\.ff\.net\.0\.proj": "img_emb.proj.1",
     r"condition_embedder\.image_embedder\.ff\.net\.2": "img_emb.proj.3",
-    "(patch_embedding)": r"\1",
+    "((?:vace_)?patch_embedding)": r"\1",
+    r"(vace_blocks\.\d+)\.proj_in": r"\1.before_proj",
+    r"(vace_blocks\.\d+)\.proj_out": r"\1.after_proj",
     "proj_out": "head.head",
 }
 
-NAMES: dict[str, Names] = {"WanTransformer3DModel": _WAN}
+NAMES: dict[str, Names] = {
+    "SkyReelsV2Transformer3DModel": _WAN,
+    "WanTransformer3DModel": _WAN,
+    "WanVACETransformer3DModel": _WAN,
+}
