@@ -7,6 +7,7 @@ from comfyui_engine import Twin
 from comfyui_twins.aura_flow import aura_flow
 from comfyui_twins.chroma import chroma
 from comfyui_twins.flux import fill, flux, flux2, kontext
+from comfyui_twins.flux_kin import longcat_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
 from comfyui_twins.kept_names import ernie_image, hidream, kandinsky5
 from comfyui_twins.krea2 import krea2
@@ -32,6 +33,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "kandinsky5": kandinsky5,
     "kontext": kontext,
     "krea2": krea2,
+    "longcat_image": longcat_image,
     "ltx": ltx,
     "ltx2": ltx2,
     "lumina2": lumina2,

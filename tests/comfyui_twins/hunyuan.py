@@ -7,6 +7,7 @@ from comfyui_engine import Twin, engine
 from torch import Tensor, nn
 
 from comfyui_twins.by_names import copy_by_names
+from comfyui_twins.flux_kin import NORMS
 
 _SETTINGS: dict[str, Any] = {
     **{"image_model": "hunyuan_video", "in_channels": 4, "out_channels": 4, "patch_size": [1, 2, 2]},
@@ -16,15 +17,10 @@ _SETTINGS: dict[str, Any] = {
     **{"meanflow_sum": False, "dtype": torch.float32},
 }
 _NORMS = {
+    **NORMS,
     r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)\.norm(\d)\.(.+)": (
         r"txt_in.individual_token_refiner.blocks.\1.norm\2.\3"
     ),
-    r"transformer_blocks\.(\d+)\.attn\.norm_q\.(.+)": r"double_blocks.\1.img_attn.norm.query_norm.\2",
-    r"transformer_blocks\.(\d+)\.attn\.norm_k\.(.+)": r"double_blocks.\1.img_attn.norm.key_norm.\2",
-    r"transformer_blocks\.(\d+)\.attn\.norm_added_q\.(.+)": r"double_blocks.\1.txt_attn.norm.query_norm.\2",
-    r"transformer_blocks\.(\d+)\.attn\.norm_added_k\.(.+)": r"double_blocks.\1.txt_attn.norm.key_norm.\2",
-    r"single_transformer_blocks\.(\d+)\.attn\.norm_q\.(.+)": r"single_blocks.\1.norm.query_norm.\2",
-    r"single_transformer_blocks\.(\d+)\.attn\.norm_k\.(.+)": r"single_blocks.\1.norm.key_norm.\2",
     r"context_embedder_2\.norm\.(.+)": r"byt5_in.layernorm.\1",
     r"image_embedder\.norm_in\.(.+)": r"vision_in.proj.0.\1",
     r"image_embedder\.norm_out\.(.+)": r"vision_in.proj.4.\1",

@@ -19,8 +19,8 @@ CALL = {
 }
 
 
-def make_pipeline() -> LongCatImagePipeline:
-    """For 16-channel latents, which its pipeline has in any case; text width 32."""
+def make_transformer() -> LongCatImageTransformer2DModel:
+    """For 16-channel latents, text width 32."""
     torch.manual_seed(0)
     transformer = LongCatImageTransformer2DModel(
         in_channels=64,
@@ -32,13 +32,18 @@ def make_pipeline() -> LongCatImagePipeline:
         pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
     )
+    return awake(transformer)
+
+
+def make_pipeline() -> LongCatImagePipeline:
+    """For 16-channel latents, which its pipeline has in any case."""
     return LongCatImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=make_vae(shift_factor=0.1, latent_channels=16),
         text_encoder=make_qwen2_vl(),
         tokenizer=make_tokenizer(),
         text_processor=make_tokenizer(),
-        transformer=awake(transformer),
+        transformer=make_transformer(),
     )
 
 

@@ -3,6 +3,7 @@
 Source of the names: its `comfy/ldm/hunyuan_video/model.py`, which keeps those of the original code.
 """
 
+from fera.export.comfyui.flux import DOUBLE, SINGLE
 from fera.export.comfyui.own import Names, Own, two_layers
 
 _REFINER = r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)"
@@ -19,24 +20,6 @@ _TEXT: Names = {
     rf"{_REFINER}\.norm_out\.linear": rf"{_OWN_REFINER}.adaLN_modulation.1",
     r"context_embedder_2\.linear_(\d)": r"byt5_in.fc\1",
 }
-_DOUBLE: Names = {
-    r"transformer_blocks\.(\d+)\.attn\.to_([qkv])": Own(r"double_blocks.\1.img_attn.qkv", r"\2", "qkv"),
-    r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj": Own(r"double_blocks.\1.txt_attn.qkv", r"\2", "qkv"),
-    r"transformer_blocks\.(\d+)\.attn\.to_out\.0": r"double_blocks.\1.img_attn.proj",
-    r"transformer_blocks\.(\d+)\.attn\.to_add_out": r"double_blocks.\1.txt_attn.proj",
-    r"transformer_blocks\.(\d+)\.norm1\.linear": r"double_blocks.\1.img_mod.lin",
-    r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"double_blocks.\1.txt_mod.lin",
-    r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj": r"double_blocks.\1.img_mlp.0",
-    r"transformer_blocks\.(\d+)\.ff\.net\.2": r"double_blocks.\1.img_mlp.2",
-    r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj": r"double_blocks.\1.txt_mlp.0",
-    r"transformer_blocks\.(\d+)\.ff_context\.net\.2": r"double_blocks.\1.txt_mlp.2",
-}
-_SINGLE: Names = {
-    r"single_transformer_blocks\.(\d+)\.attn\.to_([qkv])": Own(r"single_blocks.\1.linear1", r"\2", "qkvm"),
-    r"single_transformer_blocks\.(\d+)\.proj_mlp": Own(r"single_blocks.\1.linear1", "m", "qkvm"),
-    r"single_transformer_blocks\.(\d+)\.proj_out": r"single_blocks.\1.linear2",
-    r"single_transformer_blocks\.(\d+)\.norm\.linear": r"single_blocks.\1.modulation.lin",
-}
 _ENDS: Names = {
     r"x_embedder\.proj": "img_in.proj",
     r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", is_turned=True),
@@ -46,8 +29,8 @@ _ENDS: Names = {
 NAMES: dict[str, Names] = {
     "HunyuanVideoTransformer3DModel": {
         **_TEXT,
-        **_DOUBLE,
-        **_SINGLE,
+        **DOUBLE,
+        **SINGLE,
         **_ENDS,
         **two_layers(r"time_text_embed\.timestep_embedder", "time_in"),
         **two_layers(r"time_text_embed\.text_embedder", "vector_in"),
@@ -55,7 +38,7 @@ NAMES: dict[str, Names] = {
     },
     "HunyuanVideo15Transformer3DModel": {
         **_TEXT,
-        **_DOUBLE,
+        **DOUBLE,
         **_ENDS,
         **two_layers(r"time_embed\.timestep_embedder", "time_in"),
         **two_layers(r"time_embed\.timestep_embedder_r", "time_r_in"),
@@ -63,8 +46,8 @@ NAMES: dict[str, Names] = {
     },
     "HunyuanImageTransformer2DModel": {
         **_TEXT,
-        **_DOUBLE,
-        **_SINGLE,
+        **DOUBLE,
+        **SINGLE,
         **_ENDS,
         **two_layers(r"time_guidance_embed\.timestep_embedder", "time_in"),
         **two_layers(r"time_guidance_embed\.timestep_embedder_r", "time_r_in"),

@@ -3,7 +3,7 @@
 import re
 from functools import cache
 
-from fera.export.comfyui import hunyuan, kept, ltx, lumina, wan
+from fera.export.comfyui import flux, hunyuan, kept, ltx, lumina, wan
 from fera.export.comfyui.own import Names, Own
 
 # Models of which ComfyUI's own map of names knows diffusers' paths.
@@ -16,7 +16,9 @@ BY_DIFFUSERS = (
     "PixArtTransformer2DModel",
     "SD3Transformer2DModel",
 )
-NAMES: dict[str, Names] = {**hunyuan.NAMES, **kept.NAMES, **ltx.NAMES, **lumina.NAMES, **wan.NAMES}
+NAMES: dict[str, Names] = {
+    denoiser: names for kin in (flux, hunyuan, kept, ltx, lumina, wan) for denoiser, names in kin.NAMES.items()
+}
 
 
 @cache

@@ -1,0 +1,37 @@
+"""Models with FLUX's blocks, of which ComfyUI's own map knows the names in part.
+
+Source of the names: its `comfy/ldm/flux/model.py`, which keeps those of the original code.
+"""
+
+from fera.export.comfyui.own import Names, Own, two_layers
+
+DOUBLE: Names = {
+    r"transformer_blocks\.(\d+)\.attn\.to_([qkv])": Own(r"double_blocks.\1.img_attn.qkv", r"\2", "qkv"),
+    r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj": Own(r"double_blocks.\1.txt_attn.qkv", r"\2", "qkv"),
+    r"transformer_blocks\.(\d+)\.attn\.to_out\.0": r"double_blocks.\1.img_attn.proj",
+    r"transformer_blocks\.(\d+)\.attn\.to_add_out": r"double_blocks.\1.txt_attn.proj",
+    r"transformer_blocks\.(\d+)\.norm1\.linear": r"double_blocks.\1.img_mod.lin",
+    r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"double_blocks.\1.txt_mod.lin",
+    r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj": r"double_blocks.\1.img_mlp.0",
+    r"transformer_blocks\.(\d+)\.ff\.net\.2": r"double_blocks.\1.img_mlp.2",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj": r"double_blocks.\1.txt_mlp.0",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.2": r"double_blocks.\1.txt_mlp.2",
+}
+SINGLE: Names = {
+    r"single_transformer_blocks\.(\d+)\.attn\.to_([qkv])": Own(r"single_blocks.\1.linear1", r"\2", "qkvm"),
+    r"single_transformer_blocks\.(\d+)\.proj_mlp": Own(r"single_blocks.\1.linear1", "m", "qkvm"),
+    r"single_transformer_blocks\.(\d+)\.proj_out": r"single_blocks.\1.linear2",
+    r"single_transformer_blocks\.(\d+)\.norm\.linear": r"single_blocks.\1.modulation.lin",
+}
+
+NAMES: dict[str, Names] = {
+    "LongCatImageTransformer2DModel": {
+        **DOUBLE,
+        **SINGLE,
+        "x_embedder": "img_in",
+        "context_embedder": "txt_in",
+        **two_layers(r"time_embed\.timestep_embedder", "time_in"),
+        r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", is_turned=True),
+        "proj_out": "final_layer.linear",
+    },
+}
