@@ -6,6 +6,7 @@ from comfyui_engine import Twin
 
 from comfyui_twins.aura_flow import aura_flow
 from comfyui_twins.chroma import chroma
+from comfyui_twins.cogvideox import cogvideox, cogvideox15
 from comfyui_twins.flux import fill, flux, flux2, kontext
 from comfyui_twins.flux_kin import longcat_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
@@ -22,6 +23,8 @@ from comfyui_twins.wan import skyreels, wan, wan22_5b, wan_image_to_video, wan_v
 TWINS: dict[str, Callable[[], Twin]] = {
     "aura_flow": aura_flow,
     "chroma": chroma,
+    "cogvideox": cogvideox,
+    "cogvideox15": cogvideox15,
     "ernie_image": ernie_image,
     "fill": fill,
     "flux": flux,

@@ -28,13 +28,8 @@ CALL = {
 }
 
 
-def components(**overrides: object) -> dict[str, object]:
-    """What both pipelines share: latents of 4 channels, 8 times smaller than the frames."""
-    text_encoder, tokenizer = make_t5()
-    torch.manual_seed(1)
-    vae = AutoencoderKLCogVideoX(
-        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
-    )
+def make_transformer(**overrides: object) -> CogVideoXTransformer3DModel:
+    """For latents of 4 channels, 8 times smaller than the frames; text width 64."""
     settings = {
         "num_attention_heads": 2,
         "attention_head_dim": 16,
@@ -52,12 +47,22 @@ def components(**overrides: object) -> dict[str, object]:
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(**settings | overrides)
     nn.init.normal_(transformer.proj_out.weight, std=0.1)
+    return transformer.eval()
+
+
+def components(**overrides: object) -> dict[str, object]:
+    """What both pipelines share."""
+    text_encoder, tokenizer = make_t5()
+    torch.manual_seed(1)
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
+    )
     return {
         "tokenizer": tokenizer,
         "text_encoder": text_encoder,
         "vae": vae.eval(),
         "scheduler": CogVideoXDDIMScheduler(),
-        "transformer": transformer.eval(),
+        "transformer": make_transformer(**overrides),
     }
 
 
