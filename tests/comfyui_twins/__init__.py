@@ -14,6 +14,7 @@ from comfyui_twins.kept_names import ernie_image, hidream, kandinsky5
 from comfyui_twins.krea2 import krea2
 from comfyui_twins.ltx import ltx, ltx2
 from comfyui_twins.lumina import lumina2, z_image
+from comfyui_twins.mochi import mochi
 from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
@@ -40,6 +41,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "ltx": ltx,
     "ltx2": ltx2,
     "lumina2": lumina2,
+    "mochi": mochi,
     "pixart": pixart,
     "qwen_image": qwen_image,
     "qwen_image_edit": qwen_image_edit,

@@ -19,19 +19,20 @@ CALL = {
 }
 
 
-def make_transformer() -> MochiTransformer3DModel:
+def make_transformer(**overrides: object) -> MochiTransformer3DModel:
     """For 12-channel latents, text width 64."""
+    settings = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 2,
+        "pooled_projection_dim": 16,
+        "in_channels": 12,
+        "text_embed_dim": 64,
+        "time_embed_dim": 4,
+        "max_sequence_length": 16,
+    }
     torch.manual_seed(0)
-    return MochiTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        pooled_projection_dim=16,
-        in_channels=12,
-        text_embed_dim=64,
-        time_embed_dim=4,
-        max_sequence_length=16,
-    ).eval()
+    return MochiTransformer3DModel(**settings | overrides).eval()
 
 
 def make_vae() -> AutoencoderKLMochi:
