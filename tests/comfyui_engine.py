@@ -85,13 +85,16 @@ class Twin:
         return engine().model_patcher.ModelPatcher(self.model, load_device=device, offload_device=device)
 
 
-def copy_weights(denoiser: nn.Module, model: Any, names: Mapping[str, Any]) -> None:
+def copy_weights(
+    denoiser: nn.Module, model: Any, names: Mapping[str, Any], beside: tuple[str, ...] = ()
+) -> None:
     """Give ComfyUI's model the weights of diffusers'.
 
     Args:
         denoiser: diffusers'.
         model: ComfyUI's.
         names: diffusers' names to ComfyUI's, as its own maps have them: a name, or one with a range and a function.
+        beside: how names begin of what is no part of diffusers' denoiser.
     """
     own = model.diffusion_model.state_dict()
     left = set(own)
@@ -105,5 +108,5 @@ def copy_weights(denoiser: nn.Module, model: Any, names: Mapping[str, Any]) -> N
         whole = own[key] if span is None else own[key].narrow(*span)
         whole.copy_(value.reshape(whole.shape))
         left.discard(key)
-    if left:
+    if left := {name for name in left if not name.startswith(beside)}:
         raise AssertionError(f"ComfyUI's model has more: {sorted(left)[:5]}")

@@ -18,10 +18,12 @@ from comfyui_twins.mochi import mochi
 from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
+from comfyui_twins.sounds import ace_step
 from comfyui_twins.unets import sd15, sdxl
 from comfyui_twins.wan import skyreels, wan, wan22_5b, wan_image_to_video, wan_vace
 
 TWINS: dict[str, Callable[[], Twin]] = {
+    "ace_step": ace_step,
     "aura_flow": aura_flow,
     "chroma": chroma,
     "cogvideox": cogvideox,

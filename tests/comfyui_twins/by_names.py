@@ -11,7 +11,9 @@ from torch import nn
 from fera.export.comfyui import layer_in_comfyui
 
 
-def copy_by_names(denoiser: nn.Module, model: Any, others: Mapping[str, str]) -> None:
+def copy_by_names(
+    denoiser: nn.Module, model: Any, others: Mapping[str, str], beside: tuple[str, ...] = ()
+) -> None:
     """Give ComfyUI's model the weights of diffusers'.
 
     Args:
@@ -19,6 +21,7 @@ def copy_by_names(denoiser: nn.Module, model: Any, others: Mapping[str, str]) ->
         model: ComfyUI's.
         others: patterns of the names of weights that are of no layer, such as those of norms, to ComfyUI's; the first
             that fits a whole name counts.
+        beside: as `copy_weights`.
     """
     outputs = {
         name.removesuffix(".weight"): len(weight)
@@ -29,7 +32,7 @@ def copy_by_names(denoiser: nn.Module, model: Any, others: Mapping[str, str]) ->
         name: _place(type(denoiser).__name__, name, tensor, others, outputs)
         for name, tensor in denoiser.state_dict().items()
     }
-    copy_weights(denoiser, model, {name: place for name, place in names.items() if place is not None})
+    copy_weights(denoiser, model, {name: place for name, place in names.items() if place is not None}, beside)
 
 
 def _place(kind: str, name: str, tensor: torch.Tensor, others: Mapping[str, str], outputs: Mapping[str, int]) -> Any:
