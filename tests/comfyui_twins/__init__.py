@@ -10,7 +10,8 @@ from comfyui_twins.cogvideox import cogvideox, cogvideox15
 from comfyui_twins.flux import fill, flux, flux2, kontext
 from comfyui_twins.flux_kin import longcat_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
-from comfyui_twins.kept_names import ernie_image, hidream, kandinsky5
+from comfyui_twins.kandinsky import kandinsky5, kandinsky5_video
+from comfyui_twins.kept_names import ernie_image, hidream
 from comfyui_twins.krea2 import krea2
 from comfyui_twins.ltx import ltx, ltx2
 from comfyui_twins.lumina import lumina2, z_image
@@ -37,6 +38,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "hunyuan_video": hunyuan_video,
     "hunyuan_video15": hunyuan_video15,
     "kandinsky5": kandinsky5,
+    "kandinsky5_video": kandinsky5_video,
     "kontext": kontext,
     "krea2": krea2,
     "longcat_image": longcat_image,

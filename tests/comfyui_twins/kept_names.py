@@ -62,35 +62,3 @@ def hidream() -> Twin:
 
     told = {"y": pooled, "encoder_hidden_states_llama3": llama}
     return Twin(denoiser, model, (4, 16, 16), predict, (5, 32), told)
-
-
-def kandinsky5() -> Twin:
-    """The transformer of Kandinsky 5 for pictures, which diffusers gives its channels last."""
-    from models.kandinsky5 import components
-
-    denoiser: Any = components()["transformer"]
-    settings = {
-        **{"image_model": "kandinsky5", "in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": 32, "in_text_dim2": 32},
-        **{"time_dim": 16, "model_dim": 32, "ff_dim": 32, "visual_embed_dim": 16, "num_text_blocks": 1},
-        **{"num_visual_blocks": 1, "axes_dims": (4, 4, 8), "rope_scale_factor": (1.0, 1.0, 1.0)},
-        "dtype": torch.float32,
-    }
-    comfy = engine()
-    model = comfy.model_base.Kandinsky5Image(comfy.supported_models.Kandinsky5Image(settings), device="cpu")
-    _named_alike(denoiser, model)
-    pooled = torch.randn(1, 32, generator=torch.Generator().manual_seed(3))
-
-    def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        height, width = latent.shape[2] // 2, latent.shape[3] // 2
-        found = denoiser(
-            hidden_states=latent[:, :, None].movedim(1, -1),
-            encoder_hidden_states=context,
-            pooled_projections=pooled.expand(len(latent), -1),
-            timestep=level * 1000,
-            visual_rope_pos=[torch.arange(1), torch.arange(height), torch.arange(width)],
-            text_rope_pos=torch.arange(context.shape[1]),
-        ).sample
-        return found.movedim(-1, 1)[:, :, 0]
-
-    # diffusers brings turned queries and keys to bfloat16, whatever the precision of the model; ComfyUI does not.
-    return Twin(denoiser, model, (4, 16, 16), predict, (5, 32), {"y": pooled}, rounding=2e-3)

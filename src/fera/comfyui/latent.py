@@ -13,6 +13,7 @@ from fera.models.layouts import unpack
 _OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel")
 # Latents of videos, whose given frames are in the latent itself.
 _WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel", "LTX2VideoTransformer3DModel")
+_WITH_MASKED_FRAMES = "Kandinsky5Transformer3DModel"
 
 
 def latent_of(
@@ -22,6 +23,7 @@ def latent_of(
     x: Tensor,
     denoise_mask: Tensor | None = None,
     latent_shapes: Sequence[Sequence[int]] | None = None,
+    c_concat: Tensor | None = None,
 ) -> Tensor:
     """The latent of a call, as the router was trained on it.
 
@@ -32,6 +34,8 @@ def latent_of(
         x: shape (B, C, H, W), (B, C, T, H, W) or (B, C, L), not scaled yet; or (B, 1, N), several latents in one row.
         denoise_mask: 0 where the latent is given, as ComfyUI hands it to models of videos; broadcastable to the latent.
         latent_shapes: of those in one row, with their batch; the first of them, the video, is read.
+        c_concat: conditions that come behind the latent as channels; of Kandinsky 5's the last is read, a mask that is
+            1 on frames that are given.
 
     Returns:
         Shape (B, C, H, W) or (B, C, L); frames count as channels. What is given as a condition is zero.
@@ -42,6 +46,8 @@ def latent_of(
         latent = latent[:, 0, : math.prod(sizes)].reshape(len(latent), *sizes)
     if denoise_mask is not None and denoiser in _WITH_GIVEN_FRAMES:
         latent = latent * (denoise_mask > 0)
+    if c_concat is not None and denoiser == _WITH_MASKED_FRAMES:
+        latent = latent * (1 - c_concat[:, -1:])
     if latent.ndim == 5:
         latent = latent.flatten(1, 2)
     if denoiser in _OF_BLOCKS:

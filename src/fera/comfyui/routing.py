@@ -66,7 +66,7 @@ class Routed:
             executor: goes on with the call; `class_obj` is ComfyUI's model.
             x: latents, shape (B, C, H, W), (B, C, T, H, W) or (B, C, L).
             t: sigmas, shape (B,).
-            c_concat: conditions as channels; not read.
+            c_concat: conditions as channels, of which a mask of frames may be read.
             c_crossattn: text; not read.
             control: of ControlNet; not read.
             transformer_options: ComfyUI's.
@@ -79,7 +79,7 @@ class Routed:
         options = transformer_options or {}
         acting: Any = nullcontext()
         if self._acts(model.model_sampling, t):
-            gates = self._gates(model.model_sampling, x, t, kwargs)
+            gates = self._gates(model.model_sampling, x, t, kwargs | {"c_concat": c_concat})
             acting = self.layers.acting(model, gates * self.strength, options)
         with acting:
             output: Tensor = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -92,8 +92,8 @@ class Routed:
         return latest < float(sigma.max()) <= earliest
 
     def _gates(self, sampling: Any, x: Tensor, sigma: Tensor, told: Mapping[str, Any]) -> Tensor:
-        conditions = told.get("denoise_mask"), told.get("latent_shapes")
-        latent = latent_of(self.adapter.denoiser, sampling, sigma, x, *conditions)
+        conditions = {name: told.get(name) for name in ("denoise_mask", "latent_shapes", "c_concat")}
+        latent = latent_of(self.adapter.denoiser, sampling, sigma, x, **conditions)
         level = noise_level_of(sampling, sigma).to(latent.device)
         read = self.adapter.input
         entries = read(latent, level if read.reads_timestep else None)
