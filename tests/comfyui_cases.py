@@ -19,7 +19,7 @@ def inputs(twin, batch=2, part=0.4, seed=0):
 def in_comfyui(twin, patcher, x, sigma, context, options=None, **conditions):
     """A call of the model as ComfyUI's samplers make it, with what else it is told."""
     extra = {
-        key: value.expand(len(x), *value.shape[1:]) if torch.is_tensor(value) else value
+        key: value.expand(len(x), *value.shape[1:]).contiguous() if torch.is_tensor(value) else value
         for key, value in twin.extra.items()
     }
     options = {"wrappers": patcher.wrappers} | (options or {})

@@ -10,6 +10,7 @@ from comfyui_twins.cogvideox import cogvideox, cogvideox15
 from comfyui_twins.flux import fill, flux, flux2, kontext
 from comfyui_twins.flux_kin import longcat_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
+from comfyui_twins.hunyuan_dit import hunyuan_dit
 from comfyui_twins.kandinsky import kandinsky5, kandinsky5_video
 from comfyui_twins.kept_names import ernie_image, hidream
 from comfyui_twins.krea2 import krea2
@@ -34,6 +35,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "flux": flux,
     "flux2": flux2,
     "hidream": hidream,
+    "hunyuan_dit": hunyuan_dit,
     "hunyuan_image": hunyuan_image,
     "hunyuan_video": hunyuan_video,
     "hunyuan_video15": hunyuan_video15,

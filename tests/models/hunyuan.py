@@ -57,8 +57,8 @@ IMAGE_CALL = {
 }
 
 
-def make_dit_pipeline(**overrides: object) -> HunyuanDiTPipeline:
-    """For prompt embeddings; settings are the transformer's."""
+def make_dit(**overrides: object) -> HunyuanDiT2DModel:
+    """For 4-channel latents, text widths 32."""
     settings = {
         "sample_size": 8,
         "num_layers": 2,
@@ -74,7 +74,12 @@ def make_dit_pipeline(**overrides: object) -> HunyuanDiTPipeline:
         "text_len_t5": 6,
     }
     torch.manual_seed(0)
-    transformer = HunyuanDiT2DModel(**settings | overrides)
+    return awake(HunyuanDiT2DModel(**settings | overrides))
+
+
+def make_dit_pipeline(**overrides: object) -> HunyuanDiTPipeline:
+    """For prompt embeddings; settings are the transformer's."""
+    transformer = make_dit(**overrides)
     vae = make_vae(
         block_out_channels=(4, 4, 4, 4),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -84,7 +89,7 @@ def make_dit_pipeline(**overrides: object) -> HunyuanDiTPipeline:
         vae=vae,
         text_encoder=None,
         tokenizer=None,
-        transformer=awake(transformer),
+        transformer=transformer,
         scheduler=DDPMScheduler(),
         safety_checker=None,
         feature_extractor=None,
