@@ -11,6 +11,7 @@ from comfyui_twins.flux import fill, flux, flux2, kontext
 from comfyui_twins.flux_kin import longcat_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
 from comfyui_twins.hunyuan_dit import hunyuan_dit
+from comfyui_twins.ideogram4 import ideogram4
 from comfyui_twins.kandinsky import kandinsky5, kandinsky5_video
 from comfyui_twins.kept_names import ernie_image, hidream
 from comfyui_twins.krea2 import krea2
@@ -39,6 +40,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "hunyuan_image": hunyuan_image,
     "hunyuan_video": hunyuan_video,
     "hunyuan_video15": hunyuan_video15,
+    "ideogram4": ideogram4,
     "kandinsky5": kandinsky5,
     "kandinsky5_video": kandinsky5_video,
     "kontext": kontext,

@@ -10,7 +10,7 @@ from fera.errors import FeraError
 from fera.models.layouts import unpack
 
 # Their latents have 2 x 2 pixels an entry; diffusers' are what those pixels were.
-_OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel")
+_OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel", "Ideogram4Transformer2DModel")
 # Latents of videos, whose given frames are in the latent itself.
 _WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel", "LTX2VideoTransformer3DModel")
 _WITH_MASKED_FRAMES = "Kandinsky5Transformer3DModel"

@@ -3,7 +3,7 @@
 import re
 from functools import cache
 
-from fera.export.comfyui import ace_step, cogvideox, flux, hunyuan, hunyuan_dit, kept, ltx, lumina, mochi, wan
+from fera.export.comfyui import ace_step, cogvideox, flux, hunyuan, hunyuan_dit, ideogram4, kept, ltx, lumina, mochi, wan
 from fera.export.comfyui.own import Names, Own
 
 # Models of which ComfyUI's own map of names knows diffusers' paths.
@@ -17,7 +17,7 @@ BY_DIFFUSERS = (
     "SD3Transformer2DModel",
 )
 NAMES: dict[str, Names] = {
-    denoiser: names for kin in (ace_step, cogvideox, flux, hunyuan, hunyuan_dit, kept, ltx, lumina, mochi, wan) for denoiser, names in kin.NAMES.items()
+    denoiser: names for kin in (ace_step, cogvideox, flux, hunyuan, hunyuan_dit, ideogram4, kept, ltx, lumina, mochi, wan) for denoiser, names in kin.NAMES.items()
 }
 
 
