@@ -35,5 +35,6 @@ def in_comfyui(twin, patcher, x, sigma, context, options=None, **conditions):
 @torch.no_grad()
 def in_diffusers(twin, denoiser, x, sigma, context):
     sampling = twin.model.model_sampling
-    prediction = twin.predict(denoiser, sampling.calculate_input(sigma, x), noise_level_of(sampling, sigma), context)
+    level = noise_level_of(sampling, sigma, type(twin.denoiser).__name__)
+    prediction = twin.predict(denoiser, sampling.calculate_input(sigma, x), level, context)
     return sampling.calculate_denoised(sigma, prediction, x)

@@ -21,7 +21,7 @@ from comfyui_twins.mochi import mochi
 from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
-from comfyui_twins.sounds import ace_step
+from comfyui_twins.sounds import ace_step, stable_audio
 from comfyui_twins.unets import sd15, sdxl
 from comfyui_twins.wan import skyreels, wan, wan22_5b, wan_image_to_video, wan_vace
 
@@ -57,6 +57,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "sd3": sd3,
     "sdxl": sdxl,
     "skyreels": skyreels,
+    "stable_audio": stable_audio,
     "wan": wan,
     "wan22_5b": wan22_5b,
     "wan_image_to_video": wan_image_to_video,

@@ -1,5 +1,7 @@
 """Models of sound."""
 
+from typing import Any
+
 import torch
 from comfyui_engine import Twin, engine
 from torch import Tensor, nn
@@ -9,6 +11,12 @@ from comfyui_twins.by_names import copy_by_names
 _OF_ACE_STEP = {
     r"(.+)\.norm_([qk])\.(.+)": r"decoder.\1.\2_norm.\3",
     r"(.*scale_shift_table)": r"decoder.\1",
+}
+_OF_STABLE_AUDIO = {
+    r"time_proj\.(.+)": r"timestep_features.\1",
+    r"transformer_blocks\.(\d+)\.norm1\.weight": r"transformer.layers.\1.pre_norm.gamma",
+    r"transformer_blocks\.(\d+)\.norm2\.weight": r"transformer.layers.\1.cross_attend_norm.gamma",
+    r"transformer_blocks\.(\d+)\.norm3\.weight": r"transformer.layers.\1.ff_norm.gamma",
 }
 
 
@@ -52,3 +60,36 @@ def ace_step() -> Twin:
     told = {"lyric_embed": lyrics, "refer_audio": given, "is_covers": False}
     targets = ["to_q", "to_k", "to_v", "to_out.0", "gate_proj", "down_proj", "time_proj", "condition_embedder"]
     return Twin(denoiser, model, (8, 32), predict, (5, 16), told, targets)
+
+
+def stable_audio() -> Twin:
+    """Stable Audio's transformer, whose keys and values of texts have half as many heads as its queries."""
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+    from models.stable_audio import make_transformer
+
+    sizes = {"attention_head_dim": 64, "num_key_value_attention_heads": 1, "time_proj_dim": 256}
+    denoiser: Any = make_transformer(**sizes, global_states_input_dim=32)
+    for block in denoiser.transformer_blocks:  # zeros in the real model, which ComfyUI leaves out
+        block.norm1.bias = block.norm2.bias = block.norm3.bias = None
+    settings = {
+        **{"audio_model": "dit1.0", "io_channels": 8, "embed_dim": 128, "depth": 1, "num_heads": 2},
+        **{"cond_token_dim": 64, "global_cond_dim": 32, "dtype": torch.float32},
+    }
+    comfy = engine()
+    import comfy.ldm.audio.embedders as embedders
+
+    seconds = embedders.NumberConditioner(768, min_val=0, max_val=512).state_dict()
+    model = comfy.model_base.StableAudio1(comfy.supported_models.StableAudio(settings), seconds, seconds, device="cpu")
+    frequencies = model.diffusion_model.transformer.rotary_pos_emb.inv_freq  # which are in its checkpoint
+    frequencies.copy_(1 / 10000 ** (torch.arange(0, 32, 2) / 32))
+    copy_by_names(denoiser, model, _OF_STABLE_AUDIO, ("transformer.rotary_pos_emb.",))
+    length = torch.randn(1, 32, generator=torch.Generator().manual_seed(3))
+
+    def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        rotary = get_1d_rotary_pos_embed(32, latent.shape[2] + 1, use_real=True, repeat_interleave_real=False)
+        told = {"global_hidden_states": length[:, None].expand(len(latent), -1, -1), "rotary_embedding": rotary}
+        return denoiser(latent, level, encoder_hidden_states=context, **told).sample
+
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+    targets += ["cross_attention_proj.0", "timestep_proj.2"]
+    return Twin(denoiser, model, (8, 32), predict, (5, 64), {"global_embed": length}, targets)

@@ -16,24 +16,30 @@ CALL = {
 }
 
 
+def make_transformer(**overrides: object) -> StableAudioDiTModel:
+    """Latents of 8 channels and length 32."""
+    settings = {
+        "sample_size": 32,
+        "in_channels": 8,
+        "num_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "num_key_value_attention_heads": 2,
+        "out_channels": 8,
+        "cross_attention_dim": 64,
+        "time_proj_dim": 8,
+        "global_states_input_dim": 128,
+        "cross_attention_input_dim": 64,
+    }
+    torch.manual_seed(0)
+    return StableAudioDiTModel(**settings | overrides).eval()
+
+
 def make_pipeline() -> StableAudioPipeline:
-    """Text to sound, latents of 8 channels and length 32."""
+    """Text to sound."""
     text_encoder, tokenizer = make_t5()
     tokenizer.model_max_length = 16
-    torch.manual_seed(0)
-    transformer = StableAudioDiTModel(
-        sample_size=32,
-        in_channels=8,
-        num_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        num_key_value_attention_heads=2,
-        out_channels=8,
-        cross_attention_dim=64,
-        time_proj_dim=8,
-        global_states_input_dim=128,
-        cross_attention_input_dim=64,
-    )
+    transformer = make_transformer()
     vae = AutoencoderOobleck(
         encoder_hidden_size=6,
         downsampling_ratios=[1, 2],
@@ -47,7 +53,7 @@ def make_pipeline() -> StableAudioPipeline:
         text_encoder=text_encoder,
         projection_model=StableAudioProjectionModel(64, 64, 0, 32).eval(),
         tokenizer=tokenizer,
-        transformer=transformer.eval(),
+        transformer=transformer,
         scheduler=CosineDPMSolverMultistepScheduler(),
     )
 

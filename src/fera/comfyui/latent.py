@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fera.errors import FeraError
+from fera.models import known
 from fera.models.layouts import unpack
 
 # Their latents have 2 x 2 pixels an entry; diffusers' are what those pixels were.
@@ -55,24 +56,31 @@ def latent_of(
     return latent
 
 
-def noise_level_of(sampling: Any, sigma: Tensor) -> Tensor:
+def noise_level_of(sampling: Any, sigma: Tensor, denoiser: str | None = None) -> Tensor:
     """How noisy a call's latent is.
 
     Args:
         sampling: ComfyUI's `model_sampling`.
         sigma: shape (B,).
+        denoiser: class name, in diffusers, of the denoiser; needed where noise is counted as in EDM.
 
     Returns:
         Shape (B,), float32, 0 (clean) to 1 (pure noise), as diffusers' pipelines tell by their timesteps.
 
     Raises:
-        FeraError: sigma goes beyond both, as in EDM sampling, whose adapters cannot read it.
+        FeraError: sigma goes beyond both, as in EDM sampling, whose adapters cannot read it but for those of bases
+            that were trained so.
     """
     kinds = {kind.__name__ for kind in type(sampling).__mro__}
+    clean, noise = known()[denoiser].timestep_range if denoiser in known() else (0.0, 1.0)
     if "CONST" in kinds:  # flow: sigma is the share of noise
         level = sigma.float()
     elif "ModelSamplingDiscrete" in kinds:
         level = sampling.timestep(sigma).float() / len(sampling.sigmas)
+    elif "ModelSamplingContinuousV" in kinds:  # an angle, as a part of a right one
+        level = sampling.timestep(sigma).float()
+    elif "ModelSamplingContinuousEDM" in kinds and clean < 0:
+        level = (sampling.timestep(sigma).float() - clean) / (noise - clean)
     else:
         raise FeraError(
             "the adapter's router reads the timestep, and this model's sampling has none (EDM); take the model's own "

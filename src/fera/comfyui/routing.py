@@ -94,9 +94,10 @@ class Routed:
     def _gates(self, sampling: Any, x: Tensor, sigma: Tensor, told: Mapping[str, Any]) -> Tensor:
         conditions = {name: told.get(name) for name in ("denoise_mask", "latent_shapes", "c_concat")}
         latent = latent_of(self.adapter.denoiser, sampling, sigma, x, **conditions)
-        level = noise_level_of(sampling, sigma).to(latent.device)
-        read = self.adapter.input
-        entries = read(latent, level if read.reads_timestep else None)
+        read, level = self.adapter.input, None
+        if read.reads_timestep:
+            level = noise_level_of(sampling, sigma, self.adapter.denoiser).to(latent.device)
+        entries = read(latent, level)
         gates = self.control.applied(self.adapter.router.to(entries.device)(entries))
         for trace in self.traces:
             trace.append(

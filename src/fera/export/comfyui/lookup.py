@@ -3,7 +3,20 @@
 import re
 from functools import cache
 
-from fera.export.comfyui import ace_step, cogvideox, flux, hunyuan, hunyuan_dit, ideogram4, kept, ltx, lumina, mochi, wan
+from fera.export.comfyui import (
+    ace_step,
+    cogvideox,
+    flux,
+    hunyuan,
+    hunyuan_dit,
+    ideogram4,
+    kept,
+    ltx,
+    lumina,
+    mochi,
+    stable_audio,
+    wan,
+)
 from fera.export.comfyui.own import Names, Own
 
 # Models of which ComfyUI's own map of names knows diffusers' paths.
@@ -16,9 +29,11 @@ BY_DIFFUSERS = (
     "PixArtTransformer2DModel",
     "SD3Transformer2DModel",
 )
-NAMES: dict[str, Names] = {
-    denoiser: names for kin in (ace_step, cogvideox, flux, hunyuan, hunyuan_dit, ideogram4, kept, ltx, lumina, mochi, wan) for denoiser, names in kin.NAMES.items()
-}
+_KINDS = (
+    *(ace_step, cogvideox, flux, hunyuan, hunyuan_dit, ideogram4, kept, ltx, lumina, mochi),
+    *(stable_audio, wan),
+)
+NAMES: dict[str, Names] = {denoiser: names for kin in _KINDS for denoiser, names in kin.NAMES.items()}
 
 
 @cache

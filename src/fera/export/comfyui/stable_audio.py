@@ -1,0 +1,22 @@
+"""Stable Audio."""
+
+from fera.export.comfyui.own import Names, Own
+
+_BLOCK, _OWN_BLOCK = r"transformer_blocks\.(\d+)", r"transformer.layers.\1"
+
+NAMES: dict[str, Names] = {
+    "StableAudioDiTModel": {
+        rf"{_BLOCK}\.attn1\.to_([qkv])": Own(rf"{_OWN_BLOCK}.self_attn.to_qkv", r"\2", "qkv"),
+        rf"{_BLOCK}\.attn1\.to_out\.0": rf"{_OWN_BLOCK}.self_attn.to_out",
+        rf"{_BLOCK}\.attn2\.to_q": rf"{_OWN_BLOCK}.cross_attn.to_q",
+        rf"{_BLOCK}\.attn2\.to_([kv])": Own(rf"{_OWN_BLOCK}.cross_attn.to_kv", r"\2", "kv"),
+        rf"{_BLOCK}\.attn2\.to_out\.0": rf"{_OWN_BLOCK}.cross_attn.to_out",
+        rf"{_BLOCK}\.ff\.net\.0\.proj": rf"{_OWN_BLOCK}.ff.ff.0.proj",
+        rf"{_BLOCK}\.ff\.net\.2": rf"{_OWN_BLOCK}.ff.ff.2",
+        r"timestep_proj\.(\d)": r"to_timestep_embed.\1",
+        r"global_proj\.(\d)": r"to_global_embed.\1",
+        r"cross_attention_proj\.(\d)": r"to_cond_embed.\1",
+        r"proj_(in|out)": r"transformer.project_\1",
+        r"((?:pre|post)process_conv)": r"\1",
+    },
+}
