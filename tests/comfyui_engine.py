@@ -85,9 +85,7 @@ class Twin:
         return engine().model_patcher.ModelPatcher(self.model, load_device=device, offload_device=device)
 
 
-def copy_weights(
-    denoiser: nn.Module, model: Any, names: Mapping[str, Any], beside: tuple[str, ...] = ()
-) -> None:
+def copy_weights(denoiser: nn.Module, model: Any, names: Mapping[str, Any], beside: tuple[str, ...] = ()) -> None:
     """Give ComfyUI's model the weights of diffusers'.
 
     Args:

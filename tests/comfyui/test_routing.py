@@ -193,6 +193,20 @@ def test_half_precision(sd, tmp_path):
     assert (drawn.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
+def test_an_adapter_in_a_model_that_is_built_on_its_base(tmp_path):
+    """Wan's VACE has the layers of Wan's text to video, and others beside them."""
+    base, built = TWINS["wan"](), TWINS["wan_vace"]()
+    _, adapter = adapted(base, tmp_path / "ink")
+    call = inputs(base)
+    gates = []
+    for twin in (base, built):
+        patcher, trace = RecordGates().record(routed(twin.patcher(), adapter, 1.0))
+        drawn = in_comfyui(twin, patcher, *call)
+        assert (drawn - in_comfyui(twin, twin.patcher(), *call)).abs().max() > 1e-2
+        gates.append(trace[0].gates)
+    assert torch.equal(*gates)
+
+
 # The gate's node
 
 

@@ -11,9 +11,7 @@ from torch import nn
 from fera.export.comfyui import layer_in_comfyui
 
 
-def copy_by_names(
-    denoiser: nn.Module, model: Any, others: Mapping[str, str], beside: tuple[str, ...] = ()
-) -> None:
+def copy_by_names(denoiser: nn.Module, model: Any, others: Mapping[str, str], beside: tuple[str, ...] = ()) -> None:
     """Give ComfyUI's model the weights of diffusers'.
 
     Args:

@@ -36,9 +36,7 @@ def kandinsky5_video() -> Twin:
     return _twin(model, (4, 3, 8, 8), (1.0, 2.0, 2.0), given)
 
 
-def _twin(
-    model: Any, shape: tuple[int, ...], scale: tuple[float, float, float], given: Tensor | None = None
-) -> Twin:
+def _twin(model: Any, shape: tuple[int, ...], scale: tuple[float, float, float], given: Tensor | None = None) -> Twin:
     from models.kandinsky5 import components
 
     denoiser: Any = components(visual_cond=given is not None)["transformer"]
