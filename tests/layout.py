@@ -52,7 +52,7 @@ LIBRARIES: dict[int, set[str]] = {
 # Plugins of Pillow, for the one module that needs them.
 LIBRARIES[5] |= {"pillow_heif", "pillow_jxl"}
 # Packages of quantized layers, beside bitsandbytes.
-LIBRARIES[5] |= {"optimum", "torchao"}
+LIBRARIES[5] |= {"gguf", "optimum", "torchao"}
 
 # Rooms that may import a library of a higher floor inside functions: a family asks diffusers for embeddings that its
 # pipeline computes and hands to the denoiser.

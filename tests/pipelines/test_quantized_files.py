@@ -16,6 +16,7 @@ import fera
 from fera.cli.main import main
 from fera.errors import FeraError
 from fera.pipelines.base import load_base
+from fera.pipelines.skeletons import skeletons
 from fera.pipelines.memory import held
 from fera.pipelines.scaled_weights import unscaled
 from fera.training import train
@@ -107,8 +108,10 @@ def test_a_gguf_base_trains_resumes_and_draws(weights, folder, image_folder, tmp
 def test_gguf_refusals(weights, folder, image_folder, tmp_path):
     path = tmp_path / "few.gguf"
     write_gguf(path, weights, Kind.Q8_0)
-    with pytest.raises(FeraError, match="a GGUF file holds a denoiser alone; name the pipeline's folder"):
+    with pytest.raises(FeraError, match="the files hold no text_encoder .*, vae .*Name what is missing"):
         load_base(str(path))
+    shown = skeletons(str(path))["transformer"]
+    assert shown.num_parameters() == skeletons(str(folder))["transformer"].num_parameters()
     base = f"{path}|{folder}"
     for changes, message in (
         ({"quantization": "fp8"}, "a base in a GGUF file is quantized already"),

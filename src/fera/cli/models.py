@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help="show the layers of one: a denoiser's class, a base's folder or Hub id; or list what has NAME in its name",
+        help="show the layers of one: a denoiser's class, a base's folder, file or Hub id; or list those with NAME in "
+        "their names",
     )
     parser.add_argument("--markdown", action="store_true", help="print the reference page docs/models.md")
     parser.add_argument(

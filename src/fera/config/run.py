@@ -1,8 +1,9 @@
 """The whole configuration of a run, and checks across its sections."""
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fera.config.adapter import AdapterConfig
 from fera.config.compression import CompressConfig
@@ -24,8 +25,8 @@ class TrainConfig(Section):
 
     base: str = Field(
         min_length=1,
-        description="The pipeline to adapt: a folder, a Hugging Face Hub id, or one file; behind # the class of "
-        "another pipeline of its parts ([training.md](training.md#bases)).",
+        description="The pipeline to adapt: a folder, a Hugging Face Hub id, or one file, or a list of files; behind # "
+        "the class of another pipeline of its parts ([training.md](training.md#bases)).",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     variant: str | None = Field(default=None, description='Variant of the weight files, such as "fp16".')
@@ -68,6 +69,12 @@ class TrainConfig(Section):
     def drawn_seconds(self) -> float | None:
         """Length of a drawing along the way; None of a run on pictures or clips."""
         return (self.validation.seconds or max(self.data.seconds)) if self.data.reads_sounds else None
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _join_files(cls, value: Any) -> Any:
+        is_list = isinstance(value, list) and value and all(isinstance(each, str) and each for each in value)
+        return "|".join(value) if is_list else value
 
     @property
     def has_quantized_base(self) -> bool:

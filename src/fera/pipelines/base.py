@@ -24,13 +24,12 @@ from fera.pipelines.single_file import (
     lacking_parts,
     load_single_file,
     model_of,
+    named_class,
     single_file,
 )
 
 # Name of the base that comes with fera.
 EMOJI = "emoji"
-# Between where a base is and the class of its pipeline, where it is not the one that it was saved as.
-CLASS_MARK = "#"
 
 
 def load_base(
@@ -46,12 +45,12 @@ def load_base(
 
     Args:
         base: a folder as `save_pretrained` writes it, a Hub id, one safetensors file, or "emoji" for the base that
-            comes with fera. A file may name where its configuration comes from: "FILE|FOLDER" or "FILE|HUB ID"; and a
-            folder or a Hub id another class of pipeline than it was saved as: "HUB ID#CLASS".
+            comes with fera. Behind a file may stand files of further parts, and where its configuration comes from:
+            "FILE|FILE|FOLDER" or "FILE|HUB ID"; and behind all of it another class of pipeline: "HUB ID#CLASS".
         revision: branch, tag or commit, for a Hub id.
         variant: variant of the weight files, such as "fp16".
         dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
-        given: parts by name that are not loaded, but these taken; not of a single file.
+        given: parts by name that are not loaded, but these taken; not of files.
         laid_out: whether `lay_out` is done to the parts that are loaded.
 
     Returns:
@@ -90,13 +89,8 @@ def parted(base: str) -> tuple[str, Any]:
     Raises:
         FeraError: diffusers has no pipeline of that class.
     """
-    place, mark, name = base.rpartition(CLASS_MARK)
-    if not mark or Path(base).exists():
-        return base, DiffusionPipeline
-    cls = getattr(diffusers, name, None) if name.isidentifier() else None
-    if not (isinstance(cls, type) and issubclass(cls, DiffusionPipeline)):
-        raise FeraError(f"base {base!r}: diffusers {diffusers.__version__} has no pipeline {name!r}, which is behind #")
-    return place, cls
+    place, name = named_class(base)
+    return place, DiffusionPipeline if name is None else getattr(diffusers, name)
 
 
 def read_index(base: str, *, revision: str | None = None) -> dict[str, Any]:
@@ -123,15 +117,16 @@ def _load_alone(base: str, alone: SingleFile, dtype: torch.dtype | dict[str, tor
     config = alone.config
     try:
         with loading(str(alone.file)):
-            config = config or guessed_config(alone.file)
+            config = config or guessed_config(alone)
         with loading(config):
             pipe = load_single_file(alone, config, dtype)
     except FeraError as error:
         if alone.config is not None or config is None:
             raise FeraError(f"base {alone.file}: {error}") from error
+        lacking = lacking_parts(alone.file) if config == model_of(config) else ""
         raise FeraError(
             f"base {alone.file}: {error}. The configuration of {model_of(config)} was taken for it; name another, or a "
-            f"folder here: {alone.file}{SEPARATOR}FOLDER{lacking_parts(alone.file)}"
+            f"folder here: {alone.file}{SEPARATOR}FOLDER{lacking}"
         ) from error
     pipe.register_to_config(_name_or_path=base)
     return pipe

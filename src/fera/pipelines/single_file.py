@@ -1,39 +1,40 @@
-"""Bases in one file: a checkpoint of all parts, or a denoiser alone, as they are passed around.
+"""Bases in files: a checkpoint of all parts, or a denoiser and other parts beside it, as they are passed around.
 
-diffusers turns the original names of layers into its own. What it cannot tell from a file, the configuration and the
-parts that the file lacks, comes from a pipeline's folder or Hub id, or from the configurations that come with fera.
+diffusers turns the original names of layers into its own. What it cannot tell from files, the configuration and the
+parts that they lack, comes from a pipeline's folder or Hub id, or from the configurations that come with fera.
 """
 
-import json
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
 import torch
-import transformers
-from diffusers import DiffusionPipeline, GGUFQuantizationConfig
-from diffusers.loaders.single_file_utils import (
-    fetch_diffusers_config,
-    is_clip_model_in_single_file,
-    is_t5_in_single_file,
-    load_single_file_checkpoint,
-)
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
 from fera.errors import FeraError
 from fera.models.registry import known
-from fera.pipelines.clip_words import clip_tokenizer
-from fera.pipelines.file_shapes import PREFIX, FileKind, Shapes, kind_of, shapes_of
-from fera.pipelines.frozen_linear import hold_gguf
-from fera.pipelines.scaled_weights import check_scales, has_scales, unscaled
+from fera.pipelines.denoiser_files import load_denoiser
+from fera.pipelines.file_parts import (
+    bundled_tokenizers,
+    is_tokenizer,
+    load_pieces,
+    pieces_of,
+    placed_pieces,
+    what_to_name,
+)
+from fera.pipelines.file_shapes import GGUF, PREFIX, kind_of, shapes_of
+from fera.pipelines.scaled_weights import check_scales
+from fera.pipelines.whole_files import is_whole, whole_parts
 
-# Between a file and where its configuration comes from.
+# Between files, and where their configuration comes from.
 SEPARATOR = "|"
-GGUF = ".gguf"
+# Between where a base is and the class of its pipeline, where it is not the one that it was saved as.
+CLASS_MARK = "#"
+_ENDINGS = (".safetensors", GGUF)
 _CONFIGURATIONS = Path(__file__).parent / "configurations"
 # What diffusers takes a file for that it does not know, and a weight of what it then must be.
 _LAST_RESORT = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -43,61 +44,106 @@ _SAME = dict.fromkeys(
     ("stabilityai/stable-diffusion-3-medium-diffusers", "stabilityai/stable-diffusion-3.5-medium"),
     "stabilityai/stable-diffusion-3.5-large",
 )
-# Beginnings of the names of parts that only a checkpoint of a whole pipeline has.
-_WHOLE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "vae.", "text_encoders.")
+# Parts that Stable Diffusion 3 does without.
+_OPTIONAL = ("text_encoder_3", "tokenizer_3")
 
 
 @dataclass(frozen=True)
 class SingleFile:
-    """A base in one file.
+    """A base in one file, or in several.
 
     Args:
-        file: a safetensors or GGUF file.
-        config: folder or Hub id of the pipeline whose configuration it has; None: as diffusers guesses from the file.
+        file: a safetensors or GGUF file: of a checkpoint, or of the first denoiser.
+        config: folder or Hub id of the pipeline whose configuration it has; None: as the files themselves say.
+        others: files of further parts.
+        tokenizers: folders of tokenizers.
+        pipeline: class of the pipeline; None: that of the configuration.
     """
 
     file: Path
     config: str | None
+    others: tuple[Path, ...] = ()
+    tokenizers: tuple[Path, ...] = ()
+    pipeline: str | None = None
 
 
 def single_file(base: str) -> SingleFile | None:
-    """The file that a base names, and its configuration: "FILE" or "FILE|CONFIG"; None where it names none.
+    """The files that a base names, and their configuration; None where it names none.
+
+    Args:
+        base: "FILE", "FILE|CONFIG", or "FILE|FILE|...", with a folder of a tokenizer and a CONFIG among the others;
+            and "#CLASS" behind it all for another class of pipeline.
 
     Raises:
-        FeraError: the file is missing or no safetensors file, or the configuration is named in vain.
+        FeraError: a file is missing or none that is read, or the configuration is named in vain or twice.
     """
-    name, separator, config = base.partition(SEPARATOR)
+    place, pipeline = named_class(base)
+    name, separator, rest = place.partition(SEPARATOR)
     file = Path(name)
     if not separator and not file.is_file():
         return None
-    if not file.is_file():
-        raise FeraError(f"base {name} is no file (looked from {Path.cwd()})")
-    if file.suffix not in (".safetensors", GGUF):
+    others: list[Path] = []
+    tokenizers: list[Path] = []
+    configs: list[str] = []
+    for piece in rest.split(SEPARATOR) if separator else ():
+        if Path(piece).is_file() or piece.endswith(_ENDINGS):
+            others.append(Path(piece))
+        elif Path(piece).is_dir() and is_tokenizer(Path(piece)):
+            tokenizers.append(Path(piece))
+        else:
+            configs.append(piece)
+    if twice := [each for each, times in Counter((file, *others)).items() if times > 1]:
+        raise FeraError(f"base {base}: {twice[0]} is named twice")
+    for each in (file, *others):
+        if not each.is_file():
+            raise FeraError(f"base {each} is no file (looked from {Path.cwd()})")
+        if each.suffix not in _ENDINGS:
+            raise FeraError(
+                f"base {each}: of files, only .safetensors and .gguf are read; pickles (.ckpt, .pt) can run code"
+            )
+    if "" in configs:
         raise FeraError(
-            f"base {file}: of files, only .safetensors and .gguf are read; pickles (.ckpt, .pt) can run code"
+            f"base {base}: name a file, or a pipeline's folder or Hub id behind {SEPARATOR!r}, or leave it out"
         )
-    if file.suffix == GGUF and not config:
+    if len(configs) > 1:
         raise FeraError(
-            f"base {file}: a GGUF file holds a denoiser alone; name the pipeline's folder or Hub id that has the other "
-            f"parts: {file}{SEPARATOR}FOLDER"
+            f"base {base}: {' and '.join(configs)} are neither files nor tokenizers; one pipeline's folder or Hub id "
+            "can stand beside files"
         )
-    if separator and not config:
-        raise FeraError(f"base {base}: name a pipeline's folder or Hub id behind {SEPARATOR!r}, or leave it out")
-    return SingleFile(file, config or None)
+    return SingleFile(file, configs[0] if configs else None, tuple(others), tuple(tokenizers), pipeline)
 
 
-def guessed_config(file: Path) -> str:
-    """Where the configuration of a file comes from that names none: a folder that comes with fera, or a Hub id.
+def named_class(base: str) -> tuple[str, str | None]:
+    """A base without the class of its pipeline, and the class where one stands behind "#".
 
     Raises:
-        FeraError: nothing in the file says what it is. diffusers raises other errors.
+        FeraError: diffusers has no pipeline of that class.
     """
-    if not _is_whole(file) and (kind := kind_of(shapes_of(file))):
-        return kind.published
-    checkpoint = load_single_file_checkpoint(str(file), local_files_only=True)
-    name = str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
-    if name == _LAST_RESORT and _UNET_INPUT not in checkpoint:
-        raise FeraError(f"its weights are of no model known here; name its pipeline: {file}{SEPARATOR}FOLDER")
+    place, mark, name = base.rpartition(CLASS_MARK)
+    if not mark or Path(base).exists():
+        return base, None
+    cls = getattr(diffusers, name, None) if name.isidentifier() else None
+    if not (isinstance(cls, type) and issubclass(cls, DiffusionPipeline)):
+        raise FeraError(f"base {base!r}: diffusers {diffusers.__version__} has no pipeline {name!r}, which is behind #")
+    return place, name
+
+
+def guessed_config(base: SingleFile) -> str:
+    """Where the configuration of files comes from that name none: a folder that comes with fera, or a Hub id.
+
+    Raises:
+        FeraError: nothing in them says what they are. diffusers raises other errors.
+    """
+    shapes = shapes_of(base.file)
+    if not is_whole(base.file) and (kind := kind_of(shapes)):
+        name = kind.published(shapes, 1 + len(pieces_of(base.others, ()).denoisers))
+    elif base.file.suffix == GGUF:
+        raise FeraError(f"its weights are of no model known here; name its pipeline: {base.file}{SEPARATOR}FOLDER")
+    else:
+        checkpoint = load_single_file_checkpoint(str(base.file), local_files_only=True)
+        name = str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+        if name == _LAST_RESORT and _UNET_INPUT not in checkpoint:
+            raise FeraError(f"its weights are of no model known here; name its pipeline: {base.file}{SEPARATOR}FOLDER")
     folder = _CONFIGURATIONS / _SAME.get(name, name)
     return str(folder) if folder.is_dir() else name
 
@@ -110,171 +156,102 @@ def model_of(config: str) -> str:
 
 def lacking_parts(file: Path) -> str:
     """The end of a message: what has to be in the folder beside a file of a denoiser; nothing for other files."""
-    kind = None if file.suffix == GGUF or _is_whole(file) else kind_of(shapes_of(file))
+    kind = None if is_whole(file) else kind_of(shapes_of(file))
     if kind is None:
         return ""
     return f". The file holds the denoiser of {kind.name} alone: VAE, text encoder and tokenizer come from there"
 
 
 def load_single_file(base: SingleFile, config: str, dtype: torch.dtype | dict[str, torch.dtype]) -> Any:
-    """Load the pipeline of a file.
+    """Load the pipeline of files.
 
     Args:
-        base: the file.
-        config: folder or Hub id of the pipeline whose configuration it has.
+        base: the files.
+        config: folder or Hub id of the pipeline whose configuration they have.
         dtype: as `load_base` takes it.
 
     Returns:
         The pipeline, on the CPU.
 
     Raises:
-        FeraError: the file cannot be read, a part is neither in it nor there, or fera knows no denoiser in such a
-            pipeline. diffusers raises other errors.
+        FeraError: a file cannot be read, has no place in the pipeline, a part is neither in one nor there, or fera
+            knows no denoiser in such a pipeline. diffusers raises other errors.
     """
-    is_whole = base.file.suffix != GGUF and _is_whole(base.file)
-    check_scales(base.file, is_whole=is_whole)
     index = DiffusionPipeline.load_config(config)
     parts = {name: value for name, value in index.items() if isinstance(value, list | tuple) and value[-1] is not None}
-    if not any(value[-1] in known() for value in parts.values()):
+    denoisers = [name for name, value in parts.items() if value[-1] in known()]
+    if not denoisers:
         raise FeraError(f"fera knows no denoiser in a {index.get('_class_name')}, of {config}")
-    pipeline: Any = getattr(diffusers, index["_class_name"])
-    if not is_whole:
-        name = next(name for name, value in parts.items() if value[-1] in known())
-        _check_there(config, [part for part in parts if part != name], "the file holds a denoiser alone")
-        denoiser = _from_file(base, config, name, parts[name][-1], dtype)
-        # Of its own class: DiffusionPipeline overlooks optional parts (Wan's denoisers) that it is given.
-        return pipeline.from_pretrained(config, dtype=dtype, use_safetensors=True, **{name: denoiser})
-    given = _given_parts(base, config, parts, dtype)
-    return pipeline.from_single_file(str(base.file), config=config, torch_dtype=_of(dtype, ""), **given)
-
-
-def _given_parts(base: SingleFile, config: str, parts: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    """Parts of a whole checkpoint that diffusers is not left to find."""
-    checkpoint = load_single_file_checkpoint(str(base.file), local_files_only=True)
     is_bundled = model_of(config) != config
-    absent = [name for name, value in parts.items() if value[0] == "transformers" and _is_absent(value[1], checkpoint)]
-    given: dict[str, Any] = {}
+    pieces = pieces_of(base.others, base.tokenizers)
+    placed = placed_pieces(pieces, parts)
+    whole = is_whole(base.file)
+    files = dict(zip(denoisers, _in_order(base, pieces.denoisers, len(denoisers), whole=whole), strict=False))
+    for file in files.values():
+        check_scales(file, is_whole=whole)
+    pipeline = _class_of(base, index, is_bundled=is_bundled and not whole)
+    absent: dict[str, None] = {}
+    if not whole:
+        absent = _check_all(config, parts, {*files, *placed.names}, is_bundled=is_bundled)
+    given = load_pieces(placed, parts, config, dtype) | absent
+    if whole:
+        given |= whole_parts(base.file, config, parts, dtype, given, is_bundled=is_bundled, model=model_of(config))
+        return pipeline.from_single_file(str(base.file), config=config, torch_dtype=_of(dtype, ""), **given)
+    for name, file in files.items():
+        given[name] = load_denoiser(file, config, name, parts[name][-1], _of(dtype, name), model_of(config))
     if is_bundled:
-        # Stable Diffusion 3 does without T5; what has neither encoder nor tokenizer is none of these.
-        is_optional = absent == ["text_encoder_3"]
-        tokenizer = "tokenizer_3" in parts and not is_optional
-        lacking = [*([] if is_optional else absent), *(["tokenizer_3"] if tokenizer else [])]
-        if lacking:
-            raise FeraError(_lacking(", ".join(lacking), "neither in the file nor with fera"))
-        given |= {"text_encoder_3": None, "tokenizer_3": None} if is_optional else {}
-    else:
-        held = [name for name, value in parts.items() if value[0] == "transformers" and name not in absent]
-        words = [name for name in held if not _is_model(parts[name][1])]
-        _check_there(config, [*absent, *words], "the file holds none")
-    for name, (library, class_name) in parts.items():
-        if name in given:
-            continue
-        if hasattr(getattr(diffusers, class_name, None), "from_single_file"):
-            given[name] = _from_file(base, config, name, class_name, dtype)
-        elif is_bundled and class_name == "CLIPTokenizer":
-            given[name] = clip_tokenizer("!") if name == "tokenizer_2" else clip_tokenizer()
-        elif library == "transformers" and name in absent:
-            cls: Any = getattr(transformers, class_name)
-            given[name] = cls.from_pretrained(config, subfolder=name, dtype=_of(dtype, name))
-    return given
+        given |= bundled_tokenizers(parts, given)
+        template = Path(config) / "tokenizer" / "chat_template.jinja"
+        if template.is_file():
+            given["tokenizer"].chat_template = template.read_text(encoding="utf-8")
+    # Of its own class: DiffusionPipeline overlooks optional parts (Wan's denoisers) that it is given.
+    return pipeline.from_pretrained(config, dtype=dtype, use_safetensors=True, **given)
 
 
-def _check_there(config: str, parts: list[str], reason: str) -> None:
-    """Refuse a folder without a part; what a Hub id has, its client says."""
-    folder = Path(config)
-    absent = [name for name in parts if not any((folder / name).glob("*"))]
-    if folder.is_dir() and absent:
-        raise FeraError(_lacking(", ".join(absent), f"not in {folder}, and {reason}"))
-
-
-def _lacking(parts: str, where: str) -> str:
-    verb = "are" if "," in parts else "is"
-    return f"{parts} {verb} {where}: name a pipeline that has it all, FILE{SEPARATOR}FOLDER or FILE{SEPARATOR}HUB ID"
-
-
-def _is_whole(file: Path) -> bool:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return any(key.startswith(_WHOLE) for key in opened.keys())
-    except (SafetensorError, OSError) as error:
-        raise FeraError(f"it cannot be read: {error}") from error
-
-
-def _from_file(base: SingleFile, config: str, name: str, class_name: str, dtype: Any) -> Any:
-    cls: Any = getattr(diffusers, class_name)
-    if not hasattr(cls, "from_single_file"):
-        raise FeraError(f"diffusers reads no single file into a {class_name}; convert it to a pipeline's folder")
-    held, settings = _of(dtype, name), {}
-    if base.file.suffix == GGUF:
-        if find_spec("gguf") is None:
-            raise FeraError("GGUF files need the package gguf: pip install 'fera[quantized]'")
-        settings["quantization_config"] = GGUFQuantizationConfig(compute_dtype=held)
-    with TemporaryDirectory() as folder:
-        place = _with_shapes(base.file, config, name, class_name, Path(folder))
-        try:
-            model = cls.from_single_file(
-                _weights(base.file, held), config=place, subfolder=name, torch_dtype=held, **settings
-            ).eval()
-        except NotImplementedError as error:  # of a weight that nothing was loaded into
-            raise FeraError(f"it lacks weights of a {class_name} as {model_of(config)} describes it") from error
-    if base.file.suffix == GGUF:
-        hold_gguf(model, held)
-    return model
-
-
-def _weights(file: Path, dtype: torch.dtype) -> Any:
-    """What diffusers is given of a file: its path, or its weights under names that diffusers knows."""
-    if has_scales(file):
-        weights = unscaled(file, dtype)
-    elif (
-        file.suffix != GGUF and (kind := kind_of(shapes_of(file))) and kind.class_name == "QwenImageTransformer2DModel"
-    ):
-        weights = load_file(file)
-    else:
-        return str(file)
-    if any(key.startswith(f"{PREFIX}transformer_blocks.") for key in weights):  # diffusers' own names under a prefix
-        return {key.removeprefix(PREFIX): weight for key, weight in weights.items()}
-    return weights
-
-
-def _with_shapes(file: Path, config: str, name: str, class_name: str, folder: Path) -> str:
-    """Where a denoiser's configuration is: corrected by what the file's shapes say, in a folder for that, if they do.
-
-    Raises:
-        FeraError: the file holds the denoiser of another model.
-    """
-    shapes: Shapes = {} if file.suffix == GGUF else shapes_of(file)
-    kind: FileKind | None = kind_of(shapes)
-    if kind is None or class_name not in known():
-        return config
-    if kind.class_name != class_name:
-        if kind.name == "Wan":  # whose names others have too
-            return config
+def _in_order(base: SingleFile, others: Collection[Path], places: int, *, whole: bool) -> list[Path]:
+    """Files of denoisers in the order of a pipeline's."""
+    if whole and others:
+        raise FeraError(f"{min(others).name} holds a denoiser, and {base.file.name} is a checkpoint that has one")
+    files = [base.file, *others]
+    if len(files) > places:
         raise FeraError(
-            f"it holds the denoiser of {kind.name}, and {model_of(config)} is a pipeline with a {class_name}"
+            f"{len(files)} files hold a denoiser, and the pipeline has {places}: {', '.join(map(str, files))}"
         )
-    cls: Any = getattr(diffusers, class_name)
-    has_none = Path(config).is_dir() and not (Path(config) / name / "config.json").is_file()
-    settings = {} if has_none else dict(cls.load_config(config, subfolder=name))
-    (folder / name).mkdir()
-    settings |= {"_class_name": class_name, **kind.settings(shapes, settings)}
-    (folder / name / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    return str(folder)
+    if len(files) > 1 and "low" in files[0].name.lower() and "high" in files[1].name.lower():
+        raise FeraError(f"name the denoiser of high noise first: {files[1]}{SEPARATOR}{files[0]}")
+    return files
 
 
-def _is_model(class_name: str) -> bool:
-    cls = getattr(transformers, class_name)
-    return isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)
+def _class_of(base: SingleFile, index: Mapping[str, Any], *, is_bundled: bool) -> Any:
+    """The class of a pipeline: that which was asked for, that which shapes tell, or the configuration's."""
+    name = base.pipeline
+    if name is None and is_bundled and (kind := kind_of(shapes := shapes_of(base.file))):
+        name = kind.pipeline(shapes)
+    return getattr(diffusers, name or str(index["_class_name"]))
 
 
-def _is_absent(class_name: str, checkpoint: Any) -> bool:
-    """Whether a class is a text encoder that diffusers does not find in a checkpoint."""
-    cls = getattr(transformers, class_name)
-    if not _is_model(class_name):
-        return False
-    if cls.__name__.startswith("CLIP"):
-        return not is_clip_model_in_single_file(cls, checkpoint)
-    return not (cls.__name__.startswith("T5") and is_t5_in_single_file(checkpoint))
+def _check_all(config: str, parts: Mapping[str, Any], given: set[str], *, is_bundled: bool) -> dict[str, None]:
+    """Refuse what lacks a part, before any is loaded; those that the pipeline does without, as None."""
+    if not is_bundled:
+        folder = Path(config)
+        lacking = [name for name in parts if name not in given and not any((folder / name).glob("*"))]
+        if folder.is_dir() and lacking:
+            verb = "is" if len(lacking) == 1 else "are"
+            raise FeraError(
+                f"{', '.join(lacking)} {verb} not in {folder}, and the file holds a denoiser alone: name a pipeline "
+                f"that has it all, FILE{SEPARATOR}FOLDER or FILE{SEPARATOR}HUB ID, or its file beside the others"
+            )
+        return {}
+    lacking = [
+        name for name, value in parts.items() if name not in {*given, "scheduler"} and value[1] != "CLIPTokenizer"
+    ]
+    absent = dict.fromkeys(_OPTIONAL) if {*_OPTIONAL} <= {*lacking} else {}
+    if lacking := [name for name in lacking if name not in absent]:
+        raise FeraError(
+            f"the files hold no {what_to_name(lacking, parts)}. Name what is missing behind {SEPARATOR!r}, or a "
+            "pipeline's folder that has it"
+        )
+    return absent
 
 
 def _of(dtype: torch.dtype | dict[str, torch.dtype], name: str) -> torch.dtype:

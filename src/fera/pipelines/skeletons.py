@@ -11,15 +11,18 @@ from torch import nn
 from fera.demo import base_path
 from fera.errors import FeraError
 from fera.models.registry import known
-from fera.pipelines.base import CLASS_MARK, EMOJI, check_base, loading, parted
-from fera.pipelines.single_file import guessed_config, single_file
+from fera.pipelines.base import EMOJI, check_base, loading, parted
+from fera.pipelines.file_parts import pieces_of
+from fera.pipelines.file_shapes import kind_of, shapes_of
+from fera.pipelines.single_file import CLASS_MARK, SingleFile, guessed_config, single_file
 
 
 def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]:
     """The denoisers of a pipeline as its configuration describes them, on the meta device.
 
     Args:
-        base: a folder as `save_pretrained` writes it, a Hub id, or "emoji" for the base that comes with fera.
+        base: a folder as `save_pretrained` writes it, a Hub id, a file as `load_base` takes it, or "emoji" for the
+            base that comes with fera. Of files, shapes say what the configuration does not.
         revision: branch, tag or commit, for a Hub id.
 
     Returns:
@@ -31,7 +34,9 @@ def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]
     base = str(base_path()) if base == EMOJI else base
     if (alone := single_file(base)) is not None:
         with loading(base):
-            base = alone.config or guessed_config(alone.file)
+            if shaped := _of_files(alone):
+                return shaped
+            base = alone.config or guessed_config(alone)
     base, _ = parted(base)
     check_base(base)
     with loading(base):
@@ -48,6 +53,22 @@ def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]
         raise FeraError(
             f"base {base}: fera knows no denoiser in a {index.get('_class_name')}; `fera models` lists them"
         )
+    return found
+
+
+def _of_files(base: SingleFile) -> dict[str, nn.Module]:
+    """The denoisers of files whose shapes say what they are, whatever configuration there is; none of others."""
+    found: dict[str, nn.Module] = {}
+    for file in (base.file, *pieces_of(base.others, ()).denoisers):
+        shapes = shapes_of(file)
+        if (kind := kind_of(shapes)) is None:
+            return {}
+        name = "transformer" if not found else f"transformer_{len(found) + 1}"
+        cls: Any = _class(kind.class_name)
+        folder = Path(base.config or "") / name
+        known_before = dict(cls.load_config(folder)) if base.config and (folder / "config.json").is_file() else {}
+        with torch.device("meta"):
+            found[name] = cls.from_config({**known_before, **kind.settings(shapes, known_before)})
     return found
 
 
