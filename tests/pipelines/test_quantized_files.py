@@ -16,9 +16,9 @@ import fera
 from fera.cli.main import main
 from fera.errors import FeraError
 from fera.pipelines.base import load_base
-from fera.pipelines.skeletons import skeletons
 from fera.pipelines.memory import held
 from fera.pipelines.scaled_weights import unscaled
+from fera.pipelines.skeletons import skeletons
 from fera.training import train
 
 
