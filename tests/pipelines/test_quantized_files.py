@@ -110,7 +110,7 @@ def test_gguf_refusals(weights, folder, image_folder, tmp_path):
     write_gguf(path, weights, Kind.Q8_0)
     with pytest.raises(FeraError, match="the files hold no text_encoder .*, vae .*Name what is missing"):
         load_base(str(path))
-    shown = skeletons(str(path))["transformer"]
+    shown = skeletons(f"{path}|{folder}")["transformer"]
     assert shown.num_parameters() == skeletons(str(folder))["transformer"].num_parameters()
     base = f"{path}|{folder}"
     for changes, message in (
