@@ -1,7 +1,11 @@
-"""How a base is held in memory."""
+"""How a base is read, and held in memory."""
 
+import shutil
+
+import pytest
 import torch
 
+from fera.errors import FeraError
 from fera.pipelines.base import load_base
 
 
@@ -22,3 +26,12 @@ def test_it_can_be_saved(tiny_sd_dir, tmp_path):
     pipe.save_pretrained(tmp_path / "copy")
     again = load_base(str(tmp_path / "copy")).unet.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in pipe.unet.state_dict().items())
+
+
+def test_a_folder_without_a_part_says_which(tiny_sd_dir, tmp_path):
+    shutil.copytree(tiny_sd_dir, tmp_path / "base")
+    shutil.rmtree(tmp_path / "base" / "vae")
+    with pytest.raises(
+        FeraError, match=r"base .*base lacks vae \(AutoencoderKL\): model_index.json names it, and there is"
+    ):
+        load_base(str(tmp_path / "base"))

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from fera.models.families import FAMILIES, MODELS
 from fera.models.registry import Denoiser, known
+from fera.models.untried import UNTRIED
 
 # Pipelines of known classes that are not routed, or not as they should be, with the reason.
 NOT_SUPPORTED: dict[str, str] = {
     "LTXConditionPipeline": "passes coordinates instead of the sizes of its latent: the call is an error",
     "HunyuanImageRefinerPipeline": "its latent has a fifth dimension: the call is an error",
-    "MarigoldDepthPipeline": "and its relatives put the given picture's latent before the one that is drawn, which no "
-    "call shows: the gate would follow the picture. Register the UNet anew, with a function that takes the last four "
+    "MarigoldDepthPipeline, MarigoldIntrinsicsPipeline, MarigoldNormalsPipeline": "put the given "
+    "picture's latent before the one that is drawn, which no call shows: the gate would follow the picture. Register the UNet anew, with a function that takes the last four "
     "channels",
 }
 
@@ -19,6 +20,7 @@ NOT_SUPPORTED: dict[str, str] = {
 NOT_ROUTED: dict[str, str] = {
     "Cosmos3OmniTransformer": "packs tokens of text, video, sound and actions into one sequence without a batch",
     "MiniMaxH3Transformer3DModel": "packs tokens of text, video and sound into one sequence without a batch",
+    "AudioLDM2UNet2DConditionModel": "draws spectrograms; not tried: its pipeline reads texts with five models",
     "SanaWMTransformer3DModel": "not tried: its pipeline asks for a camera's path",
     "SanaWMLTX2RefinerTransformer3DModel": "draws block after block from keys and values that it has kept",
     "Kandinsky6SRTransformer3DModel": "begins with the given video under noise: its latent and its condition are one",
@@ -82,7 +84,7 @@ def to_markdown() -> str:
     trained = _TRAINS.format(count=len(FAMILIES), all=sum(len(row.pipelines) for row in rows()))
     missing = _reasons("why", NOT_ROUTED, "class")
     parts = [_HEAD, trained, _pipelines(), _CLASSES, _table(), _TAIL]
-    parts += [_LIMITED, limited, _MISSING, missing, _REFUSED, refused]
+    parts += [_LIMITED, limited, _MISSING, missing, _UNTRIED, _untried(), _REFUSED, refused]
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,6 +101,11 @@ def _row(name: str, entry: Denoiser) -> Row:
 def _reasons(title: str, reasons: dict[str, str], of: str = "pipeline") -> str:
     lines = [f"| `{name.replace(', ', '`, `')}` | {reason} |" for name, reason in sorted(reasons.items())]
     return "\n".join([f"| {of} | {title} |", "|---|---|", *lines])
+
+
+def _untried() -> str:
+    lines = [f"| {reason} | {', '.join(f'`{name}`' for name in sorted(names))} |" for reason, names in UNTRIED.items()]
+    return "\n".join(["| why | pipelines |", "|---|---|", *lines])
 
 
 def _line(text: str) -> str:
@@ -223,3 +230,10 @@ _MISSING = """\
 ## Classes that are not routed
 
 Of the transformers and UNets of diffusers 0.42:"""
+
+
+_UNTRIED = """\
+## What no test draws with
+
+Other pipelines of diffusers 0.42 whose denoiser is of a class above. They route as far as their calls are those of a
+pipeline that is proven; no test says so."""

@@ -109,6 +109,8 @@ def read_index(base: str, *, revision: str | None = None) -> dict[str, Any]:
         index = DiffusionPipeline.load_config(place, revision=revision)
     if not isinstance(index, dict):
         raise FeraError(f"cannot load base {base!r}: its model_index.json is no JSON object")
+    if Path(place).is_dir():
+        _check_parts(Path(place), index)
     return index
 
 
@@ -257,6 +259,16 @@ def _check_folder(folder: Path) -> None:
         raise FeraError(
             f"base {folder} is no diffusers pipeline: there is no model_index.json in it (it holds {names}). "
             "Give the folder that pipeline.save_pretrained wrote"
+        )
+
+
+def _check_parts(folder: Path, index: dict[str, Any]) -> None:
+    """Refuse a folder without that of a part: diffusers' error would not say which."""
+    parts = {name: value for name, value in index.items() if isinstance(value, list) and value[-1] is not None}
+    if lacking := [f"{name} ({value[-1]})" for name, value in parts.items() if not (folder / name).is_dir()]:
+        raise FeraError(
+            f"base {folder} lacks {', '.join(lacking)}: model_index.json names it, and there is no such folder. Copy "
+            "it there too; pipeline.save_pretrained writes all of them"
         )
 
 

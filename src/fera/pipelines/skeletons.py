@@ -33,10 +33,13 @@ def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]
     """
     base = str(base_path()) if base == EMOJI else base
     if (alone := single_file(base)) is not None:
-        with loading(base):
-            if shaped := _of_files(alone):
-                return shaped
-            base = alone.config or guessed_config(alone)
+        try:
+            with loading(base):
+                if shaped := _of_files(alone):
+                    return shaped
+                base = alone.config or guessed_config(alone)
+        except FeraError as error:
+            raise FeraError(f"base {alone.file}: {error}") from error
     base, _ = parted(base)
     check_base(base)
     with loading(base):
