@@ -11,9 +11,9 @@ from fera.models.untried import UNTRIED
 NOT_SUPPORTED: dict[str, str] = {
     "LTXConditionPipeline": "passes coordinates instead of the sizes of its latent: the call is an error",
     "HunyuanImageRefinerPipeline": "its latent has a fifth dimension: the call is an error",
-    "MarigoldDepthPipeline, MarigoldIntrinsicsPipeline, MarigoldNormalsPipeline": "put the given "
-    "picture's latent before the one that is drawn, which no call shows: the gate would follow the picture. Register the UNet anew, with a function that takes the last four "
-    "channels",
+    "MarigoldDepthPipeline, MarigoldIntrinsicsPipeline, MarigoldNormalsPipeline": "put the given picture's "
+    "latent before the one that is drawn, which no call shows: the gate would follow the picture. Register the UNet "
+    "anew, with a function that takes the last four channels",
 }
 
 # Transformers and UNets of diffusers that are not routed, with the reason.

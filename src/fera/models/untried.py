@@ -3,8 +3,6 @@
 # Reason to names. `tests/models/test_untried.py` holds the list against diffusers.
 UNTRIED: dict[str, tuple[str, ...]] = {
     "in diffusers' own folder of what is deprecated": (
-        "LEditsPPPipelineStableDiffusion",
-        "LEditsPPPipelineStableDiffusionXL",
         "StableDiffusionInpaintPipelineLegacy",
         "StableDiffusionPipelineSafe",
         "AltDiffusionImg2ImgPipeline",
@@ -164,6 +162,8 @@ UNTRIED: dict[str, tuple[str, ...]] = {
         "SanaSprintPipeline",
     ),
     "not tried": (
+        "LEditsPPPipelineStableDiffusion",
+        "LEditsPPPipelineStableDiffusionXL",
         "AnimateDiffSDXLPipeline",
         "AudioLDM2Pipeline",
         "BriaFiboEditPipeline",
