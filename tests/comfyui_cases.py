@@ -18,6 +18,9 @@ def inputs(twin, batch=2, part=0.4, seed=0):
 @torch.no_grad()
 def in_comfyui(twin, patcher, x, sigma, context, options=None, **conditions):
     """A call of the model as ComfyUI's samplers make it, with what else it is told."""
+    frames = x.shape[1] if twin.has_frames_as_rows else 1
+    if twin.has_frames_as_rows:
+        x, sigma, context = x.flatten(0, 1), *(told.repeat_interleave(frames, dim=0) for told in (sigma, context))
     extra = {
         key: value.expand(len(x), *value.shape[1:]).contiguous() if torch.is_tensor(value) else value
         for key, value in twin.extra.items()
@@ -29,6 +32,8 @@ def in_comfyui(twin, patcher, x, sigma, context, options=None, **conditions):
         conditions["latent_shapes"] = shapes
     told = {"c_crossattn": context, "transformer_options": options}
     drawn = patcher.model.apply_model(given, sigma, **told, **extra, **conditions)
+    if twin.has_frames_as_rows:
+        return drawn.unflatten(0, (-1, frames))
     return drawn if shapes is None else engine().utils.unpack_latents(drawn, shapes)[0]
 
 

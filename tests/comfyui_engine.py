@@ -66,6 +66,7 @@ class Twin:
         extra: what ComfyUI's model is told besides.
         targets: layers to adapt: of as many kinds as ComfyUI's map has; None for the class's defaults.
         sound: what lies behind the latent in one row with it, (1, C, L, F); None for most.
+        has_frames_as_rows: whether the first axis of a latent, its frames, is one with the batch in ComfyUI.
         rounding: by how much two answers may differ; more than float's where one of the two rounds on the way.
     """
 
@@ -77,6 +78,7 @@ class Twin:
     extra: Mapping[str, Any] = field(default_factory=dict)
     targets: Sequence[str] | None = None
     sound: Tensor | None = None
+    has_frames_as_rows: bool = False
     rounding: float = 1e-4
 
     def patcher(self) -> Any:

@@ -22,20 +22,26 @@ CALL = {
 }
 
 
+def make_unet(**overrides: object) -> UNetSpatioTemporalConditionModel:
+    """For latents of 4 channels, pictures seen 32 wide."""
+    settings = {
+        "sample_size": 32,
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "num_attention_heads": 4,
+        "projection_class_embeddings_input_dim": 48,
+        "addition_time_embed_dim": 16,
+    }
+    torch.manual_seed(0)
+    return UNetSpatioTemporalConditionModel(**settings | overrides).eval()
+
+
 def make_pipeline() -> StableVideoDiffusionPipeline:
     """With the scheduler of its releases, which scales the latent that the UNet gets."""
-    torch.manual_seed(0)
-    unet = UNetSpatioTemporalConditionModel(
-        sample_size=32,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        cross_attention_dim=32,
-        num_attention_heads=4,
-        projection_class_embeddings_input_dim=48,
-        addition_time_embed_dim=16,
-    )
+    unet = make_unet()
     vae = AutoencoderKLTemporalDecoder(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2)
     vision = CLIPVisionConfig(
         hidden_size=32,
@@ -49,7 +55,7 @@ def make_pipeline() -> StableVideoDiffusionPipeline:
     return StableVideoDiffusionPipeline(
         vae=vae.eval(),
         image_encoder=CLIPVisionModelWithProjection(vision).eval(),
-        unet=unet.eval(),
+        unet=unet,
         scheduler=EulerDiscreteScheduler(
             beta_start=0.00085,
             beta_end=0.012,

@@ -45,13 +45,14 @@ class ExpertLayers:
         self._traced.clear()
 
     @contextmanager
-    def acting(self, model: nn.Module, weights: Tensor, options: dict[str, Any]) -> Iterator[None]:
+    def acting(self, model: nn.Module, weights: Tensor, options: dict[str, Any], frames: int = 1) -> Iterator[None]:
         """Let the experts act.
 
         Args:
             model: ComfyUI's.
             weights: of each sample's experts, shape (B, E), float32.
             options: ComfyUI's `transformer_options` of the call.
+            frames: rows of the call that are one sample.
 
         Raises:
             FeraError: the model is compiled, and the experts are no LoRA. Within: it cannot be told which sample a row
@@ -63,7 +64,7 @@ class ExpertLayers:
                 yield
             return
         layers = [model.get_submodule(place.path) for place in self._places]
-        call = _Call(self._adapter, weights)
+        call = _Call(self._adapter, weights, frames)
         handles = [layer.register_forward_hook(self._hook(index, call)) for index, layer in enumerate(layers)]
         try:
             yield
@@ -114,10 +115,12 @@ class _Call:
     Args:
         adapter: for errors.
         weights: of each sample's experts, shape (B, E), float32.
+        frames: rows of the call that are one sample.
     """
 
-    def __init__(self, adapter: str, weights: Tensor) -> None:
+    def __init__(self, adapter: str, weights: Tensor, frames: int) -> None:
         self._adapter = adapter
+        self._frames = frames
         self._weights = weights
         self._are_alike: bool | None = None
         self._ranks: dict[tuple[int, int, bool, torch.dtype], Tensor] = {}
@@ -172,7 +175,8 @@ class _Call:
             return each
         if self._is_one():
             return each[:1].expand(count, -1)
-        if has_tokens and count % samples == 0:  # frames and the like, folded into the batch
+        is_frames = count == samples * self._frames
+        if is_frames or (has_tokens and count % samples == 0):  # frames and the like, folded into the batch
             return each.repeat_interleave(count // samples, dim=0)
         raise FeraError(
             f"a layer sees {count} rows, and the call has {samples} latents whose gates of {self._adapter} differ: it "

@@ -14,7 +14,19 @@ from fera.models.layouts import unpack
 _OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel", "Ideogram4Transformer2DModel")
 # Latents of videos, whose given frames are in the latent itself.
 _WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel", "LTX2VideoTransformer3DModel")
+# Videos whose frames are rows of the batch.
+_WITH_FRAMES_AS_ROWS = "UNetSpatioTemporalConditionModel"
 _WITH_MASKED_FRAMES = "Kandinsky5Transformer3DModel"
+
+
+def frames_of(denoiser: str, num_video_frames: int | None) -> int:
+    """How many rows of a call are one sample.
+
+    Args:
+        denoiser: class name, in diffusers, of the denoiser that the adapter was trained on.
+        num_video_frames: as ComfyUI tells its model.
+    """
+    return num_video_frames or 1 if denoiser == _WITH_FRAMES_AS_ROWS else 1
 
 
 def latent_of(

@@ -10,7 +10,7 @@ from torch import Tensor
 from fera.comfyui.acting import ExpertLayers
 from fera.comfyui.adapter import LiveAdapter
 from fera.comfyui.control import GateControl
-from fera.comfyui.latent import latent_of, noise_level_of
+from fera.comfyui.latent import frames_of, latent_of, noise_level_of
 from fera.method.routing import Routing
 
 
@@ -64,13 +64,15 @@ class Routed:
 
         Args:
             executor: goes on with the call; `class_obj` is ComfyUI's model.
-            x: latents, shape (B, C, H, W), (B, C, T, H, W) or (B, C, L).
-            t: sigmas, shape (B,).
+            x: latents, shape (B, C, H, W), (B, C, T, H, W), (B, C, L), or (B T, C, H, W) of models whose frames are
+                rows.
+            t: sigmas, one a row.
             c_concat: conditions as channels, of which a mask of frames may be read.
             c_crossattn: text; not read.
             control: of ControlNet; not read.
             transformer_options: ComfyUI's.
-            **kwargs: other conditions; of these `denoise_mask` and `latent_shapes` are read.
+            **kwargs: other conditions; of these `denoise_mask`, `latent_shapes` and `num_video_frames`
+                are read.
 
         Raises:
             FeraError: it cannot be told which sample a row of a layer belongs to.
@@ -80,7 +82,8 @@ class Routed:
         acting: Any = nullcontext()
         if self._acts(model.model_sampling, t):
             gates = self._gates(model.model_sampling, x, t, kwargs | {"c_concat": c_concat})
-            acting = self.layers.acting(model, gates * self.strength, options)
+            frames = len(x) // len(gates)
+            acting = self.layers.acting(model, gates * self.strength, options, frames)
         with acting:
             output: Tensor = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         return output
@@ -92,6 +95,8 @@ class Routed:
         return latest < float(sigma.max()) <= earliest
 
     def _gates(self, sampling: Any, x: Tensor, sigma: Tensor, told: Mapping[str, Any]) -> Tensor:
+        if (frames := frames_of(self.adapter.denoiser, told.get("num_video_frames"))) > 1:
+            x, sigma = x.unflatten(0, (-1, frames)), sigma[::frames]
         conditions = {name: told.get(name) for name in ("denoise_mask", "latent_shapes", "c_concat")}
         latent = latent_of(self.adapter.denoiser, sampling, sigma, x, **conditions)
         read, level = self.adapter.input, None

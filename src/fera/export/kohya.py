@@ -11,29 +11,11 @@ from collections.abc import Mapping
 import torch
 
 from fera.export.pair import Pair
+from fera.export.sgm import sgm_path
 
 UNET = "UNet2DConditionModel"
 FLUX = "FluxTransformer2DModel"
 HOLDS = f"linear and convolution layers of a {UNET} (Stable Diffusion 1, 2, XL) and attention of a {FLUX}"
-
-# Resnets and attentions that SDXL has in each down block; an up block has one more.
-_SDXL_LAYERS = 2
-
-_SGM_TOP = {
-    "conv_in": "input_blocks.0.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-_SGM_RESNET = {
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_SGM_KINDS = {"resnets": 0, "attentions": 1}
 
 # Layers of a FLUX block that are not fused, and the parts of those that are, in the order they are stacked.
 _FLUX_PLAIN = {
@@ -63,7 +45,7 @@ def refuses(denoiser: str | None, layers: list[str], is_sdxl: bool) -> str | Non
     if denoiser == FLUX:
         unknown = [layer for layer in layers if _flux_place(layer) is None]
     else:
-        unknown = [layer for layer in layers if is_sdxl and _sgm_path(layer) is None]
+        unknown = [layer for layer in layers if is_sdxl and sgm_path(layer) is None]
     return f"its names are not known to fera for: {', '.join(unknown[:3])}" if unknown else None
 
 
@@ -71,7 +53,7 @@ def named(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool) -> di
     """The LoRA of each layer by the layer's name in the format, for layers that are not refused."""
     if denoiser == FLUX:
         return _flux(layers)
-    paths = {layer: _sgm_path(layer) or layer if is_sdxl else layer for layer in layers}
+    paths = {layer: sgm_path(layer) or layer if is_sdxl else layer for layer in layers}
     return {f"lora_unet_{paths[layer].replace('.', '_')}": pair for layer, pair in layers.items()}
 
 
@@ -95,32 +77,6 @@ def base_version(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool
     # The width of its texts tells Stable Diffusion 2.
     widths = {pair.down.shape[1] for layer, pair in layers.items() if layer.endswith(("attn2.to_k", "attn2.to_v"))}
     return "sd_v2" if widths == {1024} else "sd_v1"
-
-
-def _sgm_path(layer: str) -> str | None:
-    """Path of an SDXL layer in the original code, or None where it has no counterpart."""
-    if layer in _SGM_TOP:
-        return _SGM_TOP[layer]
-    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", layer):
-        kind, index, rest = match[1], int(match[2]), match[3]
-        place = 1 if kind == "attentions" else 2 * index
-        return _sgm_inner(f"middle_block.{place}", kind, rest)
-    if match := re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.+)", layer):
-        is_down, block, kind, index, rest = match[1] == "down", int(match[2]), match[3], int(match[4]), match[5]
-        place = block * (_SDXL_LAYERS + 1) + index
-        path = f"input_blocks.{place + 1}" if is_down else f"output_blocks.{place}"
-        return _sgm_inner(f"{path}.{_SGM_KINDS[kind]}", kind, rest)
-    if match := re.fullmatch(r"down_blocks\.(\d)\.downsamplers\.0\.conv", layer):
-        return f"input_blocks.{(int(match[1]) + 1) * (_SDXL_LAYERS + 1)}.0.op"
-    if match := re.fullmatch(r"up_blocks\.(\d)\.upsamplers\.0\.conv", layer):
-        return f"output_blocks.{int(match[1]) * (_SDXL_LAYERS + 1) + _SDXL_LAYERS}.2.conv"
-    return None
-
-
-def _sgm_inner(path: str, kind: str, rest: str) -> str | None:
-    if kind == "attentions":
-        return f"{path}.{rest}"
-    return f"{path}.{_SGM_RESNET[rest]}" if rest in _SGM_RESNET else None
 
 
 def _flux_place(layer: str) -> tuple[str, str, tuple[str, ...]] | None:

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 
 import torch
 
-from fera.export.comfyui.lookup import BY_DIFFUSERS, NAMES, layer_in_comfyui
+from fera.export.comfyui.lookup import BY_DIFFUSERS, NAMED, layer_in_comfyui
 from fera.export.comfyui.own import FEED_FORWARD, Own
 from fera.export.pair import Pair
 
-HOLDS = f"UNets under kohya's names, {', '.join(sorted((*BY_DIFFUSERS, *NAMES)))}"
+HOLDS = f"UNets under kohya's names, {', '.join(sorted((*BY_DIFFUSERS, *NAMED)))}"
 
 
 def refuses(denoiser: str | None, layers: list[str]) -> str | None:
     """Why the format cannot hold layers of a denoiser that is no UNet, or None."""
     if denoiser in BY_DIFFUSERS:
         return None
-    if denoiser not in NAMES:
+    if denoiser is None or denoiser not in NAMED:
         return f"its key names for a {denoiser} are not known to fera"
     owns = {layer: layer_in_comfyui(denoiser, layer) for layer in layers}
     if unknown := [layer for layer, own in owns.items() if own is None]:

@@ -15,6 +15,7 @@ from fera.export.comfyui import (
     lumina,
     mochi,
     stable_audio,
+    stable_video,
     wan,
 )
 from fera.export.comfyui.own import Names, Own
@@ -36,6 +37,10 @@ _KINDS = (
 NAMES: dict[str, Names] = {denoiser: names for kin in _KINDS for denoiser, names in kin.NAMES.items()}
 
 
+# Whose layers have names of their own there.
+NAMED = (*NAMES, stable_video.DENOISER)
+
+
 @cache
 def layer_in_comfyui(denoiser: str, layer: str) -> Own | None:
     """The layer of ComfyUI's model that one of diffusers' is, or is a part of.
@@ -45,8 +50,11 @@ def layer_in_comfyui(denoiser: str, layer: str) -> Own | None:
         layer: the layer's path in it.
 
     Returns:
-        None where no table knows it, which of `BY_DIFFUSERS` and of UNets none does.
+        None where no table knows it, which of `BY_DIFFUSERS` and of most UNets none does.
     """
+    if denoiser == stable_video.DENOISER:
+        path = stable_video.path_of(layer)
+        return None if path is None else Own(path)
     for pattern, own in NAMES.get(denoiser, {}).items():
         if match := re.fullmatch(pattern, layer):
             if isinstance(own, str):
@@ -62,7 +70,7 @@ def names_in_comfyui(denoiser: str, layer: str) -> list[str]:
         denoiser: class name of the denoiser.
         layer: diffusers' path of the layer in it.
     """
-    if "UNet" in denoiser:
+    if "UNet" in denoiser and denoiser != stable_video.DENOISER:
         return [f"lora_unet_{layer.replace('.', '_')}"]
     own = layer_in_comfyui(denoiser, layer)
     names = [] if own is None or own.part else [f"diffusion_model.{own.path}"]
