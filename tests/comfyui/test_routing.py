@@ -10,6 +10,7 @@ import torch
 from comfyui_cases import in_comfyui, in_diffusers, inputs
 from comfyui_engine import engine
 from comfyui_twins import TWINS
+from comfyui_twins.hunyuan import hunyuan_image_to_video
 from comfyui_twins.unets import sd15
 from peft import inject_adapter_in_model
 from tuner_cases import fill
@@ -191,6 +192,37 @@ def test_half_precision(sd, tmp_path):
     drawn = in_comfyui(sd, patcher, x, sigma, context)
     assert trace[0].gates.dtype == torch.float32
     assert (drawn.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+@pytest.mark.parametrize("name", ["wan22_5b", "ltx", "ltx2"])
+def test_a_given_frame_does_not_steer_the_gate(name, tmp_path):
+    """It lies in the latent, and its tokens have no noise. What is drawn in its place, both throw away."""
+    twin = TWINS[name]()
+    denoiser, adapter = adapted(twin, tmp_path / "ink", router_input="log_energies+timestep", temperature=20.0)
+    x, sigma, context = inputs(twin)
+    mask = torch.ones(1, 1, x.shape[2], 1, 1)
+    mask[:, :, 0] = 0
+    patcher, trace = RecordGates().record(routed(twin.patcher(), adapter, 1.0))
+    drawn = in_comfyui(twin, patcher, x, sigma, context, denoise_mask=mask.expand(len(x), *x.shape[1:]))
+    sampling = twin.model.model_sampling
+    level = noise_level_of(sampling, sigma)[:, None] * mask[:, 0, :, 0, 0]
+    with torch.no_grad(), fera.trace(denoiser) as steps:
+        prediction = twin.predict(denoiser, sampling.calculate_input(sigma, x), level, context)
+    torch.testing.assert_close(trace[0].gates, steps[0].gates, rtol=0, atol=1e-5)
+    expected = sampling.calculate_denoised(sigma, prediction, x)
+    torch.testing.assert_close(drawn[:, :, 1:], expected[:, :, 1:], rtol=1e-3, atol=twin.rounding)
+
+
+def test_the_gate_of_hunyuan_video_with_a_given_picture(tmp_path):
+    twin = hunyuan_image_to_video()
+    denoiser, adapter = adapted(twin, tmp_path / "ink", target_modules=["to_q", "proj_mlp"], temperature=20.0)
+    call = inputs(twin)
+    patcher, trace = RecordGates().record(routed(twin.patcher(), adapter, 1.0))
+    drawn = in_comfyui(twin, patcher, *call)
+    with fera.trace(denoiser) as steps:
+        in_diffusers(twin, denoiser, *call)
+    torch.testing.assert_close(trace[0].gates, steps[0].gates, rtol=0, atol=1e-5)
+    assert (drawn - in_comfyui(twin, twin.patcher(), *call)).abs().max() > 1e-2
 
 
 def test_an_adapter_in_a_model_that_is_built_on_its_base(tmp_path):

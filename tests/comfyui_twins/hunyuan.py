@@ -32,10 +32,22 @@ _REST = ["ff.net.0.proj", "ff_context.net.2", "norm1.linear", "norm_out.linear",
 
 def hunyuan_video() -> Twin:
     """HunyuanVideo's transformer, on three frames."""
+    return _hunyuan_video()
+
+
+def hunyuan_image_to_video() -> Twin:
+    """The same for a given picture, which is the latent's first frame.
+
+    No twin: in single blocks ComfyUI takes words, not the first frame's pixels, for what is given.
+    """
+    return _hunyuan_video(image_condition_type="token_replace")
+
+
+def _hunyuan_video(**given: str) -> Twin:
     from models.hunyuan_video import make_transformer
 
     denoiser = make_transformer(
-        guidance_embeds=False, rope_axes_dim=(4, 4, 8), attention_head_dim=16, num_refiner_layers=2
+        guidance_embeds=False, rope_axes_dim=(4, 4, 8), attention_head_dim=16, num_refiner_layers=2, **given
     )
     comfy = engine()
     config = comfy.supported_models.HunyuanVideo(_SETTINGS | {"vec_in_dim": 32})
@@ -53,7 +65,8 @@ def hunyuan_video() -> Twin:
         ).sample
 
     targets = [*_ATTENTION, *_REST, "proj_mlp", "linear_1", "context_embedder.proj_in"]
-    return Twin(denoiser, model, (4, 3, 8, 8), predict, (5, 32), {"y": pooled}, targets)
+    told = {"y": pooled} | ({"guiding_frame_index": torch.zeros(1)} if given else {})
+    return Twin(denoiser, model, (4, 3, 8, 8), predict, (5, 32), told, targets)
 
 
 def hunyuan_video15() -> Twin:

@@ -7,6 +7,7 @@ from comfyui_engine import Twin, engine
 from torch import Tensor, nn
 
 from comfyui_twins.by_names import copy_by_names
+from comfyui_twins.frames import of_tokens
 
 # Pixels and frames that an entry of its latent is, and how many frames a second ComfyUI takes a video to have.
 SPATIAL, TEMPORAL, RATE = 32, 8, 25
@@ -36,7 +37,7 @@ def ltx() -> Twin:
         tokens = denoiser(
             hidden_states=latent.flatten(2).transpose(1, 2),
             encoder_hidden_states=context,
-            timestep=level * 1000,
+            timestep=1000 * of_tokens(level, latent),
             encoder_attention_mask=torch.ones(context.shape[:2], dtype=torch.long),
             num_frames=frames,
             height=height,
@@ -79,7 +80,8 @@ def ltx2() -> Twin:
             audio_hidden_states=sound.transpose(1, 2).flatten(2).expand(len(latent), -1, -1),
             encoder_hidden_states=texts,
             audio_encoder_hidden_states=of_sound,
-            timestep=level * 1000,
+            timestep=1000 * of_tokens(level, latent),
+            audio_timestep=1000 * level if level.ndim == 1 else 1000 * level.amax(dim=1),
             num_frames=frames,
             height=height,
             width=width,

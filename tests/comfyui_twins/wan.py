@@ -7,6 +7,7 @@ from comfyui_engine import Twin, engine
 from torch import Tensor, nn
 
 from comfyui_twins.by_names import copy_by_names
+from comfyui_twins.frames import of_tokens
 
 _SETTINGS: dict[str, Any] = {
     **{"image_model": "wan2.1", "patch_size": (1, 2, 2), "in_dim": 16, "out_dim": 16, "dim": 24, "ffn_dim": 32},
@@ -73,8 +74,7 @@ def wan22_5b() -> Twin:
     copy_by_names(denoiser, model, _REST)
 
     def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        tokens = latent[0, 0, :, ::2, ::2].numel()
-        return denoiser(latent, (level * 1000)[:, None].expand(-1, tokens), context).sample
+        return denoiser(latent, 1000 * of_tokens(level, latent, 2), context).sample
 
     return Twin(denoiser, model, (48, 5, 8, 8), predict, (5, 64), targets=_TARGETS)
 

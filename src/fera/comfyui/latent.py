@@ -14,6 +14,8 @@ from fera.models.layouts import unpack
 _OF_BLOCKS = ("Flux2Transformer2DModel", "ErnieImageTransformer2DModel", "Ideogram4Transformer2DModel")
 # Latents of videos, whose given frames are in the latent itself.
 _WITH_GIVEN_FRAMES = ("WanTransformer3DModel", "LTXVideoTransformer3DModel", "LTX2VideoTransformer3DModel")
+# Videos of which it is told that their first frame is given.
+_WITH_FIRST_FRAME = "HunyuanVideoTransformer3DModel"
 # Videos whose frames are rows of the batch.
 _WITH_FRAMES_AS_ROWS = "UNetSpatioTemporalConditionModel"
 _WITH_MASKED_FRAMES = "Kandinsky5Transformer3DModel"
@@ -37,6 +39,7 @@ def latent_of(
     denoise_mask: Tensor | None = None,
     latent_shapes: Sequence[Sequence[int]] | None = None,
     c_concat: Tensor | None = None,
+    guiding_frame_index: Tensor | None = None,
 ) -> Tensor:
     """The latent of a call, as the router was trained on it.
 
@@ -49,6 +52,7 @@ def latent_of(
         latent_shapes: of those in one row, with their batch; the first of them, the video, is read.
         c_concat: conditions that come behind the latent as channels; of Kandinsky 5's the last is read, a mask that is
             1 on frames that are given.
+        guiding_frame_index: told of videos whose first frame is given in the latent.
 
     Returns:
         Shape (B, C, H, W) or (B, C, L); frames count as channels. What is given as a condition is zero.
@@ -61,6 +65,8 @@ def latent_of(
         latent = latent * (denoise_mask > 0)
     if c_concat is not None and denoiser == _WITH_MASKED_FRAMES:
         latent = latent * (1 - c_concat[:, -1:])
+    if guiding_frame_index is not None and denoiser == _WITH_FIRST_FRAME:
+        latent = latent[:, :, 1:]
     if latent.ndim == 5:
         latent = latent.flatten(1, 2)
     if denoiser in _OF_BLOCKS:

@@ -13,6 +13,9 @@ from fera.comfyui.control import GateControl
 from fera.comfyui.latent import frames_of, latent_of, noise_level_of
 from fera.method.routing import Routing
 
+# What a call tells that may say which part of the latent is given.
+_CONDITIONS = ("denoise_mask", "latent_shapes", "c_concat", "guiding_frame_index")
+
 
 @dataclass(frozen=True)
 class Routed:
@@ -71,8 +74,7 @@ class Routed:
             c_crossattn: text; not read.
             control: of ControlNet; not read.
             transformer_options: ComfyUI's.
-            **kwargs: other conditions; of these `denoise_mask`, `latent_shapes` and `num_video_frames`
-                are read.
+            **kwargs: other conditions; some of these are read, see `latent_of`, and `num_video_frames`.
 
         Raises:
             FeraError: it cannot be told which sample a row of a layer belongs to.
@@ -97,7 +99,7 @@ class Routed:
     def _gates(self, sampling: Any, x: Tensor, sigma: Tensor, told: Mapping[str, Any]) -> Tensor:
         if (frames := frames_of(self.adapter.denoiser, told.get("num_video_frames"))) > 1:
             x, sigma = x.unflatten(0, (-1, frames)), sigma[::frames]
-        conditions = {name: told.get(name) for name in ("denoise_mask", "latent_shapes", "c_concat")}
+        conditions = {name: told.get(name) for name in _CONDITIONS}
         latent = latent_of(self.adapter.denoiser, sampling, sigma, x, **conditions)
         read, level = self.adapter.input, None
         if read.reads_timestep:
