@@ -21,7 +21,7 @@ from comfyui_twins.mochi import mochi
 from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
-from comfyui_twins.sounds import ace_step, stable_audio
+from comfyui_twins.sounds import ace_step, stable_audio, stable_audio3
 from comfyui_twins.stable_video import stable_video
 from comfyui_twins.unets import sd15, sdxl
 from comfyui_twins.wan import skyreels, wan, wan22_5b, wan_image_to_video, wan_vace
@@ -59,6 +59,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "sdxl": sdxl,
     "skyreels": skyreels,
     "stable_audio": stable_audio,
+    "stable_audio3": stable_audio3,
     "stable_video": stable_video,
     "wan": wan,
     "wan22_5b": wan22_5b,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from comfyui_engine import copy_weights
 from torch import nn
 
 from fera.export.comfyui import layer_in_comfyui
+from fera.export.comfyui.own import ordered
 
 
 def copy_by_names(denoiser: nn.Module, model: Any, others: Mapping[str, str], beside: tuple[str, ...] = ()) -> None:
@@ -41,7 +43,7 @@ def _place(kind: str, name: str, tensor: torch.Tensor, others: Mapping[str, str]
     own = layer_in_comfyui(kind, layer)
     if own is None:
         return None
-    turn = (lambda held: torch.cat(held.chunk(2)[::-1])) if own.is_turned else None
+    turn = partial(ordered, order=own.order) if own.order else None
     if not own.part:
         return f"{own.path}.{side}", None, turn
     index = own.parts.index(own.part)

@@ -18,6 +18,10 @@ _OF_STABLE_AUDIO = {
     r"transformer_blocks\.(\d+)\.norm2\.weight": r"transformer.layers.\1.cross_attend_norm.gamma",
     r"transformer_blocks\.(\d+)\.norm3\.weight": r"transformer.layers.\1.ff_norm.gamma",
 }
+_OF_STABLE_AUDIO3 = {
+    r"transformer_blocks\.(\d+)\.(to_scale_shift_gate|.+\.gamma)": r"transformer.layers.\1.\2",
+    r"(memory_tokens|rotary_pos_emb\.inv_freq)": r"transformer.\1",
+}
 
 
 def ace_step() -> Twin:
@@ -93,3 +97,42 @@ def stable_audio() -> Twin:
     targets = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
     targets += ["cross_attention_proj.0", "timestep_proj.2"]
     return Twin(denoiser, model, (8, 32), predict, (5, 64), {"global_embed": length}, targets)
+
+
+def stable_audio3() -> Twin:
+    """Stable Audio 3's transformer, whose attention is the difference of two, and which can be given a sound."""
+    from models.sound import make_stable_audio3_transformer
+
+    denoiser: Any = make_stable_audio3_transformer(
+        embed_dim=128, num_heads=2, ff_mult=4, timestep_features_dim=256, use_differential_attention=True
+    )
+    del denoiser.prompt_padding_embedding  # ComfyUI puts it behind short texts before a call
+    for module in denoiser.modules():  # what ComfyUI's norms leave to PyTorch
+        if hasattr(module, "gamma"):
+            module.eps = torch.finfo(torch.float32).eps
+    settings = {
+        **{"audio_model": "dit1.0", "io_channels": 8, "embed_dim": 128, "depth": 2, "num_heads": 2},
+        **{"cond_token_dim": 16, "project_cond_tokens": True, "global_cond_dim": 16, "num_memory_tokens": 3},
+        **{"attn_kwargs": {"qk_norm": "rms", "differential": True}, "norm_type": "rms_norm"},
+        **{"timestep_features_type": "expo", "local_add_cond_dim": 5, "global_cond_shared_embed": True},
+        **{"global_cond_type": "adaLN", "dtype": torch.float32},
+    }
+    comfy = engine()
+    import comfy.ldm.audio.embedders as embedders
+
+    kind = {"fourier_features_type": "expo"}
+    seconds = embedders.NumberConditioner(768, min_val=0, max_val=384, **kind).state_dict()
+    model = comfy.model_base.StableAudio3(comfy.supported_models.StableAudio3(settings), seconds, device="cpu")
+    copy_by_names(denoiser, model, _OF_STABLE_AUDIO3)
+    generator = torch.Generator().manual_seed(3)
+    length, given = torch.randn(1, 16, generator=generator), torch.randn(1, 5, 32, generator=generator)
+
+    def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        batch = len(latent)
+        told = {"global_hidden_states": length.expand(batch, -1), "local_add_cond": given.expand(batch, -1, -1)}
+        return denoiser(latent, level, encoder_hidden_states=context, **told).sample
+
+    told = {"global_embed": length, "local_add_cond": given}
+    targets = ["to_qkv", "to_q", "to_kv", "to_out", "ff.proj_in", "ff.proj_out", "to_local_embed.2", "to_cond_embed.0"]
+    targets += ["to_timestep_embed.2", "proj_out"]
+    return Twin(denoiser, model, (8, 32), predict, (5, 16), told, targets)

@@ -59,22 +59,28 @@ LONGCAT = {
 MUSIC = {"frame_hiddens": embeddings(0, 1, 12, 16), "num_inference_steps": 3}
 
 
+def make_stable_audio3_transformer(**overrides: object) -> StableAudio3DiTModel:
+    """Latents of 8 channels, texts 16 wide."""
+    settings = {
+        "io_channels": 8,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 4,
+        "cond_token_dim": 16,
+        "global_cond_dim": 16,
+        "local_add_cond_dim": 5,
+        "timestep_features_dim": 16,
+        "ff_mult": 2,
+        "num_memory_tokens": 3,
+        "use_differential_attention": False,
+    }
+    torch.manual_seed(0)
+    return awake(StableAudio3DiTModel(**settings | overrides))
+
+
 def make_stable_audio3() -> StableAudio3Pipeline:
     """From embeddings in place of words."""
-    torch.manual_seed(0)
-    transformer = StableAudio3DiTModel(
-        io_channels=8,
-        embed_dim=32,
-        depth=2,
-        num_heads=4,
-        cond_token_dim=16,
-        global_cond_dim=16,
-        local_add_cond_dim=5,
-        timestep_features_dim=16,
-        ff_mult=2,
-        num_memory_tokens=3,
-        use_differential_attention=False,
-    )
+    transformer = make_stable_audio3_transformer()
     vae = AutoencoderSAME(
         audio_channels=2,
         patch_size=2,
@@ -93,7 +99,7 @@ def make_stable_audio3() -> StableAudio3Pipeline:
         text_encoder=None,
         tokenizer=None,
         duration_embedder=StableAudio3DurationEmbedder(output_dim=16, fourier_dim=16).eval(),
-        transformer=awake(transformer),
+        transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )
 

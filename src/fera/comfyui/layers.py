@@ -7,16 +7,16 @@ weights. Some of its layers are several of diffusers' in one: a place is then a 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fera.comfyui.adapter import LiveAdapter
 from fera.comfyui.experts import LayerExperts
 from fera.errors import FeraError
 from fera.export.comfyui import layer_in_comfyui, names_in_comfyui
-from fera.export.comfyui.own import Own
+from fera.export.comfyui.own import Own, ordered
 
 _WEIGHT = ".weight"
 
@@ -81,11 +81,7 @@ def _target(
     if own is None or module is None:
         return next((key_map[name] for name in names_in_comfyui(denoiser, layer) if name in key_map), None)
     span = _span(layer, own, experts.outputs, module) if own.part else None
-    return f"diffusion_model.{own.path}{_WEIGHT}", span, _halves_turned if own.is_turned else None
-
-
-def _halves_turned(weight: Tensor) -> Tensor:
-    return torch.cat(weight.chunk(2)[::-1])
+    return f"diffusion_model.{own.path}{_WEIGHT}", span, partial(ordered, order=own.order) if own.order else None
 
 
 def _span(layer: str, own: Own, width: int | None, module: nn.Module) -> tuple[int, int, int]:

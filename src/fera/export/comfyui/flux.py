@@ -3,7 +3,7 @@
 Source of the names: its `comfy/ldm/flux/model.py`, which keeps those of the original code.
 """
 
-from fera.export.comfyui.own import Names, Own, two_layers
+from fera.export.comfyui.own import SWAPPED, Names, Own, two_layers
 
 DOUBLE: Names = {
     r"transformer_blocks\.(\d+)\.attn\.to_([qkv])": Own(r"double_blocks.\1.img_attn.qkv", r"\2", "qkv"),
@@ -31,7 +31,7 @@ NAMES: dict[str, Names] = {
         "x_embedder": "img_in",
         "context_embedder": "txt_in",
         **two_layers(r"time_embed\.timestep_embedder", "time_in"),
-        r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", is_turned=True),
+        r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", order=SWAPPED),
         "proj_out": "final_layer.linear",
     },
 }

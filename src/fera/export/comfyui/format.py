@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from fera.export.comfyui.lookup import BY_DIFFUSERS, NAMED, layer_in_comfyui
-from fera.export.comfyui.own import FEED_FORWARD, Own
+from fera.export.comfyui.own import FEED_FORWARD, Own, ordered
 from fera.export.pair import Pair
 
 HOLDS = f"UNets under kohya's names, {', '.join(sorted((*BY_DIFFUSERS, *NAMED)))}"
@@ -46,12 +46,12 @@ def named(denoiser: str | None, layers: Mapping[str, Pair]) -> dict[str, Pair]:
         if own.part:
             fused.setdefault(own.path, (own, {}))[1][own.part] = pair
         else:
-            found[f"diffusion_model.{own.path}"] = _turned(pair) if own.is_turned else pair
+            found[f"diffusion_model.{own.path}"] = _ordered(pair, own.order) if own.order else pair
     return found | {f"diffusion_model.{path}": _fused(own, pairs) for path, (own, pairs) in fused.items()}
 
 
-def _turned(pair: Pair) -> Pair:
-    return Pair(pair.down, torch.cat(pair.up.chunk(2)[::-1]))
+def _ordered(pair: Pair, order: tuple[int, ...]) -> Pair:
+    return Pair(pair.down, ordered(pair.up, order))
 
 
 def _fused(own: Own, pairs: Mapping[str, Pair]) -> Pair:

@@ -4,7 +4,7 @@ Source of the names: its `comfy/ldm/hunyuan_video/model.py`, which keeps those o
 """
 
 from fera.export.comfyui.flux import DOUBLE, SINGLE
-from fera.export.comfyui.own import Names, Own, two_layers
+from fera.export.comfyui.own import SWAPPED, Names, Own, two_layers
 
 _REFINER = r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)"
 _OWN_REFINER = r"txt_in.individual_token_refiner.blocks.\1"
@@ -22,7 +22,7 @@ _TEXT: Names = {
 }
 _ENDS: Names = {
     r"x_embedder\.proj": "img_in.proj",
-    r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", is_turned=True),
+    r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", order=SWAPPED),
     r"proj_out": "final_layer.linear",
 }
 

@@ -1,6 +1,6 @@
 """Hunyuan-DiT."""
 
-from fera.export.comfyui.own import Names, Own, two_layers
+from fera.export.comfyui.own import SWAPPED, Names, Own, two_layers
 
 NAMES: dict[str, Names] = {
     "HunyuanDiT2DModel": {
@@ -17,7 +17,7 @@ NAMES: dict[str, Names] = {
         **two_layers(r"time_extra_emb\.timestep_embedder", "t_embedder.mlp", ("0", "2")),
         **two_layers(r"time_extra_emb\.extra_embedder", "extra_embedder", ("0", "2")),
         r"time_extra_emb\.pooler\.(.+)": r"pooler.\1",
-        r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", is_turned=True),
+        r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", order=SWAPPED),
         "proj_out": "final_layer.linear",
     },
 }

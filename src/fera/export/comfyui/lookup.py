@@ -59,7 +59,7 @@ def layer_in_comfyui(denoiser: str, layer: str) -> Own | None:
         if match := re.fullmatch(pattern, layer):
             if isinstance(own, str):
                 return Own(match.expand(own))
-            return Own(match.expand(own.path), match.expand(own.part), own.parts, own.is_grouped, own.is_turned)
+            return Own(match.expand(own.path), match.expand(own.part), own.parts, own.is_grouped, own.order)
     return None
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 # How many times as wide as a fused layer's other parts its feed-forward part is.
 FEED_FORWARD = 4
 
@@ -17,16 +20,18 @@ class Own:
         parts: of a layer that is several of diffusers': its outputs in their order. `q`, `k` and `v` are equally
             wide, and `m`, a feed-forward layer, `FEED_FORWARD` times as wide.
         is_grouped: whether its queries are wider than its keys and values, which are alike.
-        is_turned: whether the first half of its outputs is the second in diffusers', as where scale and shift are.
+        order: which of diffusers' outputs, cut into as many equal pieces, come first there; empty where they are alike.
     """
 
     path: str
     part: str = ""
     parts: str = ""
     is_grouped: bool = False
-    is_turned: bool = False
+    order: tuple[int, ...] = ()
 
 
+# Halves that changed places, as where shift and scale are.
+SWAPPED = (1, 0)
 # Patterns of diffusers' paths, of which the first that fits a whole path counts, to ComfyUI's.
 Names = Mapping[str, str | Own]
 
@@ -40,3 +45,14 @@ def two_layers(old: str, new: str, names: tuple[str, str] = ("in_layer", "out_la
         names: of the layers there.
     """
     return {rf"{old}\.linear_{number}": f"{new}.{name}" for number, name in enumerate(names, start=1)}
+
+
+def ordered(outputs: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Outputs of diffusers' layer as ComfyUI's has them, along the first axis.
+
+    Args:
+        outputs: a weight, a bias, or an up matrix.
+        order: as `Own.order`.
+    """
+    pieces = outputs.chunk(len(order))
+    return torch.cat([pieces[index] for index in order])

@@ -1,8 +1,10 @@
-"""Stable Audio."""
+"""Stable Audio and Stable Audio 3."""
 
 from fera.export.comfyui.own import Names, Own
 
 _BLOCK, _OWN_BLOCK = r"transformer_blocks\.(\d+)", r"transformer.layers.\1"
+# Of attention that is the difference of two, diffusers has both queries, both keys, and the values.
+_DIFFERENTIAL = (0, 2, 4, 1, 3)
 
 NAMES: dict[str, Names] = {
     "StableAudioDiTModel": {
@@ -18,5 +20,14 @@ NAMES: dict[str, Names] = {
         r"cross_attention_proj\.(\d)": r"to_cond_embed.\1",
         r"proj_(in|out)": r"transformer.project_\1",
         r"((?:pre|post)process_conv)": r"\1",
+    },
+    "StableAudio3DiTModel": {
+        rf"{_BLOCK}\.self_attn\.to_qkv": Own(rf"{_OWN_BLOCK}.self_attn.to_qkv", order=_DIFFERENTIAL),
+        rf"{_BLOCK}\.ff\.proj_in": rf"{_OWN_BLOCK}.ff.ff.0.proj",
+        rf"{_BLOCK}\.ff\.proj_out": rf"{_OWN_BLOCK}.ff.ff.2",
+        rf"{_BLOCK}\.(.+)": rf"{_OWN_BLOCK}.\2",
+        r"proj_(in|out)": r"transformer.project_\1",
+        r"(global_cond_embedder\.\d)": r"transformer.\1",
+        r"(to_(?:timestep|cond|global)_embed\.\d|(?:pre|post)process_conv)": r"\1",
     },
 }
