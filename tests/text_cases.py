@@ -1,4 +1,4 @@
-"""Pipelines with CLIP text encoders, and adapters with parts in them whose every weight counts."""
+"""Pipelines with text encoders, and adapters with parts in them whose every weight counts."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tuner_cases import fill
 import fera
 from fera import FeraConfig
 from fera.adapters.text.encoders import text_encoders
+from fera.adapters.text.kinds import target_paths
 from fera.adapters.text.lora import add_lora, lora_layers
 from fera.adapters.text.tokens import add_token
 from fera.models.components import denoisers
@@ -29,21 +30,25 @@ def make_pipeline(kind: str) -> Any:
 
 
 def add_text_adapter(pipe: Any, name: str = "default", token: str | None = TOKEN, vectors: int = 1) -> Any:
-    """Put an adapter with LoRA and a token in every CLIP text encoder into a pipeline, as training would leave it."""
+    """Put an adapter with LoRA and a token in every text encoder into a pipeline, as training would leave it."""
     denoiser = next(iter(denoisers(pipe).values()))
     inject_adapter_in_model(FeraConfig(r=2, target_modules=TARGETS), denoiser, name)
     fill(denoiser, 1, name)
     generator = torch.Generator().manual_seed(5)
     for encoder, module in text_encoders(pipe).items():
-        add_lora(module, name, 2, 4.0, ["q_proj", "k_proj", "v_proj", "out_proj"], inference=True)
+        add_lora(module, name, 2, 4.0, target_paths(module, None), inference=True)
         for layer in lora_layers(module, name).values():
             for matrix in (layer.lora_A[name].weight, layer.lora_B[name].weight):
                 matrix.data = 0.3 * torch.randn(matrix.shape, generator=generator)
         if token is not None:
-            add_token(pipe, encoder, name, token, torch.randn(vectors, 32, generator=generator))
+            add_token(pipe, encoder, name, token, torch.randn(vectors, _width(module), generator=generator))
         module.eval()
     denoiser.eval()
     return pipe
+
+
+def _width(encoder: Any) -> int:
+    return int(encoder.get_input_embeddings().weight.shape[1])
 
 
 def write_text_adapter(kind: str, folder: Path, **settings: Any) -> Path:

@@ -4,22 +4,26 @@ from pydantic import Field, model_validator
 
 from fera.config.section import Section, check_unused
 
+_ENCODERS = (
+    "Which text encoders, by their names in the pipeline, such as `text_encoder_2`; when unset, those that are CLIP, "
+    "or all where none is."
+)
+
 
 class TextEncoderConfig(Section):
-    """LoRA on the CLIP text encoders, trained beside the denoiser's experts; [text.md](text.md) tells when."""
+    """LoRA on text encoders, trained beside the denoiser's experts; [text.md](text.md) tells when."""
 
-    train_text_encoder: bool = Field(
-        default=False, description="Train LoRA on every CLIP text encoder; T5 and others stay as they are."
-    )
+    train_text_encoder: bool = Field(default=False, description="Train LoRA on text encoders.")
+    encoders: list[str] | None = Field(default=None, min_length=1, description=_ENCODERS)
     r: int = Field(default=4, ge=1, le=16384, description="Rank.")
     lora_alpha: float | None = Field(
         default=None, gt=0, description="Numerator of the scale, lora_alpha / r; r when unset."
     )
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")
-    target_modules: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "out_proj"],
+    target_modules: list[str] | None = Field(
+        default=None,
         min_length=1,
-        description="Layers to adapt, by the end of their names.",
+        description="Layers to adapt, by the end of their names; the attention of each text encoder when unset.",
     )
 
     @model_validator(mode="after")
@@ -29,7 +33,7 @@ class TextEncoderConfig(Section):
 
 
 class TokensConfig(Section):
-    """A word that the CLIP text encoders learn (textual inversion); [text.md](text.md) shows how it is used."""
+    """A word that text encoders learn (textual inversion); [text.md](text.md) shows how it is used."""
 
     placeholder_token: str | None = Field(
         default=None,
@@ -41,6 +45,7 @@ class TokensConfig(Section):
     initializer_token: str | None = Field(
         default=None, min_length=1, description="A word of one token whose embedding the new one starts from."
     )
+    encoders: list[str] | None = Field(default=None, min_length=1, description=_ENCODERS)
     num_vectors: int = Field(default=1, ge=1, le=64, description="Embeddings that the word stands for.")
     learning_rate: float = Field(default=5e-4, gt=0, description="Peak learning rate of the embeddings.")
     train_frac: float = Field(

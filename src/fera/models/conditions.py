@@ -2,11 +2,13 @@
 
 The pipeline is called as users call it and stopped at the first forward of its denoiser, whose arguments are what its
 text encoders made: templates, instructions, limits and defaults are the pipeline's own. Captions go one at a time, so
-that none is padded for the sake of another.
+that none is padded for the sake of another. Pipelines draw without gradients; where the caller wants them, they are let
+through.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,18 +70,33 @@ def first_forward(pipe: Any, caption: str, device: torch.device, call: Mapping[s
         found.update(zip(names, args, strict=False), **kwargs)
         raise _Stop
 
+    # What the pipeline's own function is before it is told to compute no gradients.
+    draw = inspect.unwrap(type(pipe).__call__) if torch.is_grad_enabled() else type(pipe).__call__
     # Before the hooks of an adapter, whose router may be on another device.
     hook = denoiser.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
     bar = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(**{**bar, "disable": True})
     try:
-        pipe(prompt=caption, num_inference_steps=2, generator=torch.Generator(device), output_type="latent", **call)
+        with _executing_on(pipe, device):
+            generator = torch.Generator(device)
+            draw(pipe, prompt=caption, num_inference_steps=2, generator=generator, output_type="latent", **call)
     except _Stop:
         pass
     finally:
         hook.remove()
         pipe.set_progress_bar_config(**bar)
     return found
+
+
+@contextmanager
+def _executing_on(pipe: Any, device: torch.device) -> Iterator[None]:
+    """Let a pipeline take this for the device that it computes on, which is else that of its first part."""
+    own = type(pipe)
+    pipe.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, "_execution_device": device})
+    try:
+        yield
+    finally:
+        pipe.__class__ = own
 
 
 def together(conditions: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

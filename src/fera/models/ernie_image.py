@@ -15,6 +15,7 @@ from fera.models.layouts import unpack
 from fera.models.packing import pack
 from fera.models.pictures import block_standardized
 from fera.models.previews import from_blocks
+from fera.models.prompts import WITHOUT_GRADIENTS
 from fera.models.registry import Denoiser, add
 
 _PACKING = 2
@@ -50,6 +51,7 @@ def ernie_image(pipe: Any) -> Family:
         ("tokenizer", "text_encoder"),
         reader(_take, **call),
         _predict,
+        untrained={"text_encoder": WITHOUT_GRADIENTS},
         packing=_PACKING,
         scale=int(pipe.vae_scale_factor) // _PACKING,
         latents=_latents,

@@ -15,6 +15,7 @@ from fera.models.sound import Sound
 from fera.models.video import Video
 
 Conditions = Mapping[str, Tensor]
+EncodePart = Callable[[Any, list[str], torch.device, Conditions], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Family:
         predict: (denoiser, noisy latents (B, C, H, W), timesteps (B,), conditions) to the prediction, shape
             (B, C, H, W).
         packing: latent pixels a side that the pipeline packs into one token, beside the denoiser's own patches.
-        clip: names of the text encoders that are CLIP, which can be trained.
+        clip: names of the text encoders that are CLIP.
         reads: text encoders beside those of `clip` that get captions as they are, to how many tokens of one they read;
             None: as many as `max_sequence_length` of the pipeline says. Empty where a pipeline puts words of its own
             around captions, or counts them its own way, for one of its encoders: what is said of some would mislead.
-        encode_clip: (pipeline, captions, device, conditions) to conditions in which what the CLIP encoders make is
-            computed anew; None where they make all of it.
+        encode_part: where several text encoders make conditions apart from each other, names of those that make some of
+            them together to (pipeline, captions, device, all conditions) to these, computed anew; the other encoders
+            may be gone. Empty where what all of them make is mixed, or where there is one.
+        untrained: names of text encoders that cannot be trained to the reason.
         scale: pixels a latent pixel, where `vae_scale_factor` of the pipeline does not say so.
         resolution: side of the square pictures that the pipeline was made for, in pixels, where neither its denoiser
             nor its default size says so.
@@ -69,7 +72,8 @@ class Family:
     resolution: int | None = None
     clip: tuple[str, ...] = ()
     reads: Mapping[str, int | None] = field(default_factory=dict)
-    encode_clip: Callable[[Any, list[str], torch.device, Conditions], dict[str, Tensor]] | None = None
+    encode_part: Mapping[tuple[str, ...], EncodePart] = field(default_factory=dict)
+    untrained: Mapping[str, str] = field(default_factory=dict)
     placed: Callable[[Placement], dict[str, tuple[float, ...]]] | None = None
     units: Callable[[Any], LatentUnits] = scaled
     latents: Callable[[Any, Tensor], Tensor] | None = None

@@ -48,7 +48,7 @@ def flux(pipe: Any, pairs: Pairs | None = None) -> Family:
         packing=2,
         clip=("text_encoder",),
         reads={"text_encoder_2": None},
-        encode_clip=_encode_clip,
+        encode_part={("text_encoder",): _encode_clip, ("text_encoder_2",): _encode_t5},
         units=shifted,
         pairs=pairs,
     )
@@ -86,7 +86,13 @@ def _encode(pipe: Any, captions: list[str], device: torch.device) -> dict[str, T
 
 def _encode_clip(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
     """CLIP makes the pooled embeddings alone; the others are T5's."""
-    return {**conditions, "pooled_projections": pipe._get_clip_prompt_embeds(captions, device=device)}
+    return {"pooled_projections": pipe._get_clip_prompt_embeds(captions, device=device)}
+
+
+def _encode_t5(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    dtype = conditions["encoder_hidden_states"].dtype  # by default that of CLIP
+    embeds = pipe._get_t5_prompt_embeds(captions, device=device, dtype=dtype, **prompt_settings(pipe))
+    return {"encoder_hidden_states": embeds}
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fera.models import layouts, rows
 from fera.models.conditions import Arguments, reader
 from fera.models.families import add_family
-from fera.models.family import Conditions, Family
+from fera.models.family import Conditions, EncodePart, Family
 from fera.models.latents import shifted
+from fera.models.prompts import prompt_settings
 from fera.models.registry import Denoiser, add
 
 add(
@@ -23,6 +25,7 @@ add(
     ),
 )
 
+_T5, _LLAMA, _POOLED = "encoder_hidden_states_t5", "encoder_hidden_states_llama3", "pooled_embeds"
 _PARTS = tuple(f"{part}{number}" for number in ("", "_2", "_3", "_4") for part in ("tokenizer", "text_encoder"))
 
 
@@ -33,7 +36,38 @@ def hidream(pipe: Any) -> Family:
     """
     call = {"guidance_scale": 1.0}
     reads = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4"))
-    return Family(_PARTS, reader(_take, **call), _predict, reads=reads, call=call, units=shifted)
+    return Family(
+        _PARTS,
+        reader(_take, **call),
+        _predict,
+        reads=reads,
+        encode_part={
+            ("text_encoder", "text_encoder_2"): _part(_POOLED, "pooled_prompt_embeds"),
+            ("text_encoder_3",): _part(_T5, "prompt_embeds_t5"),
+            ("text_encoder_4",): _part(_LLAMA, "prompt_embeds_llama3"),
+        },
+        call=call,
+        units=shifted,
+    )
+
+
+def _part(condition: str, argument: str) -> EncodePart:
+    """How one condition is computed anew: the pipeline's own function is given the others."""
+
+    def encode(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+        given = {
+            "prompt_embeds_t5": conditions[_T5],
+            "prompt_embeds_llama3": conditions[_LLAMA].transpose(0, 1),
+            "pooled_prompt_embeds": conditions[_POOLED],
+        }
+        del given[argument]
+        t5, _, llama, _, pooled, _ = pipe.encode_prompt(
+            captions, device=device, do_classifier_free_guidance=False, **given, **prompt_settings(pipe)
+        )
+        made = {_T5: t5, _LLAMA: llama.transpose(0, 1), _POOLED: pooled}
+        return {condition: made[condition]}
+
+    return encode
 
 
 def _take(arguments: Arguments) -> dict[str, Tensor]:

@@ -39,10 +39,26 @@ def hunyuan_dit(pipe: Any) -> Family:
         reader(named(*_TEXT), **call),
         _predict,
         reads={"text_encoder": 77, "text_encoder_2": 256},
+        encode_part={("text_encoder",): partial(_encode_part, 0), ("text_encoder_2",): partial(_encode_part, 1)},
         call=call,
         no_checkpointing="diffusers has no gradient checkpointing for Hunyuan-DiT",
         units=shifted,
     )
+
+
+def _encode_part(
+    index: int, pipe: Any, captions: list[str], device: torch.device, conditions: Conditions
+) -> dict[str, Tensor]:
+    """What BERT makes, or T5."""
+    embeds, _, mask, _ = pipe.encode_prompt(
+        captions,
+        device=device,
+        dtype=pipe.transformer.dtype,
+        do_classifier_free_guidance=False,
+        text_encoder_index=index,
+    )
+    states, masks = _TEXT[2 * index : 2 * index + 2]
+    return {states: embeds, masks: mask}
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:

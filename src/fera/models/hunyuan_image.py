@@ -9,6 +9,7 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
+from fera.models.prompts import QUOTED_ALONE
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
 
 add(
@@ -39,6 +40,7 @@ def hunyuan_image(pipe: Any) -> Family:
         parts,
         reader(named(*_TEXT)),
         _predict,
+        untrained={"text_encoder_2": QUOTED_ALONE},
         encodes_alone=True,
         guidance="distilled_guidance_scale" if config.guidance_embeds else None,
         refusal=_DISTILLED if distilled else "",

@@ -57,6 +57,7 @@ def hunyuan_video(pipe: Any) -> Family:
         parts,
         reader(named(*_TEXTS), **call),
         _predict,
+        encode_part={("text_encoder",): _encode_llama, ("text_encoder_2",): _encode_clip},
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=_RESOLUTION,
         latents=_latents,
@@ -73,6 +74,7 @@ def hunyuan_video_image_to_video(pipe: Any) -> Family:
         hunyuan_video(pipe),
         text_components=("tokenizer", "text_encoder", "image_processor", "tokenizer_2", "text_encoder_2"),
         encode=_encode_unseen,
+        encode_part={},
         predict=_predict_after_frame,
         latents=_latents_after_frame,
         preview=None,
@@ -80,6 +82,18 @@ def hunyuan_video_image_to_video(pipe: Any) -> Family:
         call={"guidance_scale": _GUIDANCE},
         refusal="" if replaces else _LEAVES_OUT,
     )
+
+
+def _encode_llama(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    pooled = conditions["pooled_projections"]
+    text, _, mask = pipe.encode_prompt(captions, device=device, pooled_prompt_embeds=pooled, **prompt_settings(pipe))
+    return {"encoder_hidden_states": text, "encoder_attention_mask": mask.to(text.dtype)}
+
+
+def _encode_clip(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    text, mask = conditions["encoder_hidden_states"], conditions["encoder_attention_mask"]
+    _, pooled, _ = pipe.encode_prompt(captions, device=device, prompt_embeds=text, prompt_attention_mask=mask)
+    return {"pooled_projections": pooled}
 
 
 def _encode_seen(pipe: Any, captions: list[str], frames: Sequence[Any], device: torch.device) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.given import given
 from fera.models.previews import first_frame
+from fera.models.prompts import QUOTED_ALONE
 from fera.models.registry import JOINT_ATTENTION, Denoiser, add
 from fera.models.video import Video, encoded_clip, folded, frames_behind_channels
 
@@ -60,6 +61,7 @@ def hunyuan_video15(pipe: Any) -> Family:
         ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
         reader(named(*names), **call),
         predict,
+        untrained={"text_encoder_2": QUOTED_ALONE},
         scale=int(pipe.vae_scale_factor_spatial),
         resolution=int(pipe.target_size),
         latents=_latents,

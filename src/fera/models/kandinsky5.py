@@ -1,5 +1,6 @@
 """Kandinsky 5: pictures and videos."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 
 from fera.models.conditions import Arguments, reader
 from fera.models.families import add_family
-from fera.models.family import Conditions, Family
+from fera.models.family import Conditions, EncodePart, Family
 from fera.models.latents import shifted
 from fera.models.lengths import each_length
+from fera.models.prompts import prompt_settings
 from fera.models.registry import Denoiser, add
 from fera.models.video import Video, encoded_clip, folded
 
@@ -57,6 +59,7 @@ def kandinsky5(pipe: Any) -> Family:
         each_length(_predict),
         scale=int(pipe.vae_scale_factor_spatial),
         encodes_alone=True,
+        encode_part=_ENCODE_PART,
         call=call,
         units=shifted,
     )
@@ -95,18 +98,36 @@ def kandinsky5_video(pipe: Any) -> Family:
         latents=latents_of,
         video=Video(int(pipe.vae_scale_factor_temporal), _FRAME_RATE),
         encodes_alone=True,
+        encode_part=_ENCODE_PART,
         call=call,
     )
 
 
 def _take(arguments: Arguments) -> dict[str, Tensor]:
-    text = arguments["encoder_hidden_states"]
-    pooled = arguments["pooled_projections"]
+    return _told(arguments["encoder_hidden_states"], arguments["pooled_projections"])
+
+
+def _told(text: Tensor, pooled: Tensor) -> dict[str, Tensor]:
     return {
         "encoder_hidden_states": text,
         "pooled_projections": pooled,
         "mask": torch.ones(text.shape[:2], device=text.device),
     }
+
+
+def _cleaned(pipe: Any, captions: list[str]) -> list[str]:
+    """Captions as its pipeline cleans prompts, before both of its encoders."""
+    return [sys.modules[type(pipe).__module__].prompt_clean(caption) for caption in captions]
+
+
+def _encode_qwen(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    text, _ = pipe._encode_prompt_qwen(_cleaned(pipe, captions), device=device, **prompt_settings(pipe))
+    told = _told(text, conditions["pooled_projections"])
+    return {name: told[name] for name in ("encoder_hidden_states", "mask")}
+
+
+def _encode_clip(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    return {"pooled_projections": pipe._encode_prompt_clip(_cleaned(pipe, captions), device=device)}
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
@@ -135,6 +156,11 @@ def _predict_frames(
     )
     return prediction
 
+
+_ENCODE_PART: dict[tuple[str, ...], EncodePart] = {
+    ("text_encoder",): _encode_qwen,
+    ("text_encoder_2",): _encode_clip,
+}
 
 add_family("Kandinsky5T2IPipeline", kandinsky5, "Kandinsky 5")
 add_family("Kandinsky5T2VPipeline", kandinsky5_video, "Kandinsky 5 video")

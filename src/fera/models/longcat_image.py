@@ -12,6 +12,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.packing import pack, places, unpack
+from fera.models.prompts import WITHOUT_GRADIENTS
 from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
 
 _TIMESTEPS = 1000
@@ -38,6 +39,7 @@ def longcat_image(pipe: Any) -> Family:
         ("tokenizer", "text_encoder", "text_processor"),
         reader(named("encoder_hidden_states"), **call),
         _predict,
+        untrained={"text_encoder": WITHOUT_GRADIENTS},
         packing=2,
         call=call,
         units=shifted,

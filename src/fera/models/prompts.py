@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Why the text encoders of some pipelines cannot be trained, where nothing but another pipeline would help.
+WITHOUT_GRADIENTS = "its pipeline encodes captions without gradients"
+QUOTED_ALONE = "it reads only what stands in quotation marks in a caption"
 _SETTINGS = ("clean_caption", "max_sequence_length", "complex_human_instruction")
 
 

@@ -9,6 +9,7 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
+from fera.models.prompts import WITHOUT_GRADIENTS
 from fera.models.registry import FRACTION, Denoiser, add
 
 _TIMESTEPS = 1000
@@ -32,6 +33,7 @@ def prx(pipe: Any) -> Family:
         ("tokenizer", "text_encoder"),
         reader(named("encoder_hidden_states", "attention_mask"), **call),
         _predict,
+        untrained={"text_encoder": WITHOUT_GRADIENTS},
         resolution=int(pipe.get_default_resolution()),
         call=call,
         units=shifted,

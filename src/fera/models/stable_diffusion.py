@@ -75,7 +75,7 @@ def sd3(pipe: Any) -> Family:
         _predict,
         clip=_BOTH,
         reads={"text_encoder_3": None},
-        encode_clip=_encode_sd3_clip,
+        encode_part={_BOTH: _encode_sd3_clip, ("text_encoder_3",): _encode_sd3_t5},
         units=shifted,
     )
 
@@ -171,6 +171,13 @@ def _encode_sd3_clip(pipe: Any, captions: list[str], device: torch.device, condi
         "encoder_hidden_states": torch.cat([wide, text[:, rows.shape[1] :]], dim=1),
         "pooled_projections": pooled,
     }
+
+
+def _encode_sd3_t5(pipe: Any, captions: list[str], device: torch.device, conditions: Conditions) -> dict[str, Tensor]:
+    """T5 makes the last rows."""
+    text = conditions["encoder_hidden_states"]
+    rows = pipe._get_t5_prompt_embeds(captions, device=device, dtype=text.dtype, **prompt_settings(pipe))
+    return {"encoder_hidden_states": torch.cat([text[:, : -rows.shape[1]], rows], dim=1)}
 
 
 def _predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:

@@ -140,17 +140,17 @@ def estimate(
         settled = with_kappa(config, 1 / 128).adapter  # where it is still "auto", it counts the same
         adapter_of(settled, open_start(config.adapter, pipe)).add(denoiser)
     trained = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    stay = {"vae"} if config.validation.prompts else set()
     if config.trains_text:
-        trained += sum(parameter.numel() for parameter in TextTraining(pipe, family, config, device).parameters)
+        text = TextTraining(pipe, family, config, device)
+        trained += sum(parameter.numel() for parameter in text.parameters)
+        stay |= set(text.needed)
     trained_bytes = bytes_a_trained_parameter(settings) * trained
     sizes = {
         name: sum(parameter.nbytes for parameter in part.parameters())
         for name, part in ((name, getattr(pipe, name)) for name in ("vae", *family.text_components, *eyes))
         if isinstance(part, nn.Module)
     }
-    stay = {"vae"} if config.validation.prompts else set()
-    if config.trains_text:
-        stay |= {*family.text_components}
     memory = {way: _peak(way, trained_bytes, sizes, stay) for way in ways}
     return Estimates(
         device=str(device),

@@ -97,7 +97,7 @@ def draw_samples(
         move(setup.pipe, device)
         drawn = [one for call in previews.calls() for one in call(setup.pipe)]
     if device.type != "cpu":
-        trained = setup.text.names if setup.text is not None else ()
+        trained = setup.text.needed if setup.text is not None else ()
         eyes = setup.family.pairs.eyes if setup.family.pairs is not None else ()
         for name in {"vae", *setup.family.text_components, *eyes} - {*trained}:
             part = getattr(setup.pipe, name)

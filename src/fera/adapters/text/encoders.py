@@ -1,17 +1,17 @@
-"""The CLIP text encoders of a pipeline, each with its tokenizer."""
+"""The text encoders of a pipeline, each with its tokenizer."""
 
 import re
 from typing import Any
 
 from torch import nn
 
-# By name: importing transformers' models takes seconds.
-_CLIP = {"CLIPTextModel", "CLIPTextModelWithProjection"}
+from fera.adapters.text.kinds import kind_of
+
 ENCODER = re.compile(r"text_encoder(?:_[2-9])?")
 
 
 def text_encoders(target: Any) -> dict[str, Any]:
-    """CLIP text encoders that a pipeline holds, by component name; none in a bare denoiser.
+    """Text encoders of known kinds that a pipeline holds, by component name; none in a bare denoiser.
 
     Args:
         target: a diffusers pipeline, or anything else.
@@ -23,7 +23,7 @@ def text_encoders(target: Any) -> dict[str, Any]:
     return {
         name: module
         for name, module in modules.items()
-        if ENCODER.fullmatch(name) and any(cls.__name__ in _CLIP for cls in type(module).__mro__)
+        if ENCODER.fullmatch(name) and isinstance(module, nn.Module) and kind_of(module) is not None
     }
 
 

@@ -9,11 +9,10 @@ from peft import LoraConfig, PeftType, inject_adapter_in_model
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
+from fera.adapters.text.kinds import kind_of
 from fera.adapters.text.text_lora import TextLora
 from fera.errors import FeraError
 
-# Transformers calls the layers of a bare CLIP text model without it since 5.6; files of LoRAs have it all the same.
-_PREFIX = "text_model."
 # Settings of LoraConfig that the files of other tools cannot tell, and what leaves them off.
 _PLAIN: dict[str, Any] = {
     "use_rslora": False,
@@ -24,14 +23,19 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-def path_in_file(path: str) -> str:
-    """What files call a layer of a text encoder."""
-    return path if path.startswith(_PREFIX) else _PREFIX + path
+def path_in_file(encoder: Any, path: str) -> str:
+    """What files call a layer of a text encoder.
+
+    Transformers calls the layers of a bare CLIP text model without their prefix since 5.6; files have it all the same.
+    """
+    prefix = _prefix(encoder)
+    return path if path.startswith(prefix) else prefix + path
 
 
 def path_in(encoder: Any, path: str) -> str:
     """What a text encoder calls a layer of a file."""
-    return path if hasattr(encoder, "text_model") else path.removeprefix(_PREFIX)
+    prefix = _prefix(encoder)
+    return path if hasattr(encoder, prefix.removesuffix(".")) else path.removeprefix(prefix)
 
 
 def add_lora(encoder: Any, adapter: str, rank: int, alpha: float, targets: Sequence[str], *, inference: bool) -> None:
@@ -42,7 +46,7 @@ def add_lora(encoder: Any, adapter: str, rank: int, alpha: float, targets: Seque
         adapter: what to call it.
         rank: the rank of its layers.
         alpha: its strength is alpha / rank.
-        targets: layers, by the end of their names.
+        targets: paths of the layers in the text encoder.
         inference: whether it is to stay as it is.
 
     Raises:
@@ -73,7 +77,7 @@ def lora_of(encoder: Any, adapter: str) -> TextLora | None:
         what = ", ".join(changed) or config.peft_type
         raise FeraError(f"adapter {adapter!r} of the text encoder is more than a plain LoRA ({what}) and is not saved")
     layers = {
-        path_in_file(path): (_owned(module.lora_A[adapter].weight), _owned(module.lora_B[adapter].weight))
+        path_in_file(encoder, path): (_owned(module.lora_A[adapter].weight), _owned(module.lora_B[adapter].weight))
         for path, module in lora_layers(encoder, adapter).items()
     }
     return TextLora(config.r, float(config.lora_alpha), layers)
@@ -127,6 +131,11 @@ def tell_transformers(encoder: Any) -> None:
     """Transformers' own adapter methods ask this flag whether there is anything to do."""
     if hasattr(encoder, "_hf_peft_config_loaded"):
         encoder._hf_peft_config_loaded = bool(getattr(encoder, "peft_config", None))
+
+
+def _prefix(encoder: Any) -> str:
+    kind = kind_of(encoder)
+    return kind.prefix if kind is not None else ""
 
 
 def _owned(weight: Tensor) -> Tensor:

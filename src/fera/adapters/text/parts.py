@@ -44,7 +44,7 @@ def check_text(pipe: Any, files: TextFiles, adapter: str) -> None:
     encoders = text_encoders(pipe)
     if missing := [name for name in files.encoders if name not in encoders]:
         raise FeraError(
-            f"the adapter has a part in {', '.join(missing)}, but this pipeline has no such CLIP text encoder; "
+            f"the adapter has a part in {', '.join(missing)}, but this pipeline has no such text encoder; "
             "for the denoiser's part alone, load it into the denoiser itself: fera.load_adapter(pipe.unet, ...)"
         )
     for name, (_, _, layers) in files.loras.items():
@@ -59,7 +59,7 @@ def check_text(pipe: Any, files: TextFiles, adapter: str) -> None:
             if have != features:
                 raise FeraError(f"the adapter's LoRA for {path} has {features} features, {name} has {have} there")
     for name, (count, width) in files.vectors.items():
-        size = encoders[name].config.hidden_size
+        size = encoders[name].get_input_embeddings().weight.shape[1]
         if width != size:
             raise FeraError(f"the adapter's token {files.token!r} is {width} wide, {name} is {size}")
         check_token(getattr(pipe, tokenizer_name(name)), str(files.token), count)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from fera.adapters.text.encoders import tokenizer_name
 from fera.models.families import Family
 
 
@@ -16,9 +15,8 @@ def free_encoders(pipe: Any, family: Family, kept: Sequence[str] = ()) -> None:
     Args:
         pipe: the pipeline.
         family: its family.
-        kept: text encoders that train; they and their tokenizers stay.
+        kept: names of parts that stay: text encoders train.
     """
-    kept = [*kept, *map(tokenizer_name, kept)]
     eyes = family.pairs.eyes if family.pairs is not None else ()
     for name in ("vae", *family.text_components, *eyes):
         if name not in kept:

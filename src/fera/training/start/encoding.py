@@ -18,6 +18,7 @@ from fera.training.previewing import Previews
 from fera.training.start.class_pictures import mixed
 from fera.training.start.kept_prompts import keep_prompts
 from fera.training.start.opening import Sources, given_entries
+from fera.training.trained.text_encoders import learning_encoders
 
 
 class Encoded(NamedTuple):
@@ -67,7 +68,7 @@ def encode(
         seed=config.seed,
         progress=listener.advance,
         mask_min_value=config.data.mask_min_value,
-        with_texts=not config.trains_text or sources.family.encode_clip is not None,
+        with_texts=_keeps_texts(sources, config),
         share=share,
         say=listener.say,
     )
@@ -98,6 +99,13 @@ def encode(
 def cache_folder(config: TrainConfig) -> Path:
     """Where the encoded pictures and captions of a run are."""
     return config.data.cache_dir or config.output_dir / "cache"
+
+
+def _keeps_texts(sources: Sources, config: TrainConfig) -> bool:
+    """Whether what captions become, or a part of it, is the same at every step."""
+    if not config.trains_text:
+        return True
+    return learning_encoders(sources.pipe, sources.family, config).encode_parts is not None
 
 
 def _text_device(sources: Sources, device: torch.device, listener: Listener) -> torch.device:

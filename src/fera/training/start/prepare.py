@@ -36,6 +36,7 @@ from fera.training.trained.kinds import Adapter, RoutedAdapter, adapter_of
 from fera.training.trained.soft_prompt import soft_prompt_groups, start_from_captions
 from fera.training.trained.start_from import Start, open_start
 from fera.training.trained.text import TextTraining
+from fera.training.trained.text_encoders import describe_encoder
 from fera.tuner.gate import FrequencyGate
 from fera.tuner.model import gate_of
 from fera.tuner.subspace import describe_subspaces
@@ -166,7 +167,7 @@ def prepare(
     if config.validation.prompts:
         _bring_for_previews(sources)
     else:
-        free_encoders(sources.pipe, sources.family, text.names if text else ())
+        free_encoders(sources.pipe, sources.family, text.needed if text else ())
     if not on_cpu:
         place(sources.denoiser, device)
     return Setup(
@@ -251,7 +252,8 @@ def _train_text(sources: Sources, config: TrainConfig, device: torch.device, lis
     count = sum(parameter.numel() for parameter in text.parameters)
     word = config.tokens.placeholder_token
     learned = f", the word {word} from {config.tokens.initializer_token} among them" if word else ""
-    listener.say(f"{', '.join(text.names)}: training {count:,} parameters{learned}; captions are encoded at every step")
+    encoders = ", ".join(describe_encoder(sources.pipe, name) for name in text.names)
+    listener.say(f"{encoders}: training {count:,} parameters{learned}; captions are encoded at every step")
     return text
 
 

@@ -1,6 +1,6 @@
 """The text encoders of a run: LoRA and a learned token in them, and captions encoded anew at every step.
 
-Their cached embeddings would be those of the base. What T5 makes of a caption stays cached: it does not train.
+Their cached embeddings would be those of the base. What others make of a caption stays cached where it is apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from fera.adapters.file import open_adapter
 from fera.adapters.text.encoders import tokenizer_name
+from fera.adapters.text.kinds import target_paths
 from fera.adapters.text.lora import add_lora, fill_lora, lora_layers
 from fera.adapters.text.tokens import add_token, check_token, learned_tokens
 from fera.config import TokensConfig, TrainConfig
 from fera.data.example import Example
 from fera.errors import FeraError
+from fera.models.conditions import together
 from fera.models.families import Conditions, Family
 from fera.training.trained.kinds import ADAPTER_NAME
+from fera.training.trained.text_encoders import learning_encoders
 
 
 class TextTraining:
@@ -38,16 +41,19 @@ class TextTraining:
     """
 
     def __init__(self, pipe: Any, family: Family, config: TrainConfig, device: torch.device) -> None:
-        self.names = family.clip
+        self._learning = learning_encoders(pipe, family, config)
         self._pipe = pipe
         self._family = family
         self._config = config
         self._device = device
+        for part in (getattr(pipe, name) for name in self.needed):
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False)
+                part.eval()
+                part.to(device)
         self._encoders: list[Any] = [getattr(pipe, name) for name in self.names]
         torch.manual_seed(config.seed)  # the first weights
         for name, encoder in zip(self.names, self._encoders, strict=True):
-            encoder.requires_grad_(False)
-            encoder.to(device)
             self._add(name, encoder)
         self._loras = [parameter for encoder in self._encoders for parameter in _loras(encoder)]
         self._rows = [row for encoder in self._encoders for row in _rows(encoder)]
@@ -55,16 +61,27 @@ class TextTraining:
 
     def _add(self, name: str, encoder: Any) -> None:
         settings, tokens = self._config.text_encoder, self._config.tokens
-        if settings.train_text_encoder:
+        if name in self._learning.loras:
             alpha = settings.r if settings.lora_alpha is None else settings.lora_alpha
-            add_lora(encoder, ADAPTER_NAME, settings.r, alpha, settings.target_modules, inference=False)
+            targets = target_paths(encoder, settings.target_modules)
+            add_lora(encoder, ADAPTER_NAME, settings.r, alpha, targets, inference=False)
             cast_training_params(encoder, torch.float32)
-            if self._config.train.gradient_checkpointing:
-                encoder.gradient_checkpointing_enable({"use_reentrant": False})
-        if tokens.placeholder_token is not None:
+        if self._config.train.gradient_checkpointing:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        if name in self._learning.tokens and tokens.placeholder_token is not None:
             start = initial_row(encoder, getattr(self._pipe, tokenizer_name(name)), tokens)
             rows = start.float().repeat(tokens.num_vectors, 1)
             add_token(self._pipe, name, ADAPTER_NAME, tokens.placeholder_token, rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The text encoders that train."""
+        return self._learning.names
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the pipeline's parts that a step needs."""
+        return self._learning.needed
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -91,17 +108,29 @@ class TextTraining:
             captions: the captions of a batch; those that are there several times are encoded once.
             cached: what is kept of them, on the device.
         """
-        places = {caption: captions.index(caption) for caption in captions}
-        distinct, firsts = list(places), list(places.values())
-        kept: Conditions = {}
-        if self._family.encode_clip is None:
-            kept = cached  # nothing of captions, but what the denoiser is told of each picture
-            encoded = self._family.encode(self._pipe, distinct, self._device)
-        else:
-            known = {name: value[firsts] for name, value in cached.items()}
-            encoded = self._family.encode_clip(self._pipe, distinct, self._device, known)
+        distinct = list(dict.fromkeys(captions))
+        firsts = [captions.index(caption) for caption in distinct]
+        known = {name: value[firsts] for name, value in cached.items()}
+        encoded = self._encode_alone(distinct, known) if self._family.encodes_alone else self._encode(distinct, known)
         rows = torch.tensor([distinct.index(caption) for caption in captions], device=self._device)
-        return {**kept, **{name: value[rows] for name, value in encoded.items()}}
+        return {**cached, **{name: value[rows] for name, value in encoded.items()}}
+
+    def _encode(self, captions: list[str], known: Conditions) -> Conditions:
+        """What is encoded anew of captions, none of them twice; `known` is what is kept of each."""
+        if self._learning.encode_parts is None:
+            return self._family.encode(self._pipe, captions, self._device)
+        made: dict[str, Tensor] = {}
+        for encode_part in self._learning.encode_parts:
+            made |= encode_part(self._pipe, captions, self._device, {**known, **made})
+        return made
+
+    def _encode_alone(self, captions: list[str], known: Conditions) -> Conditions:
+        """One at a time, where captions differ in length."""
+        alone = [
+            self._encode([caption], {name: value[row : row + 1] for name, value in known.items()})
+            for row, caption in enumerate(captions)
+        ]
+        return together([{name: value[0] for name, value in conditions.items()} for conditions in alone])
 
     def restore(self, folder: Path) -> None:
         """Read the weights of a folder that `fera.save_adapter` wrote."""
@@ -115,9 +144,10 @@ class TextTraining:
                 row.data.copy_(files.rows(name))
 
     def train(self) -> None:
-        """Put the encoders into training mode, which gradient checkpointing asks for."""
+        """Let gradient checkpointing work, which asks for training mode; nothing else does, which would drop states."""
         for encoder in self._encoders:
-            encoder.train()
+            for module in encoder.modules():
+                module.training = hasattr(module, "gradient_checkpointing")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -144,27 +174,14 @@ def check_text_training(pipe: Any, family: Family, config: TrainConfig, examples
     """
     if not config.trains_text:
         return
+    learning = learning_encoders(pipe, family, config)
+    for name in learning.loras:
+        target_paths(getattr(pipe, name), config.text_encoder.target_modules)
     tokens = config.tokens
-    section = "text_encoder.train_text_encoder" if config.text_encoder.train_text_encoder else "tokens"
-    if not family.clip:
-        encoder = type(getattr(pipe, "text_encoder", None)).__name__
-        raise FeraError(
-            f"{section} is set, but fera trains CLIP text encoders alone, and a {type(pipe).__name__} has a {encoder}; "
-            "leave the sections text_encoder and tokens out"
-        )
-    if absent := [name for name in family.clip if getattr(pipe, name, None) is None]:
-        raise FeraError(f"{section} is set, but the base has no {', '.join(absent)}")
     if tokens.placeholder_token is None:
         return
-    for name in family.clip:
-        tokenizer = getattr(pipe, tokenizer_name(name))
-        check_token(tokenizer, tokens.placeholder_token, tokens.num_vectors)
-        initial_row(getattr(pipe, name), tokenizer, tokens)
-        if tokens.num_vectors > tokenizer.model_max_length - 2:
-            raise FeraError(
-                f"tokens.num_vectors is {tokens.num_vectors}, but the text encoder takes "
-                f"{tokenizer.model_max_length} tokens, its two own among them"
-            )
+    for name in learning.tokens:
+        _check_room(pipe, name, tokens)
     if tokens.num_vectors > 1 and not isinstance(pipe, TextualInversionLoaderMixin):
         raise FeraError(
             f"tokens.num_vectors is {tokens.num_vectors}, but a {type(pipe).__name__} does not write a word out as "
@@ -174,6 +191,19 @@ def check_text_training(pipe: Any, family: Family, config: TrainConfig, examples
         raise FeraError(
             f"no caption has tokens.placeholder_token, {tokens.placeholder_token!r}, so nothing would learn it; set "
             "data.trigger_word to it, or write it into data.instance_prompt or the captions"
+        )
+
+
+def _check_room(pipe: Any, name: str, tokens: TokensConfig) -> None:
+    """Hold a word against the text encoder that is to learn it, and its tokenizer."""
+    tokenizer = getattr(pipe, tokenizer_name(name))
+    check_token(tokenizer, str(tokens.placeholder_token), tokens.num_vectors)
+    initial_row(getattr(pipe, name), tokenizer, tokens)
+    special = tokenizer.num_special_tokens_to_add()
+    if tokens.num_vectors > tokenizer.model_max_length - special:
+        raise FeraError(
+            f"tokens.num_vectors is {tokens.num_vectors}, but {name} takes {tokenizer.model_max_length} tokens, of "
+            f"which {special} are its own"
         )
 
 
