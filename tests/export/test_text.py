@@ -13,6 +13,7 @@ import fera
 from fera import FeraError
 from fera.adapters.inspection import describe
 from fera.cli.main import main
+from fera.export.static import static_lora
 from fera.export.writing import export_lora
 
 
@@ -44,6 +45,8 @@ def test_diffusers_reads_the_text_encoders_of_an_export(kind, format, folders, t
     export_lora(folders[kind], tmp_path, "uniform", format=format)
     name = {"diffusers": "pytorch_lora_weights.safetensors", "kohya": "lora.safetensors"}[format]
     plain.load_lora_weights(tmp_path, weight_name=name)
+    for folder in tmp_path.glob("text_encoder*"):  # what diffusers reads from no file, by transformers
+        getattr(plain, folder.name).load_adapter(str(folder))
     found, expected = encoded(kind, plain, "a red rocket"), encoded(kind, pipe, "a red rocket")
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -66,6 +69,7 @@ def test_kohyas_names(folders, tmp_path):
     export_lora(folders["flux"], tmp_path / "flux", "uniform", format="kohya")
     keys = load_file(tmp_path / "flux" / "lora.safetensors").keys()
     assert "lora_te1_text_model_encoder_layers_0_self_attn_out_proj.lora_down.weight" in keys
+    assert "lora_te3_encoder_block_0_layer_0_SelfAttention_o.lora_down.weight" in keys
     export_lora(folders["sd"], tmp_path / "sd", "uniform", format="kohya")
     tensors = load_file(tmp_path / "sd" / "lora.safetensors")
     layer = "lora_te_text_model_encoder_layers_1_self_attn_q_proj"
@@ -87,7 +91,8 @@ def test_tokens_of_two_encoders(folders, tmp_path):
     from fera.adapters.file import open_adapter
     from fera.export.tokens import token_files
 
-    (tensors,) = token_files(open_adapter(folders["sdxl"]).text, "kohya").values()
+    file = open_adapter(folders["sdxl"])
+    (tensors,) = token_files(file.text, "kohya", static_lora(file, torch.ones(3) / 3)).values()
     assert {name: tuple(rows.shape) for name, rows in tensors.items()} == {"clip_l": (1, 32), "clip_g": (1, 32)}
     assert torch.equal(tensors["clip_g"], load_file(tmp_path / "learned_embeds_2.safetensors")[TOKEN])
 

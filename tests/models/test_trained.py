@@ -61,7 +61,8 @@ def test_recomputed_activations_see_the_gates_of_their_forward(name):
     family, denoiser = family_of(pipe), pipe.transformer
     fill(inject_adapter_in_model(FeraConfig(r=2), denoiser))
     denoiser.train()
-    conditions = family.encode(pipe, [CAPTION, "the sun and moon and a green tree"], CPU)
+    with torch.no_grad():
+        conditions = family.encode(pipe, [CAPTION, "the sun and moon and a green tree"], CPU)
     noisy = torch.randn(2, 4, 8, 12)
 
     def gradients():

@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from adapter_cases import bits
 from cache_cases import entries
-from family_cases import FAMILY_CASES
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from text_cases import KINDS, TOKEN, make_pipeline
@@ -338,15 +337,6 @@ def test_data_check_counts_and_warns(configure):
 
 
 # Refusals
-
-
-@pytest.mark.parametrize("kind", ["pixart-alpha", "sana"])
-def test_encoders_that_are_no_clip_are_refused(kind, configure, tmp_path):
-    FAMILY_CASES[kind][0]().save_pretrained(tmp_path / kind)
-    config = configure(base=tmp_path / kind)
-    with pytest.raises(FeraError, match="fera trains CLIP text encoders alone, and a .* has a (T5|Gemma)"):
-        train(config)
-    assert not (config.output_dir / "adapter").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from trained_calls import CAPTION, CPU, Recorder, draw, told
 from trained_cases import CASES
 from training_cases import run_config
 
+from fera import FeraError
 from fera.adapters.text.encoders import ENCODER, text_encoders
 from fera.adapters.text.kinds import kind_of
 from fera.adapters.text.lora import lora_layers
 from fera.models.families import family_of
 from fera.models.prompts import prompt_settings
 from fera.training.start.encoders import free_encoders
-from fera.training.trained.text import TextTraining
+from fera.training.trained.text import TextTraining, check_text_training
 
 pytest_plugins = ("trained_calls",)
 # Names of attention layers of each kind, as a pattern of PEFT's.
@@ -163,3 +164,74 @@ def test_gradients_are_those_through_the_pipelines_own_function(name, tmp_path):
             assert (gradient is None) == (other is None)  # of layers behind the states that are taken
             if gradient is not None:
                 torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+# Refusals
+
+
+def refusal(pipe, tmp_path, **sections):
+    config = run_config("b", tmp_path, tmp_path / "run", **sections)
+    with pytest.raises(FeraError) as caught:
+        check_text_training(pipe, family_of(pipe), config, [])
+    return str(caught.value)
+
+
+LORA = {"text_encoder": {"train_text_encoder": True}}
+TOKEN = {"tokens": {"placeholder_token": "<toy>", "initializer_token": "a"}}
+
+
+def with_encoders(*names):
+    return {"text_encoder": {"train_text_encoder": True, "encoders": list(names)}}
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "words"),
+    [
+        ("prx", LORA, ("no text encoder of a PRXPipeline", "text_encoder: its pipeline encodes captions without grad")),
+        ("ernie-image", TOKEN, ("the section tokens is set", "without gradients")),
+        ("longcat-image", LORA, ("without gradients",)),
+        ("qwen-image-edit", LORA, ("reads captions together with the pictures that it is given",)),
+        ("svd", LORA, ("a StableVideoDiffusionPipeline has no text encoder of its own",)),
+        ("omnigen", LORA, ("has no text encoder of its own",)),
+        ("kolors", TOKEN, ("the vocabulary of a ChatGLMModel cannot grow",)),
+        (
+            "flux",
+            with_encoders("text_encoder_3"),
+            (
+                "text_encoder.encoders names 'text_encoder_3', but a FluxPipeline has text_encoder (CLIP), "
+                "text_encoder_2 (T5)",
+            ),
+        ),
+        (
+            "hunyuan-image",
+            with_encoders("text_encoder_2"),
+            ("reads only what stands in quotation marks", "it can train text_encoder"),
+        ),
+        (
+            "pixart-alpha",
+            {"text_encoder": {"train_text_encoder": True, "target_modules": ["to_q"]}},
+            ("cannot put a LoRA into a T5EncoderModel: it has no layers whose names end in to_q", "are q, k, v, o"),
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_name(name, sections, words, tmp_path):
+    case = next(case for case in CASES if case.name == name)
+    message = refusal(case.pipeline(), tmp_path, **sections)
+    assert all(word in message for word in words), message
+
+
+def test_an_encoder_that_the_base_has_not(tmp_path):
+    case = next(case for case in CASES if case.name == "sd3")
+    pipe = case.pipeline()
+    pipe.text_encoder_3 = None
+    assert "text_encoder_3' of a StableDiffusion3Pipeline, which cannot be trained: the base has none" in refusal(
+        pipe, tmp_path, **with_encoders("text_encoder_3")
+    )
+
+
+@pytest.mark.parametrize("name", ["prx", "ernie-image", "longcat-image"])
+def test_refused_encoders_have_no_gradients_indeed(name):
+    case = next(case for case in CASES if case.name == name)
+    pipe = case.pipeline()
+    conditions = family_of(pipe).encode(pipe, [CAPTION], CPU)
+    assert not any(value.requires_grad for value in conditions.values())

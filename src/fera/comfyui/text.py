@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fera.adapters.text.comfyui_names import comfyui_name
 from fera.adapters.text.files import TextFiles
 from fera.errors import FeraError
 
@@ -28,7 +29,7 @@ def patches(text: TextFiles, key_map: dict[str, str], load_lora: Any) -> dict[An
     for encoder in text.loras:
         lora = text.lora(encoder)
         for path, (down, up) in lora.layers.items():
-            name = f"{encoder}.{path}"
+            name = comfyui_name(encoder, path) or f"{encoder}.{path}"
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
             tensors[f"{name}.alpha"] = torch.tensor(float(lora.alpha))
     return loaded_patches(tensors, key_map, load_lora)

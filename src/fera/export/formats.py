@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fera.errors import FeraError
-from fera.export import comfyui, kohya
+from fera.export import comfyui, kohya, text_encoders
 from fera.export.pair import Pair
 from fera.export.static import StaticLora
 
@@ -85,14 +85,14 @@ def _diffusers_refuses(lora: StaticLora) -> str | None:
     cls = getattr(diffusers, lora.denoiser, None)
     if cls is None or not issubclass(cls, PeftAdapterMixin):
         return f"diffusers loads no LoRA into a {lora.denoiser}"
-    return None
+    return text_encoders.diffusers_refuses(lora)
 
 
 def _diffusers_tensors(lora: StaticLora) -> Tensors:
     prefix = component_of(lora)
     return {
         f"{component}.{layer}.lora_{side}.weight": tensor
-        for component, layers in ({prefix: lora.layers} | dict(lora.text)).items()
+        for component, layers in {prefix: lora.layers, **text_encoders.read_by_diffusers(lora)}.items()
         for layer, pair in layers.items()
         for side, tensor in (("A", pair.down), ("B", pair.up))
     }
@@ -101,7 +101,7 @@ def _diffusers_tensors(lora: StaticLora) -> Tensors:
 def _diffusers_metadata(lora: StaticLora) -> dict[str, str]:
     """Settings of each `peft.LoraConfig` that loads the file; alpha is the rank in every layer, so the scale is 1."""
     settings = _lora_settings(component_of(lora), lora.layers)
-    for encoder, layers in lora.text.items():
+    for encoder, layers in text_encoders.read_by_diffusers(lora).items():
         # Not the whole paths: transformers has two names for some of them.
         targets = sorted({path.rpartition(".")[2] for path in layers})
         settings |= _lora_settings(encoder, layers) | {f"{encoder}.target_modules": targets}
@@ -125,7 +125,7 @@ def _lora_settings(component: str, layers: Mapping[str, Pair]) -> dict[str, Any]
 
 
 def _kohya_refuses(lora: StaticLora) -> str | None:
-    return kohya.refuses(lora.denoiser, list(lora.layers), is_sdxl(lora))
+    return kohya.refuses(lora.denoiser, list(lora.layers), is_sdxl(lora)) or text_encoders.kohya_refuses(lora)
 
 
 def _kohya_pairs(lora: StaticLora) -> dict[str, Pair]:
@@ -162,7 +162,9 @@ def _kohya_metadata(lora: StaticLora) -> dict[str, str]:
 
 
 def _comfyui_refuses(lora: StaticLora) -> str | None:
-    return None if lora.denoiser == kohya.UNET else comfyui.refuses(lora.denoiser, list(lora.layers))
+    if lora.denoiser == kohya.UNET:
+        return text_encoders.kohya_refuses(lora)
+    return comfyui.refuses(lora.denoiser, list(lora.layers)) or text_encoders.comfyui_refuses(lora)
 
 
 def _comfyui_tensors(lora: StaticLora) -> Tensors:
@@ -171,8 +173,7 @@ def _comfyui_tensors(lora: StaticLora) -> Tensors:
         named = kohya.named(lora.denoiser, lora.layers, is_sdxl=False)
         return _with_alpha(named | kohya.text_named(lora.denoiser, lora.text, is_sdxl(lora)))
     pairs = comfyui.named(lora.denoiser, lora.layers)
-    # Of text encoders it knows diffusers' names.
-    pairs |= {f"{encoder}.{path}": pair for encoder, layers in lora.text.items() for path, pair in layers.items()}
+    pairs |= text_encoders.comfyui_named(lora)
     return {
         f"{name}.lora_{side}.weight": tensor
         for name, pair in pairs.items()

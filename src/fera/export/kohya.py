@@ -34,6 +34,8 @@ _FLUX_FUSED = {
         ("to_q", "to_k", "to_v", "proj_mlp"),
     ),
 }
+# T5 is the third there, as it is of Stable Diffusion 3.
+_FLUX_TEXT = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te3"}
 # The feed-forward layer of FLUX is this many times as wide as its attention.
 _FLUX_MLP = {"proj_mlp": 4}
 
@@ -59,10 +61,13 @@ def named(denoiser: str | None, layers: Mapping[str, Pair], is_sdxl: bool) -> di
 
 def text_named(denoiser: str | None, text: Mapping[str, Mapping[str, Pair]], is_sdxl: bool) -> dict[str, Pair]:
     """The LoRA of each layer of the text encoders by the layer's name in the format."""
-    numbered = denoiser == FLUX or is_sdxl
-    numbers = {encoder: (encoder[len("text_encoder_") :] or "1") if numbered else "" for encoder in text}
+    if denoiser == FLUX:
+        names = _FLUX_TEXT
+    else:
+        numbers = {encoder: encoder[len("text_encoder_") :] or "1" for encoder in text}
+        names = {encoder: f"lora_te{number if is_sdxl else ''}" for encoder, number in numbers.items()}
     return {
-        f"lora_te{numbers[encoder]}_{path.replace('.', '_')}": pair
+        f"{names[encoder]}_{path.replace('.', '_')}": pair
         for encoder, layers in text.items()
         for path, pair in layers.items()
     }

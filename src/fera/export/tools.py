@@ -3,7 +3,7 @@
 import re
 
 from fera.errors import FeraError
-from fera.export import kohya
+from fera.export import kohya, text_encoders
 from fera.export.formats import FORMATS
 from fera.export.static import StaticLora
 
@@ -57,6 +57,8 @@ def format_for(tool: str, lora: StaticLora) -> str:
             )
     if tool in _OWN:
         return tool
+    if others := text_encoders.in_folders(lora):
+        raise FeraError(f"{tool} is not known to read LoRA of {', '.join(others)}: take comfyui or diffusers")
     if lora.denoiser in _BY_KOHYA[tool]:
         return "kohya"
     if lora.denoiser in _BY_DIFFUSERS[tool]:

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fera.export.converted import converted_lora
 from fera.export.formats import FORMATS, Tensors, encode
 from fera.export.gap import Gap, measure_gap, record_walk
 from fera.export.static import StaticLora, check_no_soft_prompt, gate_for, static_lora
+from fera.export.text_encoders import PEFT_CONFIG, PEFT_WEIGHTS, in_folders, peft_config, peft_tensors
 from fera.export.tokens import token_files
 from fera.export.tools import format_for
 from fera.method.routing import Routing
@@ -41,7 +43,7 @@ class Exported:
     """What `export_lora` did.
 
     Args:
-        files: written; a schedule's description last, but for those of a learned token.
+        files: written; a schedule's description last, but for those of a learned token and of text encoders.
         gates: the gates of each LoRA, E weights each.
         gap: how far they are from the routed adapter; None where it was not measured.
         is_exact: whether the LoRA is the adapter itself, whose router is "gradient".
@@ -85,7 +87,8 @@ def export_lora(
     """Write a routed adapter as a plain LoRA, or as several that serve a range of denoising steps each.
 
     A plain LoRA is an approximation, and its metadata says how good it is: give `pipe` and `prompts` to measure it.
-    What the adapter has in the text encoders is exact: their LoRA is in each file, a learned token in files of its own.
+    What the adapter has in the text encoders is exact: their LoRA is in each file, or in folders of PEFT's where
+    diffusers reads it from none; a learned token is in files of its own.
 
     Args:
         adapter: as `fera.load_adapter` takes it.
@@ -127,8 +130,9 @@ def export_lora(
         format = format_for(tool, loras[0])
     encoded = [_cast(*encode(lora, format), dtype) for lora in loras]
     paths = _paths(Path(output), FORMATS[format].file_name, len(parts), schedule is not None)
-    tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format).items()}
-    if existing := [path for path in (*paths, *tokens) if path.exists() and not overwrite]:
+    tokens = {paths[0].parent / name: held for name, held in token_files(file.text, format, loras[0]).items()}
+    folders = _folders(loras[0], paths[0].parent, dtype) if format == "diffusers" else {}
+    if existing := [path for path in (*paths, *tokens, *folders) if path.exists() and not overwrite]:
         raise FeraError(f"{existing[0]} exists already; give another `output`, or `overwrite` to replace it")
     gap = compared.get(BY_LAYER if layers else _BEST)
     if gap is None and prompts:
@@ -147,10 +151,10 @@ def export_lora(
         text = json.dumps(description | {"format": format, "loras": entries}, indent=2) + "\n"
         writers[paths[-1]] = lambda path: path.write_text(text, encoding="utf-8")
     writers |= {path: _saver(held, {"format": "pt"}) for path, held in tokens.items()}
-    _write_all(writers)
+    _write_all(writers | folders)
     gates = [part.gate.tolist() for part in parts]
     is_exact = not file.config.has_gate and not is_converted
-    return Exported([*paths, *tokens], gates, gap, is_exact, compared, max(errors))
+    return Exported([*paths, *tokens, *folders], gates, gap, is_exact, compared, max(errors))
 
 
 def _cast(tensors: Tensors, metadata: dict[str, str], dtype: torch.dtype | None) -> tuple[Tensors, dict[str, str]]:
@@ -283,6 +287,16 @@ def _entry(part: _Part, parts: Sequence[_Part]) -> dict[str, Any]:
     return entry
 
 
+def _folders(lora: StaticLora, folder: Path, dtype: torch.dtype | None) -> dict[Path, Callable[[Path], object]]:
+    """PEFT's folders with what diffusers' file has no place for: files to what writes them."""
+    writers: dict[Path, Callable[[Path], object]] = {}
+    for encoder, layers in in_folders(lora).items():
+        tensors, _ = _cast(peft_tensors(layers), {}, dtype)
+        writers[folder / encoder / PEFT_WEIGHTS] = _saver(tensors, {"format": "pt"})
+        writers[folder / encoder / PEFT_CONFIG] = partial(Path.write_text, data=peft_config(layers), encoding="utf-8")
+    return writers
+
+
 def _saver(tensors: Tensors, metadata: dict[str, str]) -> Callable[[Path], object]:
     return lambda path: save_tensors(tensors, path, metadata)
 
@@ -294,12 +308,14 @@ def _write_all(writers: dict[Path, Callable[[Path], object]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as staging:
             for path, write in writers.items():
-                staged = Path(staging) / path.name
+                staged = Path(staging) / path.relative_to(folder)
+                staged.parent.mkdir(exist_ok=True)
                 staged.touch()
                 mode = staged.stat().st_mode
                 write(staged)
                 staged.chmod(mode)  # safetensors keeps its files from other users
             for path in writers:
-                os.replace(Path(staging) / path.name, path)
+                path.parent.mkdir(exist_ok=True)
+                os.replace(Path(staging) / path.relative_to(folder), path)
     except OSError as error:
         raise FeraError(f"cannot write the export to {folder}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """The text encoders of a pipeline, each with its tokenizer."""
 
+import copy
 import re
 from typing import Any
 
@@ -30,6 +31,26 @@ def text_encoders(target: Any) -> dict[str, Any]:
 def tokenizer_name(encoder: str) -> str:
     """Name of the tokenizer that belongs to a text encoder."""
     return encoder.replace("text_encoder", "tokenizer")
+
+
+def tokenizer_part(pipe: Any, encoder: str) -> str:
+    """Name of the pipeline's part that has the tokenizer of a text encoder: a tokenizer, or a processor around one."""
+    name = tokenizer_name(encoder)
+    return "processor" if not hasattr(pipe, name) and hasattr(pipe, "processor") else name
+
+
+def tokenizer_for(pipe: Any, encoder: str) -> Any:
+    """The tokenizer of a text encoder of a pipeline."""
+    return tokenizer_of(getattr(pipe, tokenizer_part(pipe, encoder)))
+
+
+def with_tokenizer(part: Any, tokenizer: Any) -> Any:
+    """A pipeline's part with a tokenizer in the place of its own: the tokenizer itself, or a copy of a processor."""
+    if tokenizer_of(part) is part:
+        return tokenizer
+    part = copy.copy(part)
+    part.tokenizer = tokenizer
+    return part
 
 
 def tokenizer_of(part: Any) -> Any:

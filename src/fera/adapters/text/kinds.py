@@ -20,11 +20,13 @@ class EncoderKind:
         name: what people call it.
         targets: its attention's layers, by the end of their names.
         prefix: what files put before the name of each layer where transformers has it no more.
+        learns_words: whether its vocabulary can grow.
     """
 
     name: str
     targets: tuple[str, ...]
     prefix: str = ""
+    learns_words: bool = True
 
 
 CLIP = EncoderKind("CLIP", ("q_proj", "k_proj", "v_proj", "out_proj"), "text_model.")
@@ -33,7 +35,7 @@ T5 = EncoderKind("T5", ("q", "k", "v", "o"))
 # Qwen, Llama, Mistral, Gemma, T5Gemma, SmolLM, GLM-4.
 LANGUAGE_MODEL = EncoderKind("language model", ("q_proj", "k_proj", "v_proj", "o_proj"))
 BERT = EncoderKind("BERT", ("query", "key", "value", "attention.output.dense"))
-CHATGLM = EncoderKind("ChatGLM", ("query_key_value", "self_attention.dense"))
+CHATGLM = EncoderKind("ChatGLM", ("query_key_value", "self_attention.dense"), learns_words=False)
 _BY_LAYERS = (T5, LANGUAGE_MODEL, BERT, CHATGLM)
 
 

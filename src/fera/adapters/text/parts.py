@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from fera.adapters.text.encoders import text_encoders, tokenizer_name
+from fera.adapters.text.encoders import text_encoders, tokenizer_for
 from fera.adapters.text.files import TextFiles, Token
 from fera.adapters.text.lora import (
     activate_loras,
@@ -62,7 +62,7 @@ def check_text(pipe: Any, files: TextFiles, adapter: str) -> None:
         size = encoders[name].get_input_embeddings().weight.shape[1]
         if width != size:
             raise FeraError(f"the adapter's token {files.token!r} is {width} wide, {name} is {size}")
-        check_token(getattr(pipe, tokenizer_name(name)), str(files.token), count)
+        check_token(tokenizer_for(pipe, name), str(files.token), count)
 
 
 def put_text(pipe: Any, files: TextFiles, adapter: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fera.adapters.text.encoders import tokenizer_name
+from fera.adapters.text.encoders import tokenizer_of, tokenizer_part, with_tokenizer
 from fera.errors import FeraError
 
 # Configurations of old CLIP models name this as their last token. Transformers then pools at the highest id of a
@@ -27,16 +27,21 @@ class LearnedTokens(nn.Module):
 
     Args:
         embedding: the base's.
-        tokenizer: the one that the words are added to copies of.
+        part: the pipeline's tokenizer, which the words are added to copies of, or its processor around that.
     """
 
-    def __init__(self, embedding: Any, tokenizer: Any) -> None:
+    def __init__(self, embedding: Any, part: Any) -> None:
         super().__init__()
         self.embedding = embedding
         self.rows = nn.ParameterDict()
         self.tokens: dict[str, str] = {}
-        self.tokenizer = tokenizer
+        self.part = part
         self.had_old_end = False
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's."""
+        return tokenizer_of(self.part)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings, shape (…, D) in the base's dtype, of token ids (…)."""
@@ -44,6 +49,8 @@ class LearnedTokens(nn.Module):
         known: Tensor = self.embedding(ids.where(place < 0, 0))
         rows = torch.cat([row.to(known.dtype) for row in self.rows.values()])
         learned = functional.embedding(place.clamp(min=0), rows)
+        if (scale := getattr(self.embedding, "embed_scale", None)) is not None:  # Gemma's
+            learned = learned * torch.as_tensor(scale).to(learned)
         return torch.where((place < 0)[..., None], known, learned)
 
     @property
@@ -105,9 +112,10 @@ def add_token(pipe: Any, name: str, adapter: str, token: str, rows: Tensor) -> n
     """
     encoder = getattr(pipe, name)
     learned = learned_tokens(encoder)
-    check_token(getattr(pipe, tokenizer_name(name)), token, len(rows))
+    part = getattr(pipe, tokenizer_part(pipe, name))
+    check_token(tokenizer_of(part), token, len(rows))
     if learned is None:
-        learned = LearnedTokens(encoder.get_input_embeddings(), getattr(pipe, tokenizer_name(name)))
+        learned = LearnedTokens(encoder.get_input_embeddings(), part)
         encoder.set_input_embeddings(learned)
         learned.had_old_end = _pool_at(encoder, _OLD_END, learned.tokenizer.eos_token_id)
     weight = learned.embedding.weight
@@ -150,14 +158,16 @@ def keep_token(pipe: Any, name: str, adapter: str) -> None:
     learned = _learned_by(encoder, adapter)
     if learned is None:
         return
-    old, first = learned.embedding.weight, len(learned.tokenizer)
-    weight = old.new_zeros(max(len(old), first + len(learned.rows[adapter])), old.shape[1])
-    weight[: len(old)] = old
-    weight[first : first + len(learned.rows[adapter])] = learned.rows[adapter].to(old.dtype)
+    rows, first = learned.rows[adapter], len(learned.tokenizer)
+    encoder.set_input_embeddings(learned.embedding)
+    if first + len(rows) > len(learned.embedding.weight):  # some have rows to spare
+        encoder.resize_token_embeddings(first + len(rows), mean_resizing=False)
+    learned.embedding = encoder.get_input_embeddings()
+    learned.embedding.weight[first : first + len(rows)] = rows.to(learned.embedding.weight.dtype)
+    encoder.set_input_embeddings(learned)
     tokenizer = copy.deepcopy(learned.tokenizer)
     tokenizer.add_tokens(learned.words(adapter))
-    learned.tokenizer, learned.embedding = tokenizer, nn.Embedding.from_pretrained(weight)
-    encoder.config.vocab_size = len(weight)
+    learned.part = with_tokenizer(learned.part, tokenizer)
     if learned.had_old_end:
         learned.had_old_end = False
         encoder.config.eos_token_id = tokenizer.eos_token_id
@@ -171,12 +181,13 @@ def _learned_by(encoder: Any, adapter: str) -> LearnedTokens | None:
 
 
 def _renew_tokenizer(pipe: Any, name: str, learned: LearnedTokens) -> None:
-    tokenizer = learned.tokenizer
+    part = learned.part
     if learned.tokens:
-        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer = copy.deepcopy(learned.tokenizer)
         for adapter in learned.tokens:
             tokenizer.add_tokens(learned.words(adapter))
-    setattr(pipe, tokenizer_name(name), tokenizer)
+        part = with_tokenizer(part, tokenizer)
+    setattr(pipe, tokenizer_part(pipe, name), part)
 
 
 def _pool_at(encoder: nn.Module, before: int, after: int) -> bool:

@@ -14,7 +14,7 @@ from diffusers.training_utils import cast_training_params
 from torch import Tensor, nn
 
 from fera.adapters.file import open_adapter
-from fera.adapters.text.encoders import tokenizer_name
+from fera.adapters.text.encoders import tokenizer_for
 from fera.adapters.text.kinds import target_paths
 from fera.adapters.text.lora import add_lora, fill_lora, lora_layers
 from fera.adapters.text.tokens import add_token, check_token, learned_tokens
@@ -69,7 +69,7 @@ class TextTraining:
         if self._config.train.gradient_checkpointing:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
         if name in self._learning.tokens and tokens.placeholder_token is not None:
-            start = initial_row(encoder, getattr(self._pipe, tokenizer_name(name)), tokens)
+            start = initial_row(encoder, tokenizer_for(self._pipe, name), tokens)
             rows = start.float().repeat(tokens.num_vectors, 1)
             add_token(self._pipe, name, ADAPTER_NAME, tokens.placeholder_token, rows)
 
@@ -196,7 +196,7 @@ def check_text_training(pipe: Any, family: Family, config: TrainConfig, examples
 
 def _check_room(pipe: Any, name: str, tokens: TokensConfig) -> None:
     """Hold a word against the text encoder that is to learn it, and its tokenizer."""
-    tokenizer = getattr(pipe, tokenizer_name(name))
+    tokenizer = tokenizer_for(pipe, name)
     check_token(tokenizer, str(tokens.placeholder_token), tokens.num_vectors)
     initial_row(getattr(pipe, name), tokenizer, tokens)
     special = tokenizer.num_special_tokens_to_add()
@@ -213,7 +213,9 @@ def initial_row(encoder: Any, tokenizer: Any, tokens: TokensConfig) -> Tensor:
     Raises:
         FeraError: the word is not one token.
     """
-    ids = tokenizer.encode(tokens.initializer_token, add_special_tokens=False)
+    # Behind a space first: some vocabularies tell a word in a sentence from one at its beginning.
+    read = [tokenizer.encode(f"{space}{tokens.initializer_token}", add_special_tokens=False) for space in (" ", "")]
+    ids = next((ids for ids in read if len(ids) == 1), read[-1])
     if len(ids) != 1:
         pieces = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
         raise FeraError(

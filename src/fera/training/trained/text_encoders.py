@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from fera.adapters.text.encoders import ENCODER, text_encoders, tokenizer_name
-from fera.adapters.text.kinds import CLIP, kind_of
+from fera.adapters.text.encoders import ENCODER, text_encoders, tokenizer_part
+from fera.adapters.text.kinds import CLIP, EncoderKind, kind_of
 from fera.config import TrainConfig
 from fera.errors import FeraError
 from fera.models.families import Family
@@ -59,7 +59,7 @@ def learning_encoders(pipe: Any, family: Family, config: TrainConfig) -> Learnin
     if learning == there or not learning <= {name for names in groups for name in names}:
         return LearningEncoders(loras, tokens, None, family.text_components)
     encoders = [name for names in groups for name in names]
-    needed = (*encoders, *map(tokenizer_name, encoders))
+    needed = (*encoders, *(tokenizer_part(pipe, name) for name in encoders))
     return LearningEncoders(loras, tokens, tuple(family.encode_part[names] for names in groups), needed)
 
 
@@ -95,6 +95,8 @@ def _chosen(pipe: Any, family: Family, asked: Sequence[str] | None, section: str
             part = _part(pipe, name)
             unknown = f"fera does not know where a LoRA goes in a {type(part).__name__}"
             reasons[name] = unknown if isinstance(part, nn.Module) else "the base has none"
+        elif section == "tokens" and name in known and not cast(EncoderKind, kind_of(known[name])).learns_words:
+            reasons[name] = f"the vocabulary of a {type(known[name]).__name__} cannot grow"
     able = [name for name in own if name not in reasons]
     if asked is None:
         if not able:
