@@ -23,6 +23,7 @@ from fera.data.example import Example
 from fera.errors import FeraError
 from fera.models.conditions import together
 from fera.models.families import Conditions, Family
+from fera.models.prompts import as_read
 from fera.training.trained.kinds import ADAPTER_NAME
 from fera.training.trained.text_encoders import learning_encoders
 
@@ -196,8 +197,14 @@ def check_text_training(pipe: Any, family: Family, config: TrainConfig, examples
 
 def _check_room(pipe: Any, name: str, tokens: TokensConfig) -> None:
     """Hold a word against the text encoder that is to learn it, and its tokenizer."""
+    word = str(tokens.placeholder_token)
+    if word not in as_read(pipe, f"a {word} b"):
+        raise FeraError(
+            f"tokens.placeholder_token is {word!r}, but a {type(pipe).__name__} removes it from prompts when it cleans "
+            "them: choose a word of lower-case letters alone"
+        )
     tokenizer = tokenizer_for(pipe, name)
-    check_token(tokenizer, str(tokens.placeholder_token), tokens.num_vectors)
+    check_token(tokenizer, word, tokens.num_vectors)
     initial_row(getattr(pipe, name), tokenizer, tokens)
     special = tokenizer.num_special_tokens_to_add()
     if tokens.num_vectors > tokenizer.model_max_length - special:
