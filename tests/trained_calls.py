@@ -148,7 +148,8 @@ def draw(pipe, case, **changes):
         call |= pairs.arguments(given, brought_to(size, mask_of(case), pairs) if case.is_filled else None, size)
         call = {name: value for name, value in call.items() if name in inspect.signature(pipe.__call__).parameters}
     if "prompt" in inspect.signature(pipe.__call__).parameters:
-        call.setdefault("prompt", CAPTION)
+        named = family_of(pipe).pairs.prompt if case.sources else None
+        call.setdefault("prompt", named(CAPTION, len(case.sources)) if named else CAPTION)
     drawn = pipe(generator=torch.Generator().manual_seed(0), return_dict=False, **call)
     return drawn[0] if isinstance(drawn, tuple | dict) else drawn
 

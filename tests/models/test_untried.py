@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline
 from diffusers.modular_pipelines import ModularPipeline
 
 from fera.models.registry import known
-from fera.models.table import LIMITED, NOT_ROUTED, NOT_SUPPORTED, rows
+from fera.models.table import LIMITED, NOT_SUPPORTED, rows
 from fera.models.untried import UNTRIED
 
 
@@ -39,18 +39,3 @@ def test_all_are_named():
     assert not drawn & {*untried} and not reasons & {*untried}
     assert sorted(pipelines() - drawn - reasons - {*untried}) == []
     assert sorted(name for name in untried if not hasattr(diffusers, name)) == []
-
-
-def test_all_denoisers_are_routed_or_listed():
-    """Of those that denoise: beside them diffusers has control nets and encoders with such names."""
-    others = {"HunyuanDiT2DControlNetModel", "HunyuanDiT2DMultiControlNetModel", "LongCatAudioDiTVae"}
-    others |= {"UNetControlNetXSModel"}
-    models = {
-        name
-        for name in dir(diffusers)
-        if inspect.isclass(cls := getattr(diffusers, name))
-        and issubclass(cls, diffusers.ModelMixin)
-        and any(part in name for part in ("Transformer", "UNet", "DiT"))
-    }
-    assert sorted(models - known().keys() - {*listed(NOT_ROUTED)} - others) == []
-    assert len(known()) >= 72

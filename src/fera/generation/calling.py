@@ -97,7 +97,9 @@ def draw_batches(
                 arguments["use_resolution_binning"] = False
             if pairs is not None:
                 arguments |= _paired(pairs, sources[start], masks[start] if masks else None, size)
-                arguments["prompt"], arguments["generator"] = batch[0], arguments["generator"][0]
+                arguments["generator"] = arguments["generator"][0]
+                named = pairs.prompt or (lambda prompt, _: prompt)
+                arguments["prompt"] = named(batch[0], len(sources[start]))
                 taken = inspect.signature(type(pipe).__call__).parameters
                 for name in {*size, "prompt"} - taken.keys():
                     del arguments[name]  # as large as the source; and some are told nothing in words

@@ -50,6 +50,8 @@ class Pairs:
         units: an autoencoder to how its latents become a source's; None: as they become the denoiser's.
         encode: (pipeline, captions, their sources as pictures, device) to conditions, as `Family.encode`, where text
             encoders see the sources; None where they see captions alone.
+        prompt: a prompt and how many sources it has, to the prompt that the pipeline takes with so many, which may have
+            to name them; None: as it is.
     """
 
     arguments: Callable[[Sequence[Any], Any, Size | None], dict[str, Any]]
@@ -62,6 +64,7 @@ class Pairs:
     see: Callable[[Any, Sequence[Any], torch.device], dict[str, Tensor]] | None = None
     eyes: tuple[str, ...] = ()
     frames: GivenFrames | None = None
+    prompt: Callable[[str, int], str] | None = None
 
 
 def sources_of(conditions: Mapping[str, Tensor]) -> list[Tensor]:
