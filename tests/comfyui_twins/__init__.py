@@ -7,7 +7,7 @@ from comfyui_engine import Twin
 from comfyui_twins.aura_flow import aura_flow
 from comfyui_twins.chroma import chroma
 from comfyui_twins.cogvideox import cogvideox, cogvideox15
-from comfyui_twins.flux import fill, flux, flux2, kontext
+from comfyui_twins.flux import fill, flux, flux2, flux2_edit, kontext
 from comfyui_twins.flux_kin import longcat_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
 from comfyui_twins.hunyuan_dit import hunyuan_dit
@@ -23,7 +23,7 @@ from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
 from comfyui_twins.sd3 import sd3
 from comfyui_twins.sounds import ace_step, stable_audio, stable_audio3
 from comfyui_twins.stable_video import stable_video
-from comfyui_twins.unets import sd15, sdxl
+from comfyui_twins.unets import sd2, sd15, sdxl
 from comfyui_twins.wan import skyreels, wan, wan22_5b, wan_image_to_video, wan_vace
 
 TWINS: dict[str, Callable[[], Twin]] = {
@@ -36,6 +36,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "fill": fill,
     "flux": flux,
     "flux2": flux2,
+    "flux2_edit": flux2_edit,
     "hidream": hidream,
     "hunyuan_dit": hunyuan_dit,
     "hunyuan_image": hunyuan_image,
@@ -54,6 +55,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "pixart": pixart,
     "qwen_image": qwen_image,
     "qwen_image_edit": qwen_image_edit,
+    "sd2": sd2,
     "sd15": sd15,
     "sd3": sd3,
     "sdxl": sdxl,

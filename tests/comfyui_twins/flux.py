@@ -76,6 +76,15 @@ _FLUX2 = {
 
 def flux2() -> Twin:
     """FLUX.2's transformer: ComfyUI's latent has 2 x 2 pixels an entry."""
+    return _flux2(references=0)
+
+
+def flux2_edit() -> Twin:
+    """The same with two references, whose tokens come behind those of the picture, ten apart in time."""
+    return _flux2(references=2)
+
+
+def _flux2(references: int) -> Twin:
     from models.flux2 import make_transformer
 
     denoiser = make_transformer(guidance_embeds=False, timestep_guidance_channels=256)
@@ -84,8 +93,10 @@ def flux2() -> Twin:
         **{"num_heads": 2, "mlp_ratio": 3.0, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 4, 4, 4]},
         **{"theta": 2000, "qkv_bias": False, "guidance_embed": False, "vec_in_dim": None, "context_in_dim": 32},
         **{"mlp_silu_act": True, "global_modulation": True, "ops_bias": False, "txt_ids_dims": [3]},
-        "dtype": torch.float32,
+        **{"default_ref_method": "index", "ref_index_scale": 10.0, "dtype": torch.float32},
     }
+    generator = torch.Generator().manual_seed(4)
+    given = [torch.randn(1, 16, 8, 8, generator=generator) for _ in range(references)]
     comfy = engine()
     model = comfy.model_base.Flux2(comfy.supported_models.Flux2(dict(settings)), device="cpu")
     copy_weights(denoiser, model, comfy.utils.flux_to_diffusers(settings) | _FLUX2)
@@ -94,16 +105,21 @@ def flux2() -> Twin:
         height, width = latent.shape[2:]
         ids = places(height, width, latent)
         ids = torch.cat([ids, torch.zeros(len(ids), 1)], dim=1)
+        tokens, all_ids = [latent.flatten(2).transpose(1, 2)], [ids]
+        for number, reference in enumerate(given, start=1):
+            tokens.append(reference.flatten(2).transpose(1, 2).expand(len(latent), -1, -1))
+            all_ids.append(ids + torch.tensor([10.0 * number, 0.0, 0.0, 0.0]))
         text = torch.zeros(context.shape[1], 4)
         text[:, 3] = torch.arange(context.shape[1])
-        tokens = denoiser(
-            hidden_states=latent.flatten(2).transpose(1, 2),
+        found = denoiser(
+            hidden_states=torch.cat(tokens, dim=1),
             timestep=level,
             encoder_hidden_states=context,
-            img_ids=ids,
+            img_ids=torch.cat(all_ids),
             txt_ids=text,
             guidance=None,
-        ).sample
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        ).sample[:, : height * width]
+        return found.transpose(1, 2).unflatten(2, (height, width))
 
-    return Twin(denoiser, model, (16, 8, 8), predict, (5, 32))
+    told = {"ref_latents": [reference.repeat(2, 1, 1, 1) for reference in given]} if given else {}
+    return Twin(denoiser, model, (16, 8, 8), predict, (5, 32), told)

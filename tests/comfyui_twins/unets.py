@@ -55,6 +55,27 @@ def sd15(in_channels: int = 4, dtype: torch.dtype = torch.float32) -> Twin:
     return Twin(denoiser, model, (4, 16, 16), predict, (5, 32), targets=targets)
 
 
+def sd2() -> Twin:
+    """Stable Diffusion 2's UNet, which predicts velocities; ComfyUI gives it heads of 64 channels."""
+    from tiny import make_unet
+
+    settings = _UNET | {"use_linear_in_transformer": True, "context_dim": 32, "num_heads": -1, "num_head_channels": 64}
+    settings |= {"adm_in_channels": None}
+    denoiser = make_unet(
+        block_out_channels=(32, 64), norm_num_groups=32, attention_head_dim=(1, 1), use_linear_projection=True
+    )
+    comfy = engine()
+    kind = comfy.model_base.ModelType.V_PREDICTION
+    model = comfy.model_base.BaseModel(comfy.supported_models.SD20(copy.deepcopy(settings)), kind, device="cpu")
+    copy_weights(denoiser, model, comfy.utils.unet_to_diffusers(settings))
+
+    def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        return denoiser(latent, (level * 1000).round(), context).sample
+
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "time_emb_proj", "proj_in", "ff.net.2"]
+    return Twin(denoiser, model, (4, 16, 16), predict, (5, 32), targets=targets)
+
+
 def sdxl() -> Twin:
     """SDXL's UNet, which is told sizes and a pooled caption; ComfyUI gives it heads of 64 channels."""
     from tiny import make_unet
