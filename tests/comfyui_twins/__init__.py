@@ -8,7 +8,7 @@ from comfyui_twins.aura_flow import aura_flow
 from comfyui_twins.chroma import chroma
 from comfyui_twins.cogvideox import cogvideox, cogvideox15
 from comfyui_twins.flux import fill, flux, flux2, flux2_edit, kontext
-from comfyui_twins.flux_kin import longcat_image
+from comfyui_twins.flux_kin import longcat_image, ovis_image
 from comfyui_twins.hunyuan import hunyuan_image, hunyuan_video, hunyuan_video15
 from comfyui_twins.hunyuan_dit import hunyuan_dit
 from comfyui_twins.ideogram4 import ideogram4
@@ -52,6 +52,7 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "ltx2": ltx2,
     "lumina2": lumina2,
     "mochi": mochi,
+    "ovis_image": ovis_image,
     "pixart": pixart,
     "qwen_image": qwen_image,
     "qwen_image_edit": qwen_image_edit,

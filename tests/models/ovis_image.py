@@ -18,7 +18,7 @@ CALL = {
 }
 
 
-def make_pipeline() -> OvisImagePipeline:
+def make_transformer() -> OvisImageTransformer2DModel:
     """For 4-channel latents, text width 8."""
     torch.manual_seed(0)
     transformer = OvisImageTransformer2DModel(
@@ -31,12 +31,17 @@ def make_pipeline() -> OvisImagePipeline:
         joint_attention_dim=8,
         axes_dims_rope=(4, 4, 8),
     )
+    return awake(transformer)
+
+
+def make_pipeline() -> OvisImagePipeline:
+    """With Qwen 3 for its texts."""
     return OvisImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=make_vae(shift_factor=0.1),
         text_encoder=make_qwen3(1).model,
         tokenizer=make_tokenizer(),
-        transformer=awake(transformer),
+        transformer=make_transformer(),
     )
 
 

@@ -107,7 +107,8 @@ class WholeWeights:
     @property
     def outputs(self) -> int:
         """How many outputs they add to."""
-        return len(self.form(self.parts[0]))
+        change = self.form(self.parts[0])
+        return len(change if self.turn is None else self.turn(change))
 
     @property
     def columns(self) -> int:

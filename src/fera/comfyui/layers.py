@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fera.comfyui.adapter import LiveAdapter
 from fera.comfyui.experts import LayerExperts
 from fera.errors import FeraError
 from fera.export.comfyui import layer_in_comfyui, names_in_comfyui
-from fera.export.comfyui.own import Own, ordered
+from fera.export.comfyui.own import FEED_FORWARD, Own, ordered
 
 _WEIGHT = ".weight"
 
@@ -52,12 +52,12 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     modules = dict(model.named_modules())
     places, missing = [], []
     for layer, experts in adapter.layers.items():
-        target = _target(adapter.denoiser, layer, experts, key_map, modules)
-        place = None if target is None else place_at(layer, experts, target, modules)
-        if place is None:
+        targets = _targets(adapter.denoiser, layer, experts, key_map, modules)
+        found = [place_at(layer, experts, target, modules) for target in targets]
+        if not found or None in found:
             missing.append(layer)
         else:
-            places.append(place)
+            places += [place for place in found if place is not None]
     kind = type(getattr(model, "diffusion_model", model)).__name__
     if not places:
         raise FeraError(
@@ -72,16 +72,23 @@ def find_places(adapter: LiveAdapter, model: nn.Module, key_map: Mapping[str, An
     return places
 
 
-def _target(
+def _targets(
     denoiser: str, layer: str, experts: LayerExperts, key_map: Mapping[str, Any], modules: Mapping[str, nn.Module]
-) -> Any:
-    """An entry of ComfyUI's map for a layer, or one such as it might have; None where there is none."""
+) -> list[Any]:
+    """Entries of ComfyUI's map for a layer, or such as it might have: mostly one; none where it has no place."""
     own = layer_in_comfyui(denoiser, layer)
     module = None if own is None else modules.get(f"diffusion_model.{own.path}")
     if own is None or module is None:
-        return next((key_map[name] for name in names_in_comfyui(denoiser, layer) if name in key_map), None)
+        return [key_map[name] for name in names_in_comfyui(denoiser, layer) if name in key_map][:1]
+    if own.second:
+        paths = enumerate((own.path, own.second))
+        return [(f"diffusion_model.{path}{_WEIGHT}", None, partial(_half, index=index)) for index, path in paths]
     span = _span(layer, own, experts.outputs, module) if own.part else None
-    return f"diffusion_model.{own.path}{_WEIGHT}", span, partial(ordered, order=own.order) if own.order else None
+    return [(f"diffusion_model.{own.path}{_WEIGHT}", span, partial(ordered, order=own.order) if own.order else None)]
+
+
+def _half(outputs: Tensor, index: int) -> Tensor:
+    return outputs.chunk(2)[index]
 
 
 def _span(layer: str, own: Own, width: int | None, module: nn.Module) -> tuple[int, int, int]:
@@ -99,10 +106,10 @@ def _span(layer: str, own: Own, width: int | None, module: nn.Module) -> tuple[i
     if inputs is None or outputs is None:
         raise FeraError(f"{layer}: the size of its place in a fused layer of this model is not known")
     one = outputs // len(own.parts)
-    if "m" in own.parts:
-        one = inputs if width is None or own.part == "m" else width
+    if own.parts[-1] in FEED_FORWARD:
+        one = inputs if width is None or own.part in FEED_FORWARD else width
     start = own.parts.index(own.part) * one
-    return 0, start, outputs - start if own.part == "m" else one
+    return 0, start, outputs - start if own.part in FEED_FORWARD else one
 
 
 def place_at(layer: str, experts: LayerExperts, target: Any, modules: Mapping[str, nn.Module]) -> Place | None:

@@ -24,6 +24,22 @@ SINGLE: Names = {
     r"single_transformer_blocks\.(\d+)\.norm\.linear": r"single_blocks.\1.modulation.lin",
 }
 
+_FEED_FORWARD: Names = {
+    r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj": Own(
+        r"double_blocks.\1.img_mlp.up_proj", second=r"double_blocks.\1.img_mlp.gate_proj"
+    ),
+    r"transformer_blocks\.(\d+)\.ff\.net\.2": r"double_blocks.\1.img_mlp.down_proj",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj": Own(
+        r"double_blocks.\1.txt_mlp.up_proj", second=r"double_blocks.\1.txt_mlp.gate_proj"
+    ),
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.2": r"double_blocks.\1.txt_mlp.down_proj",
+}
+# A single block's feed-forward layer has a gate.
+_GATED: Names = {
+    r"single_transformer_blocks\.(\d+)\.attn\.to_([qkv])": Own(r"single_blocks.\1.linear1", r"\2", "qkvg"),
+    r"single_transformer_blocks\.(\d+)\.proj_mlp": Own(r"single_blocks.\1.linear1", "g", "qkvg"),
+}
+
 NAMES: dict[str, Names] = {
     "LongCatImageTransformer2DModel": {
         **DOUBLE,
@@ -31,6 +47,17 @@ NAMES: dict[str, Names] = {
         "x_embedder": "img_in",
         "context_embedder": "txt_in",
         **two_layers(r"time_embed\.timestep_embedder", "time_in"),
+        r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", order=SWAPPED),
+        "proj_out": "final_layer.linear",
+    },
+    "OvisImageTransformer2DModel": {
+        **DOUBLE,
+        **SINGLE,
+        **_FEED_FORWARD,
+        **_GATED,
+        "x_embedder": "img_in",
+        "context_embedder": "txt_in",
+        **two_layers("timestep_embedder", "time_in"),
         r"norm_out\.linear": Own("final_layer.adaLN_modulation.1", order=SWAPPED),
         "proj_out": "final_layer.linear",
     },

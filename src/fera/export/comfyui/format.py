@@ -45,6 +45,9 @@ def named(denoiser: str | None, layers: Mapping[str, Pair]) -> dict[str, Pair]:
         assert own is not None  # refused before
         if own.part:
             fused.setdefault(own.path, (own, {}))[1][own.part] = pair
+        elif own.second:
+            for path, up in zip((own.path, own.second), pair.up.chunk(2), strict=True):
+                found[f"diffusion_model.{path}"] = Pair(pair.down, up)
         else:
             found[f"diffusion_model.{own.path}"] = _ordered(pair, own.order) if own.order else pair
     return found | {f"diffusion_model.{path}": _fused(own, pairs) for path, (own, pairs) in fused.items()}
@@ -68,5 +71,5 @@ def _widths(own: Own, pairs: Mapping[str, Pair]) -> dict[str, int]:
     if own.is_grouped:  # queries are as wide as the model
         keys = pairs.get("k") or pairs["v"]
         return {"q": some.down.shape[1], "k": len(keys.up), "v": len(keys.up)}
-    factors = {name: FEED_FORWARD if name == "m" else 1 for name in own.parts}
+    factors = {name: FEED_FORWARD.get(name, 1) for name in own.parts}
     return {name: len(some.up) // factors[part] * factor for name, factor in factors.items()}

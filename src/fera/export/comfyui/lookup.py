@@ -1,6 +1,7 @@
 """Which layer of ComfyUI's model one of diffusers' is."""
 
 import re
+from dataclasses import replace
 from functools import cache
 
 from fera.export.comfyui import (
@@ -59,7 +60,8 @@ def layer_in_comfyui(denoiser: str, layer: str) -> Own | None:
         if match := re.fullmatch(pattern, layer):
             if isinstance(own, str):
                 return Own(match.expand(own))
-            return Own(match.expand(own.path), match.expand(own.part), own.parts, own.is_grouped, own.order)
+            path, part, second = (match.expand(text) for text in (own.path, own.part, own.second))
+            return replace(own, path=path, part=part, second=second)
     return None
 
 
@@ -73,5 +75,5 @@ def names_in_comfyui(denoiser: str, layer: str) -> list[str]:
     if "UNet" in denoiser and denoiser != stable_video.DENOISER:
         return [f"lora_unet_{layer.replace('.', '_')}"]
     own = layer_in_comfyui(denoiser, layer)
-    names = [] if own is None or own.part else [f"diffusion_model.{own.path}"]
+    names = [] if own is None or own.part or own.second else [f"diffusion_model.{own.path}"]
     return [f"transformer.{layer}", *names]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# How many times as wide as a fused layer's other parts its feed-forward part is.
-FEED_FORWARD = 4
+# How many times as wide as a fused layer's other parts its feed-forward part is: `m`, and `g` where it has a gate.
+FEED_FORWARD = {"m": 4, "g": 8}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Own:
         path: its path in the denoiser.
         part: a letter of `parts`; empty for the whole layer.
         parts: of a layer that is several of diffusers': its outputs in their order. `q`, `k` and `v` are equally
-            wide, and `m`, a feed-forward layer, `FEED_FORWARD` times as wide.
+            wide, and `m` or `g`, a feed-forward layer, `FEED_FORWARD` times as wide.
+        second: path of another layer, where the second half of diffusers' outputs is; `path` has the first then.
         is_grouped: whether its queries are wider than its keys and values, which are alike.
         order: which of diffusers' outputs, cut into as many equal pieces, come first there; empty where they are alike.
     """
@@ -26,6 +27,7 @@ class Own:
     path: str
     part: str = ""
     parts: str = ""
+    second: str = ""
     is_grouped: bool = False
     order: tuple[int, ...] = ()
 
