@@ -15,6 +15,7 @@ from fera.demo import base_path
 from fera.errors import FeraError, reason_of
 from fera.models.components import denoisers
 from fera.pipelines.block_offload import move, offload_blocks
+from fera.pipelines.modular_bases import is_modular, load_modular, modular_index
 from fera.pipelines.quantization import quantize
 from fera.pipelines.quantization_kinds import KINDS, check_quantization
 from fera.pipelines.single_file import (
@@ -44,9 +45,10 @@ def load_base(
     """Load a diffusers pipeline.
 
     Args:
-        base: a folder as `save_pretrained` writes it, a Hub id, one safetensors file, or "emoji" for the base that
-            comes with fera. Behind a file may stand files of further parts, and where its configuration comes from:
-            "FILE|FILE|FOLDER" or "FILE|HUB ID"; and behind all of it another class of pipeline: "HUB ID#CLASS".
+        base: a folder as `save_pretrained` writes it, of a modular pipeline too, a Hub id, one safetensors file, or
+            "emoji" for the base that comes with fera. Behind a file may stand files of further parts, and where its
+            configuration comes from: "FILE|FILE|FOLDER" or "FILE|HUB ID"; and behind all of it another class of
+            pipeline: "HUB ID#CLASS".
         revision: branch, tag or commit, for a Hub id.
         variant: variant of the weight files, such as "fp16".
         dtype: the dtype of its weights in memory; a dict gives one to a part by name, and "default" to the others.
@@ -68,9 +70,14 @@ def load_base(
         pipe = _load_alone(base, alone, dtype)
         return _laid_out(pipe) if laid_out else pipe
     given = given or {}
+    place, cls = parted(base)
+    if is_modular(place):
+        with loading(place):
+            pipe = load_modular(place, None if cls is DiffusionPipeline else cls, dtype)
+        pipe.register_to_config(_name_or_path=base)
+        return _laid_out(pipe) if laid_out else pipe
     index = read_index(base, revision=revision)
     absent = _absent_parts(index)
-    place, cls = parted(base)
     if given and cls is DiffusionPipeline:
         # Which takes no optional part that it is given (Wan's denoisers), but the folder's.
         cls = getattr(diffusers, str(index.get("_class_name")), DiffusionPipeline)
@@ -105,6 +112,8 @@ def read_index(base: str, *, revision: str | None = None) -> dict[str, Any]:
     """
     place, _ = parted(base)
     check_base(place)
+    if is_modular(place):
+        return modular_index(place)
     with loading(place):
         index = DiffusionPipeline.load_config(place, revision=revision)
     if not isinstance(index, dict):
@@ -254,7 +263,7 @@ def loading(base: str) -> Iterator[None]:
 
 
 def _check_folder(folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
+    if not (folder / "model_index.json").is_file() and not is_modular(str(folder)):
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise FeraError(
             f"base {folder} is no diffusers pipeline: there is no model_index.json in it (it holds {names}). "

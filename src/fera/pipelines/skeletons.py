@@ -5,13 +5,12 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 
 from fera.demo import base_path
 from fera.errors import FeraError
 from fera.models.registry import known
-from fera.pipelines.base import EMOJI, check_base, loading, parted
+from fera.pipelines.base import EMOJI, loading, parted, read_index
 from fera.pipelines.file_parts import pieces_of
 from fera.pipelines.file_shapes import kind_of, shapes_of
 from fera.pipelines.single_file import CLASS_MARK, SingleFile, guessed_config, single_file
@@ -40,10 +39,8 @@ def skeletons(base: str, *, revision: str | None = None) -> dict[str, nn.Module]
                 base = alone.config or guessed_config(alone)
         except FeraError as error:
             raise FeraError(f"base {alone.file}: {error}") from error
+    index = read_index(base, revision=revision)
     base, _ = parted(base)
-    check_base(base)
-    with loading(base):
-        index = DiffusionPipeline.load_config(base, revision=revision)
     found = {}
     for name, value in index.items():
         if isinstance(value, list | tuple) and value[-1] in known():

@@ -17,6 +17,7 @@ from fera.errors import FeraError
 from fera.models.registry import known
 from fera.pipelines.base import EMOJI, lay_out, load_base, loading, parted, read_index
 from fera.pipelines.empty_parts import emptied, is_empty
+from fera.pipelines.modular_bases import is_modular
 from fera.pipelines.single_file import single_file
 from fera.pipelines.weight_files import remap
 
@@ -45,7 +46,8 @@ class Base:
         self._base, self._dtypes = base, dtypes
         self._revision, self._variant = revision, variant
         self._place, _ = parted(base)
-        given = {} if single_file(base) is not None else self._empty_parts()
+        comes_whole = single_file(base) is not None or is_modular(self._place)
+        given = {} if comes_whole else self._empty_parts()
         self.pipe: Any = self._load(given, laid_out=True)
 
     @property
@@ -92,7 +94,7 @@ class Base:
 
     def files(self, name: str) -> list[Path]:
         """Files of a part, its configuration among them; none where they are not known, or one file holds all parts."""
-        if single_file(self._base) is not None:
+        if single_file(self._base) is not None or is_modular(self._place):
             return []
         if self._base == EMOJI:
             folder = Path(base_path())
