@@ -86,13 +86,16 @@ def test_the_order_of_a_batch_and_its_chunks_do_not_matter(sd, tmp_path):
     torch.testing.assert_close(torch.cat(chunks), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_channels_of_a_condition_do_not_steer_the_gate(tmp_path):
-    """A base for inpainting is given a mask and the masked picture behind the latent."""
-    twin = sd15(in_channels=9)
+@pytest.mark.parametrize("channels", [9, 8], ids=["inpainting", "InstructPix2Pix"])
+def test_channels_of_a_condition_do_not_steer_the_gate(channels, tmp_path):
+    """A base for inpainting is given a mask and the masked picture behind the latent, one for edits a picture."""
+    twin = sd15(in_channels=channels)
     denoiser, adapter = adapted(twin, tmp_path / "ink")
     x, sigma, context = inputs(twin)
     patcher, trace = RecordGates().record(routed(twin.patcher(), adapter, 1.0))
-    conditions = [torch.randn(2, 5, *x.shape[2:], generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    conditions = [
+        torch.randn(2, channels - 4, *x.shape[2:], generator=torch.Generator().manual_seed(n)) for n in range(2)
+    ]
     drawn = [in_comfyui(twin, patcher, x, sigma, context, c_concat=condition) for condition in conditions]
     assert torch.equal(trace[0].gates, trace[1].gates) and not torch.equal(*drawn)
     sampling = twin.model.model_sampling

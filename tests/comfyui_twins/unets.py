@@ -16,7 +16,9 @@ _UNET: dict[str, Any] = {
 
 
 def sd15(in_channels: int = 4, dtype: torch.dtype = torch.float32) -> Twin:
-    """Stable Diffusion 1.5's UNet; ComfyUI gives it eight heads. That for inpainting takes nine channels.
+    """Stable Diffusion 1.5's UNet; ComfyUI gives it eight heads.
+
+    That for inpainting takes nine channels, that of InstructPix2Pix eight.
 
     Args:
         in_channels: of the UNet.
@@ -31,9 +33,11 @@ def sd15(in_channels: int = 4, dtype: torch.dtype = torch.float32) -> Twin:
     )
     denoiser = make_unet(block_out_channels=(32, 64), norm_num_groups=32, attention_head_dim=8, in_channels=in_channels)
     comfy = engine()
-    config = comfy.supported_models.SD15(copy.deepcopy(settings))
+    is_edit = in_channels == 8
+    kind = comfy.supported_models.SD15_instructpix2pix if is_edit else comfy.supported_models.SD15
+    config = kind(copy.deepcopy(settings))
     config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
-    model = comfy.model_base.BaseModel(config, device="cpu")
+    model = (comfy.model_base.SD15_instructpix2pix if is_edit else comfy.model_base.BaseModel)(config, device="cpu")
     for weight in denoiser.parameters():
         weight.data = weight.data.to(dtype).float()
     copy_weights(denoiser, model, comfy.utils.unet_to_diffusers(settings))
