@@ -15,11 +15,15 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
     FluxFillPipeline,
     FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     QwenImagePipeline,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
     ZImageImg2ImgPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
@@ -221,15 +225,9 @@ def test_parts_in_files_take_the_place_of_a_folders(tmp_path):
         equal(getattr(opened, name), getattr(pipe, name))
 
 
-def test_wans_two_denoisers_vae_and_text_encoder_with_its_words(tmp_path):
-    """The text encoder's file has the tokenizer in it, as ComfyUI's; scales of 8-bit weights are multiplied in."""
-    pipe = wan.make_14b()
+def umt5_file(folder):
+    """A text encoder's file as ComfyUI's, with its tokenizer in it and a weight in 8 bits; the encoder; that weight."""
     torch.manual_seed(6)
-    vae = (
-        type(pipe.vae)
-        .from_config({**pipe.vae.config, "base_dim": 4, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2})
-        .eval()
-    )
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(WORDS * 5),
@@ -242,6 +240,27 @@ def test_wans_two_denoisers_vae_and_text_encoder_with_its_words(tmp_path):
         minloglevel=2,
     )
     encoder = UMT5EncoderModel(UMT5Config(vocab_size=64, d_model=64, d_kv=16, d_ff=64, num_layers=2, num_heads=4))
+    weights = {key: weight.contiguous().clone() for key, weight in encoder.state_dict().items()}
+    name = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    scale = weights[name].abs().max() / 400
+    weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
+    weights[name.replace(".weight", ".scale_weight")] = scale
+    weights["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    weights["spiece_model"] = torch.tensor(list(trained.getvalue()), dtype=torch.uint8)
+    texts = save(weights, folder / "umt5_xxl.safetensors")
+    return texts, encoder.eval(), name, weights[name].float() * scale
+
+
+def test_wans_two_denoisers_vae_and_text_encoder_with_its_words(tmp_path):
+    """The text encoder's file has the tokenizer in it, as ComfyUI's; scales of 8-bit weights are multiplied in."""
+    pipe = wan.make_14b()
+    torch.manual_seed(6)
+    vae = (
+        type(pipe.vae)
+        .from_config({**pipe.vae.config, "base_dim": 4, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2})
+        .eval()
+    )
+    texts, encoder, name, held_in_few_bits = umt5_file(tmp_path)
     pipe.register_modules(vae=vae, text_encoder=encoder.eval())
     pipe.save_pretrained(tmp_path / "folder")
     for part in ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer"):
@@ -251,21 +270,13 @@ def test_wans_two_denoisers_vae_and_text_encoder_with_its_words(tmp_path):
         getattr(pipe, part).save_config(tmp_path / "folder" / part)
     high = save(original_transformers.wan(pipe.transformer), tmp_path / "wan_high_noise.safetensors")
     low = save(original_transformers.wan(pipe.transformer_2), tmp_path / "wan_low_noise.safetensors")
-    weights = {key: weight.contiguous().clone() for key, weight in encoder.state_dict().items()}
-    name = "encoder.block.0.layer.0.SelfAttention.q.weight"
-    scale = weights[name].abs().max() / 400
-    weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
-    weights[name.replace(".weight", ".scale_weight")] = scale
-    weights["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-    weights["spiece_model"] = torch.tensor(list(trained.getvalue()), dtype=torch.uint8)
-    texts = save(weights, tmp_path / "umt5.safetensors")
     files = f"{save(original_vaes.wan(vae), tmp_path / 'wan_2.1_vae.safetensors')}|{texts}|{tmp_path / 'folder'}"
     opened = load_base(f"{high}|{low}|{files}")
     for part in ("transformer", "transformer_2", "vae"):
         equal(getattr(opened, part), getattr(pipe, part))
     assert opened.config.boundary_ratio == 0.875
     held = opened.text_encoder.get_parameter(name)
-    torch.testing.assert_close(held, weights[name].float() * scale)
+    torch.testing.assert_close(held, held_in_few_bits)
     assert opened.tokenizer("a red rocket").input_ids[-1] == 1  # the end
     with pytest.raises(FeraError, match=r"name the denoiser of high noise first: .*high_noise.*\|.*low_noise"):
         load_base(f"{low}|{high}|{files}")
@@ -372,3 +383,29 @@ def test_qwen_image_without_a_folder(tmp_path, monkeypatch):
     assert type(opened) is QwenImagePipeline and opened.scheduler.config.shift_terminal == 0.02
     equal(opened.text_encoder, encoder)
     assert opened.vae.num_parameters() == vae.num_parameters()
+
+
+@pytest.mark.slow
+def test_wan_without_a_folder(tmp_path, monkeypatch):
+    """Two small denoisers with heads as wide as they are, or one; the whole VAE, of zeros; a tiny text encoder."""
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    settings = {"num_attention_heads": 1, "attention_head_dim": 128, "num_layers": 1, "ffn_dim": 32, "text_dim": 64}
+    for channels, pipeline in ((16, WanPipeline), (36, WanImageToVideoPipeline)):
+        torch.manual_seed(channels)
+        made = [WanTransformer3DModel(**settings, in_channels=channels, out_channels=16) for _ in range(2)]
+        high, low = (
+            save(original_transformers.wan(each), tmp_path / f"{name}_noise_{channels}.safetensors")
+            for name, each in zip(("high", "low"), made, strict=True)
+        )
+        with torch.device("meta"):
+            vae = AutoencoderKLWan()
+        rest = f"{file_of_zeros(tmp_path / 'vae.safetensors', original_vaes.wan(vae))}|{umt5_file(tmp_path)[0]}"
+        opened = load_base(f"{high}|{low}|{rest}")
+        assert type(opened) is pipeline and opened.config.boundary_ratio == (0.875 if channels == 16 else 0.9)
+        assert opened.scheduler.config.flow_shift == 3.0 and opened.vae.num_parameters() == vae.num_parameters()
+        for name, expected in zip(("transformer", "transformer_2"), made, strict=True):
+            equal(getattr(opened, name), expected)
+    alone = load_base(f"{tmp_path / 'low_noise_16.safetensors'}|{rest}")
+    assert alone.transformer_2 is None and alone.config.boundary_ratio is None  # Wan 2.1
+    with pytest.raises(FeraError, match="The configuration of Wan-AI/Wan2.1-I2V-14B-480P-Diffusers was taken for it"):
+        load_base(f"{tmp_path / 'low_noise_36.safetensors'}|{rest}")

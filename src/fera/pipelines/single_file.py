@@ -4,6 +4,7 @@ diffusers turns the original names of layers into its own. What it cannot tell f
 parts that they lack, comes from a pipeline's folder or Hub id, or from the configurations that come with fera.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _SAME = dict.fromkeys(
     ("stabilityai/stable-diffusion-3-medium-diffusers", "stabilityai/stable-diffusion-3.5-medium"),
     "stabilityai/stable-diffusion-3.5-large",
 )
+# What names of Wan 2.2's files say.
+_NOISE = re.compile(r"(low|high).?noise")
 # Parts that Stable Diffusion 3 does without.
 _OPTIONAL = ("text_encoder_3", "tokenizer_3")
 
@@ -217,7 +220,7 @@ def _in_order(base: SingleFile, others: Collection[Path], places: int, *, whole:
         raise FeraError(
             f"{len(files)} files hold a denoiser, and the pipeline has {places}: {', '.join(map(str, files))}"
         )
-    if len(files) > 1 and "low" in files[0].name.lower() and "high" in files[1].name.lower():
+    if len(files) > 1 and [_NOISE.findall(file.name.lower())[:1] for file in files] == [["low"], ["high"]]:
         raise FeraError(f"name the denoiser of high noise first: {files[1]}{SEPARATOR}{files[0]}")
     return files
 
