@@ -1,5 +1,7 @@
 """HiDream."""
 
+import copy
+
 import torch
 from diffusers import HiDreamImagePipeline
 from models import hidream
@@ -26,7 +28,8 @@ def make_pipeline() -> HiDreamImagePipeline:
         attn_implementation="eager",  # the pipeline asks for attentions
     )
     parts = hidream.make_pipeline(caption_channels=[64, 32], text_emb_dim=64, max_resolution=(16, 16)).components
-    text = {"text_encoder": clip, "tokenizer": tokenizer, "text_encoder_2": clip, "tokenizer_2": tokenizer}
+    second = {"text_encoder_2": copy.deepcopy(clip), "tokenizer_2": copy.deepcopy(tokenizer)}
+    text = {"text_encoder": clip, "tokenizer": tokenizer, **second}
     text |= {"text_encoder_3": text_encoder_3, "tokenizer_3": tokenizer_3}
     text |= {"text_encoder_4": LlamaForCausalLM(config).eval(), "tokenizer_4": tokenizer_4}
     pipe = HiDreamImagePipeline(**parts | text)

@@ -21,6 +21,8 @@ PROMPT = f"a {TOKEN} rocket"
 # One of T5 beside CLIP, of UMT5 for clips, of Gemma, of Qwen behind a template, of Qwen before its last layer, of Qwen
 # in a processor. All others are slow.
 FAST = {"flux", "wan", "sana", "qwen-image", "z-image", "qwen-image-2.1"}
+# The tiny tokenizer writes the template out in so many tokens that no caption is left in what is read.
+CUT = ("hunyuan-video", "text_encoder")
 UNABLE = {"prx", "ernie-image", "longcat-image", "omnigen", "kolors"}
 
 
@@ -53,7 +55,8 @@ def configure(case, pipe, image_folder, tmp_path, names, **sections):
 def test_it_trains_resumes_draws_and_loads(pipe, case, image_folder, tmp_path):
     names = [name for name in family_of(pipe).text_components if ENCODER.fullmatch(name)]
     names = [name for name in names if name in text_encoders(pipe) and name not in family_of(pipe).untrained]
-    tokens = {"placeholder_token": TOKEN, "initializer_token": "a", "encoders": names, "learning_rate": 1e-2}
+    learners = [name for name in names if (case.name, name) != CUT]
+    tokens = {"placeholder_token": TOKEN, "initializer_token": "a", "encoders": learners, "learning_rate": 1e-2}
     validation = {"prompts": [PROMPT], "num_inference_steps": 2}
     config = configure(case, pipe, image_folder, tmp_path, names, tokens=tokens, validation=validation)
     (tmp_path / "run.toml").write_text(to_toml(config))
@@ -69,7 +72,7 @@ def test_it_trains_resumes_draws_and_loads(pipe, case, image_folder, tmp_path):
     plain, tokenizers = draw(pipe, case, prompt=PROMPT), {name: tokenizer_for(pipe, name) for name in names}
     fera.load_adapter(pipe, tmp_path / "run")
     assert not torch.equal(draw(pipe, case, prompt=PROMPT), plain)
-    for name in names:
+    for name in learners:
         assert TOKEN in tokenizer_for(pipe, name).tokenize(PROMPT)
         file = adapter / f"learned_embeds{name.removeprefix('text_encoder')}.safetensors"
         embeddings, tokenizer = getattr(pipe, name).get_input_embeddings(), tokenizer_for(pipe, name)

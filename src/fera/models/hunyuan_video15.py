@@ -96,7 +96,9 @@ def _first_of(vae: Any, frames: Sequence[Tensor], count: int) -> Tensor:
 
 
 def _latents(vae: Any, pixels: Tensor) -> Tensor:
-    return folded(encoded_clip(vae, pixels)) * float(vae.config.scaling_factor)
+    # One at a time: the attention of its autoencoder cannot take several.
+    latents = torch.cat([encoded_clip(vae, one) for one in pixels.split(1)])
+    return folded(latents) * float(vae.config.scaling_factor)
 
 
 add_family("HunyuanVideo15Pipeline", hunyuan_video15, "HunyuanVideo 1.5")

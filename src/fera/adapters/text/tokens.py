@@ -46,12 +46,14 @@ class LearnedTokens(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings, shape (…, D) in the base's dtype, of token ids (…)."""
         place = ids - len(self.tokenizer)
-        known: Tensor = self.embedding(ids.where(place < 0, 0))
+        count = sum(map(len, self.rows.values()))
+        is_learned = (place >= 0) & (place < count)  # behind them, some tables have rows that no word has
+        known: Tensor = self.embedding(ids.masked_fill(is_learned, 0))
         rows = torch.cat([row.to(known.dtype) for row in self.rows.values()])
-        learned = functional.embedding(place.clamp(min=0), rows)
+        learned = functional.embedding(place.clamp(min=0, max=count - 1), rows)
         if (scale := getattr(self.embedding, "embed_scale", None)) is not None:  # Gemma's
             learned = learned * torch.as_tensor(scale).to(learned)
-        return torch.where((place < 0)[..., None], known, learned)
+        return torch.where(is_learned[..., None], learned, known)
 
     @property
     def weight(self) -> Tensor:
