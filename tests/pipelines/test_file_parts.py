@@ -186,6 +186,7 @@ def test_mistakes(files_and_parts, tmp_path):
         f"{base}|{tmp_path / 'absent.safetensors'}": r"absent.safetensors is no file \(looked from",
         f"{base}|{copied(files['texts'])}": "is a second Qwen3 for text_encoder",
         f"{base}|{copied(files['denoiser'])}": "2 files hold a denoiser, and the pipeline has 1",
+        f"{tmp_path}|{base}": "is no file .*; the denoiser's file comes first, a folder behind it",
         f"{base}|a/b|c/d": "a/b and c/d are neither files nor tokenizers",
         f"{base}|": r"name a file, or a pipeline's folder or Hub id behind '\|'",
         f"{files['ae']}|{files['texts']}": "its weights are of no model known here",

@@ -99,7 +99,8 @@ def single_file(base: str) -> SingleFile | None:
         raise FeraError(f"base {base}: {twice[0]} is named twice")
     for each in (file, *others):
         if not each.is_file():
-            raise FeraError(f"base {each} is no file (looked from {Path.cwd()})")
+            order = "; the denoiser's file comes first, a folder behind it" if each.is_dir() else ""
+            raise FeraError(f"base {each} is no file (looked from {Path.cwd()}){order}")
         if each.suffix not in _ENDINGS:
             raise FeraError(
                 f"base {each}: of files, only .safetensors and .gguf are read; pickles (.ckpt, .pt) can run code"
