@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 import torch
+from diffusers.pipelines.omnigen import pipeline_omnigen
+from models import omnigen
 
 from fera.errors import FeraError
 from fera.pipelines.base import load_base
@@ -33,3 +35,11 @@ def test_a_folder_without_a_part_says_which(tiny_sd_dir, tmp_path):
     shutil.rmtree(tmp_path / "base" / "vae")
     with pytest.raises(FeraError, match=r"base .*base lacks vae \(AutoencoderKL\): model_index\.json names it"):
         load_base(str(tmp_path / "base"))
+
+
+def test_a_package_of_a_pipelines_own_is_named(tmp_path, monkeypatch):
+    """OmniGen's code is left without a name where torchvision is not installed."""
+    omnigen.make_pipeline().save_pretrained(tmp_path)
+    monkeypatch.delattr(pipeline_omnigen, "OmniGenMultiModalProcessor")
+    with pytest.raises(FeraError, match=r"it needs a package that is not installed \(name .*OmniGen needs torchvision"):
+        load_base(str(tmp_path))

@@ -257,6 +257,10 @@ def loading(base: str) -> Iterator[None]:
         yield
     except (ImportError, FeraError):
         raise
+    except NameError as error:  # diffusers leaves names out where a package of a pipeline's own is not installed
+        raise FeraError(
+            f"cannot load base {base!r}: it needs a package that is not installed ({error}); OmniGen needs torchvision"
+        ) from error
     except Exception as error:  # diffusers, transformers and the Hub's client raise many kinds
         where = "" if Path(base).exists() else " (no such folder here; tried as a Hub id)"
         raise FeraError(f"cannot load base {base!r}{where}: {reason_of(error)}") from error
