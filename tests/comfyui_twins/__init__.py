@@ -16,7 +16,7 @@ from comfyui_twins.kandinsky import kandinsky5, kandinsky5_video
 from comfyui_twins.kept_names import ernie_image, hidream
 from comfyui_twins.krea2 import krea2
 from comfyui_twins.ltx import ltx, ltx2
-from comfyui_twins.lumina import lumina2, z_image
+from comfyui_twins.lumina import lumina2, z_image, z_image_omni
 from comfyui_twins.mochi import mochi
 from comfyui_twins.pixart import pixart
 from comfyui_twins.qwen_image import qwen_image, qwen_image_edit
@@ -69,4 +69,5 @@ TWINS: dict[str, Callable[[], Twin]] = {
     "wan_image_to_video": wan_image_to_video,
     "wan_vace": wan_vace,
     "z_image": z_image,
+    "z_image_omni": z_image_omni,
 }

@@ -9,9 +9,18 @@ from torch import Tensor, nn
 
 def z_image() -> Twin:
     """Z-Image's transformer, whose velocity runs the other way."""
+    return _z_image({})
+
+
+def z_image_omni() -> Twin:
+    """The same with layers for what SigLIP sees of references, of which none is given here."""
+    return _z_image({"siglip_feat_dim": 32})
+
+
+def _z_image(more: dict[str, int]) -> Twin:
     from models.z_image import make_transformer
 
-    denoiser = make_transformer()
+    denoiser = make_transformer(**more)
     settings = {
         **{
             "image_model": "lumina2",
@@ -24,13 +33,15 @@ def z_image() -> Twin:
         **{"n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32, "axes_dims": [4, 4, 8], "axes_lens": [256, 64, 64]},
         **{"qk_norm": True, "rope_theta": 256.0, "ffn_dim_multiplier": 8.0 / 3.0, "multiple_of": 1},
         **{"z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32, "dtype": torch.float32},
+        **more,
     }
     comfy = engine()
     model = comfy.model_base.Lumina2(comfy.supported_models.ZImage(dict(settings)), device="cpu")
     # As wide as in the real model, whatever the width of the rest.
     model.diffusion_model.t_embedder.mlp[0] = nn.Linear(256, 1024)
     model.diffusion_model.t_embedder.mlp[2] = nn.Linear(1024, 32)
-    copy_weights(denoiser, model, comfy.utils.z_image_to_diffusers(settings))
+    names = {name: _seen(name) for name in denoiser.state_dict() if name.startswith("siglip_")}
+    copy_weights(denoiser, model, names | comfy.utils.z_image_to_diffusers(settings))
 
     def predict(denoiser: nn.Module, latent: Tensor, level: Tensor, context: Tensor) -> Tensor:
         found = denoiser(list(latent[:, :, None]), 1 - level, list(context), return_dict=False)[0]
@@ -87,3 +98,12 @@ def _of_lumina2(name: str, tensor: Tensor) -> Any:
     }.items():
         name = name.replace(old, new)
     return name
+
+
+def _seen(name: str) -> Any:
+    """The place of a weight of Z-Image's that reads what SigLIP sees."""
+    for part, start in (("q", 0), ("k", 32), ("v", 64)):
+        if f".attention.to_{part}." in name:
+            return name.replace(f".to_{part}.", ".qkv."), (0, start, 32), None
+    name = name.replace(".norm_q.", ".q_norm.").replace(".norm_k.", ".k_norm.")
+    return name.replace(".to_out.0.", ".out.")
