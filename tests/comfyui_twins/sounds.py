@@ -82,7 +82,7 @@ def stable_audio() -> Twin:
     comfy = engine()
     import comfy.ldm.audio.embedders as embedders
 
-    seconds = embedders.NumberConditioner(768, min_val=0, max_val=512).state_dict()
+    seconds = _zeros(embedders.NumberConditioner(768, min_val=0, max_val=512))
     model = comfy.model_base.StableAudio1(comfy.supported_models.StableAudio(settings), seconds, seconds, device="cpu")
     frequencies = model.diffusion_model.transformer.rotary_pos_emb.inv_freq  # which are in its checkpoint
     frequencies.copy_(1 / 10000 ** (torch.arange(0, 32, 2) / 32))
@@ -121,7 +121,7 @@ def stable_audio3() -> Twin:
     import comfy.ldm.audio.embedders as embedders
 
     kind = {"fourier_features_type": "expo"}
-    seconds = embedders.NumberConditioner(768, min_val=0, max_val=384, **kind).state_dict()
+    seconds = _zeros(embedders.NumberConditioner(768, min_val=0, max_val=384, **kind))
     model = comfy.model_base.StableAudio3(comfy.supported_models.StableAudio3(settings), seconds, device="cpu")
     copy_by_names(denoiser, model, _OF_STABLE_AUDIO3)
     generator = torch.Generator().manual_seed(3)
@@ -136,3 +136,8 @@ def stable_audio3() -> Twin:
     targets = ["to_qkv", "to_q", "to_kv", "to_out", "ff.proj_in", "ff.proj_out", "to_local_embed.2", "to_cond_embed.0"]
     targets += ["to_timestep_embed.2", "proj_out"]
     return Twin(denoiser, model, (8, 32), predict, (5, 16), told, targets)
+
+
+def _zeros(embedder: nn.Module) -> dict[str, Tensor]:
+    """Weights of what tells lengths, which a call gets already embedded; ComfyUI leaves them as memory has them."""
+    return {name: torch.zeros_like(weight) for name, weight in embedder.state_dict().items()}
