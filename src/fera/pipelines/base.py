@@ -277,7 +277,10 @@ def _check_folder(folder: Path) -> None:
 
 def _check_parts(folder: Path, index: dict[str, Any]) -> None:
     """Refuse a folder without that of a part: diffusers' error would not say which."""
-    parts = {name: value for name, value in index.items() if isinstance(value, list) and value[-1] is not None}
+    # A library and a class; settings may be lists too, of numbers.
+    parts = {
+        name: value for name, value in index.items() if isinstance(value, list) and value and isinstance(value[-1], str)
+    }
     if lacking := [f"{name} ({value[-1]})" for name, value in parts.items() if not (folder / name).is_dir()]:
         raise FeraError(
             f"base {folder} lacks {', '.join(lacking)}: model_index.json names it, and there is no such folder. Copy "
