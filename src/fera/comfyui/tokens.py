@@ -35,7 +35,8 @@ def with_token(clip: Any, text: TextFiles, adapter: str) -> Any:
         if name is None or getattr(clip.tokenizer, name).embedding_size != rows.shape[1]:
             raise FeraError(
                 f"{adapter} has learned the token {text.token} for a {encoder} {rows.shape[1]} wide, which this CLIP "
-                "has not: give the CLIP of the base that it was trained on"
+                "has not: give the CLIP of the base that it was trained on. Words of T5 and of language models are not "
+                "taken here: draw with fera generate"
             )
         setattr(clip.tokenizer, name, _taught(getattr(clip.tokenizer, name), str(text.token), rows))
     return clip

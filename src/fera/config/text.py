@@ -1,9 +1,13 @@
 """Sections `text_encoder` and `tokens`: what the text encoders learn."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from fera.config.section import Section, check_unused
 
+# The default of `target_modules` when CLIP alone could learn.
+CLIP_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
 _ENCODERS = (
     "Which text encoders, by their names in the pipeline, such as `text_encoder_2`; when unset, those that are CLIP, "
     "or all where none is."
@@ -25,6 +29,14 @@ class TextEncoderConfig(Section):
         min_length=1,
         description="Layers to adapt, by the end of their names; the attention of each text encoder when unset.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_the_former_default(cls, values: Any) -> Any:
+        """Files from when CLIP alone could learn write its layers out; they are now those of a setting left out."""
+        if isinstance(values, dict) and "encoders" not in values and values.get("target_modules") == CLIP_ATTENTION:
+            return {name: value for name, value in values.items() if name != "target_modules"}
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> "TextEncoderConfig":

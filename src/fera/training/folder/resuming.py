@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fera.config import OptimizationConfig, TrainConfig
 from fera.config.keys import keys
 from fera.config.optimization import CONSTANT_SCHEDULES
+from fera.config.text import CLIP_ATTENTION
 from fera.errors import FeraError
 from fera.support.hints import hint
 from fera.training.folder.checkpoints import read_config
@@ -48,6 +49,7 @@ NEVER_BUT = (
     "tokens.learning_rate",
     "tokens.train_frac",
 )
+_TARGETS = "text_encoder.target_modules"
 
 
 class CannotResume(FeraError):
@@ -132,7 +134,10 @@ def check_changes(checkpoint: Path, config: TrainConfig, allow: Sequence[str]) -
     Raises:
         CannotResume: others differ.
     """
-    old, new = _known_defaults() | _flat(read_config(checkpoint)), _flat(config.model_dump(mode="json"))
+    written, new = _flat(read_config(checkpoint)), _flat(config.model_dump(mode="json"))
+    old = _known_defaults() | written
+    if "text_encoder.encoders" not in written and old[_TARGETS] == CLIP_ATTENTION:
+        old[_TARGETS] = None
     differing = [
         Change(name, old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
