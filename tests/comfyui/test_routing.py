@@ -325,6 +325,7 @@ def test_a_layer_without_a_place(sd, tmp_path):
     from tiny import make_unet
 
     deeper = make_unet(block_out_channels=(32, 64), norm_num_groups=32, attention_head_dim=8, layers_per_block=2)
-    fera.save_adapter(fill(inject_adapter_in_model(FeraConfig(r=2), deeper, "default")), tmp_path / "deep")
+    config = FeraConfig(r=2, target_modules=["to_q"])
+    fera.save_adapter(fill(inject_adapter_in_model(config, deeper, "default")), tmp_path / "deep")
     with pytest.raises(FeraError, match="of the .* layers of deep have no place in this model"):
         routed(sd.patcher(), read_adapter(tmp_path / "deep"), 1.0)

@@ -148,18 +148,25 @@ def test_kohya_alpha_and_metadata(tmp_path):
     assert about["gate"] == GATE and about["approximation"] == "not measured"
 
 
-def test_flux_attention_of_double_blocks_in_kohyas_fused_layers(tmp_path):
+def test_flux_double_blocks_in_kohyas_layers(tmp_path):
     def make():
         pipe = flux_case.make_pipeline()
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     # diffusers takes single blocks in FLUX's own width only: the next test.
-    targets = r".*\.0\.attn\.(to_[qkv]|to_out\.0|add_[qk]_proj|to_add_out)"
+    parts = (
+        r"attn\.(to_[qkv]|to_out\.0|add_[qk]_proj|to_add_out)",
+        r"(ff|ff_context)\.net\.(0\.proj|2)",
+        r"(norm1|norm1_context)\.linear",
+    )
+    targets = rf".*\.0\.({'|'.join(parts)})"
     path = assert_loads_back(
         make, tmp_path, "kohya", flux_case.CALL, target_modules=targets, exclude_modules=r"single_.*"
     )
-    assert "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight" in load_file(path)
+    names = {key.split(".")[0].removeprefix("lora_unet_double_blocks_0_") for key in load_file(path)}
+    kinds = ("attn_qkv", "attn_proj", "mlp_0", "mlp_2", "mod_lin")
+    assert names == {f"{stream}_{kind}" for stream in ("img", "txt") for kind in kinds}
 
 
 def test_flux_single_blocks_in_kohyas_fused_layers():
@@ -169,6 +176,7 @@ def test_flux_single_blocks_in_kohyas_fused_layers():
         "single_transformer_blocks.1.attn.to_k": (3072, 3072),
         "single_transformer_blocks.1.proj_mlp": (3072, 12288),
         "single_transformer_blocks.1.proj_out": (15360, 3072),
+        "single_transformer_blocks.1.norm.linear": (3072, 9216),
     }
     lora = make_lora("FluxTransformer2DModel", layers)
     back = responses(FluxPipeline.lora_state_dict(encode(lora, "kohya")[0]))

@@ -120,6 +120,10 @@ FLUX = {
     "double_blocks.0.txt_attn.qkv": [f"transformer_blocks.0.attn.add_{part}_proj" for part in "qkv"],
     "double_blocks.0.img_attn.proj": ["transformer_blocks.0.attn.to_out.0"],
     "double_blocks.0.txt_attn.proj": ["transformer_blocks.0.attn.to_add_out"],
+    "double_blocks.0.img_mlp.0": ["transformer_blocks.0.ff.net.0.proj"],
+    "double_blocks.0.txt_mlp.2": ["transformer_blocks.0.ff_context.net.2"],
+    "double_blocks.0.img_mod.lin": ["transformer_blocks.0.norm1.linear"],
+    "single_blocks.0.modulation.lin": ["single_transformer_blocks.0.norm.linear"],
     "single_blocks.0.linear1": [
         *(f"single_transformer_blocks.0.attn.to_{part}" for part in "qkv"),
         "single_transformer_blocks.0.proj_mlp",

@@ -49,7 +49,32 @@ def test_the_defaults_in_some_blocks():
         "transformer_blocks.3",
         "single_transformer_blocks.2",
     }
-    assert len(found) == 2 * 8 + 3
+    assert len(found) == 2 * (8 + 4) + (3 + 2)
+
+
+def test_the_attention_alone():
+    model = flux.make_transformer(num_layers=2)
+    expected = {name for name in linear(model) if ".attn." in name}
+    assert chosen(model, ["attention"]) == expected
+    assert chosen(make_unet(), ["attention", "conv1"]) == {
+        name for name in adaptable(make_unet()) if name.endswith((".conv1", ".to_q", ".to_k", ".to_v", ".to_out.0"))
+    }
+
+
+def test_the_defaults_of_a_transformer():
+    """The linear layers of the blocks but for modulation; not the last one, which has a name as theirs."""
+    model = flux.make_transformer()
+    expected = {name for name in linear(model) if "blocks." in name and ".norm" not in name}
+    found = adapted(inject_adapter_in_model(FeraConfig(r=1), model))
+    assert found == expected
+    assert "single_transformer_blocks.0.proj_out" in found and "proj_out" not in found
+
+
+def test_the_defaults_of_a_unet():
+    """What studies/layers.toml compares, inside of the blocks."""
+    model = make_unet()
+    expected = {name for name in adaptable(model) if "block" in name and ".ff." not in name}
+    assert adapted(inject_adapter_in_model(FeraConfig(r=1), model)) == expected
 
 
 def test_a_name_that_is_the_end_of_anothers():
@@ -61,9 +86,9 @@ def test_a_name_that_is_the_end_of_anothers():
 
 def test_not_the_text_stream():
     model = flux.make_transformer(num_layers=2)
-    found = chosen(model, exclude_modules=["add_*_proj", "to_add_out"])
-    assert found and not any("add" in name for name in found)
-    assert len(found) == 2 * 4 + 3
+    found = chosen(model, exclude_modules=["add_*_proj", "to_add_out", "ff_context.*"])
+    assert found and not any("add" in name or "context" in name for name in found)
+    assert len(found) == 2 * (4 + 2) + (3 + 2)
 
 
 @pytest.mark.parametrize(

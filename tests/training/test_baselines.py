@@ -161,6 +161,17 @@ def test_files_that_do_not_fit_are_refused(tiny_sd_dir, image_folder, tmp_path):
         adapter_of(config.adapter.model_copy(update={"plain": None, "full": True})).load(make_sd_pipeline(), folder)
 
 
+def test_an_adapter_loads_into_the_layers_that_it_was_trained_in(tiny_sd_dir, image_folder, tmp_path):
+    """Where the configuration names none: defaults change."""
+    config = run_config(tiny_sd_dir, image_folder, tmp_path / "run", adapter=LORA, train={"steps": 1})
+    trained = config.model_copy(update={"adapter": config.adapter.model_copy(update={"target_modules": ["to_q"]})})
+    train(trained)
+    pipe, other = make_sd_pipeline(), make_sd_pipeline()
+    adapter_of(config.adapter).load(pipe, tmp_path / "run" / "adapter")
+    adapter_of(trained.adapter).load(other, tmp_path / "run" / "adapter")
+    torch.testing.assert_close(prediction(pipe), prediction(other), rtol=0, atol=0)
+
+
 def test_a_plain_folder_loads_by_injection(tiny_sd_dir, image_folder, tmp_path):
     from safetensors.torch import load_file
 

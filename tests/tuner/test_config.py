@@ -163,10 +163,12 @@ def test_a_config_serves_two_bases_and_is_not_changed(tiny_unet, tiny_sd3_transf
     assert after == before
 
 
-def test_without_targets_attention_is_adapted(tiny_unet):
+def test_without_targets_the_defaults_of_the_class_are_adapted(tiny_unet):
     model = get_peft_model(tiny_unet(), config(target_modules=None))
     adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
-    assert {name.rsplit("attn", 1)[1][2:] for name in adapted} == {"to_q", "to_k", "to_v", "to_out.0"}
+    ends = {name.removesuffix(".0").rpartition(".")[2] for name in adapted}
+    assert {"to_q", "to_k", "to_v", "to_out", "conv1", "conv2", "time_emb_proj", "proj_in"} <= ends
+    assert not ends & {"conv_in", "conv_out", "proj", "linear_1"}
 
 
 def test_every_number_reaches_the_model(tiny_unet):

@@ -33,11 +33,6 @@ from fera.training.folder.run_folder import RunFolder
 # Black line art: the farthest from the base's gradients, so that a glance tells the two apart.
 DEFAULT_STYLE = "fluent-emoji-high-contrast"
 DEFAULT_STEPS = 480
-# Where an adapter of a given size gains most in this base (docs/evidence.md).
-LAYERS = (
-    *("conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out", "time_emb_proj"),
-    *("proj_in", "proj_out", "to_q", "to_k", "to_v", "to_out.0"),
-)
 # What the base's own pictures in docs/base.md are drawn with.
 GUIDANCE_SCALE = 3.0
 # The base lays a picture out and the adapter draws it: one that acts from the first step on forgets shapes of names
@@ -126,7 +121,7 @@ def demo_config(output: Path, style: str, steps: int) -> TrainConfig:
         base=EMOJI,
         output_dir=output,
         data=DataConfig(train_data_dir=data / "train", validation_data_dir=data / "test"),
-        adapter=AdapterConfig(r=1, num_experts=3, num_bands=3, target_modules=list(LAYERS)),
+        adapter=AdapterConfig(r=1, num_experts=3, num_bands=3),
         train=OptimizationConfig(
             steps=steps,
             batch_size=8,

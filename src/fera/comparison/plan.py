@@ -118,7 +118,8 @@ def configure(study: Study, run: Run, output: Path, data: Path, learning_rate: f
             "validation_data_dir": data / "validation",
             "cache_dir": output / CACHE,
         },
-        "adapter": study.adapter | method.adapter,
+        # Keys of adapters say nothing where all weights train.
+        "adapter": method.adapter if method.adapter.get("full") else study.adapter | method.adapter,
         "train": {"checkpoints_total_limit": 1, "report_to": "none"} | study.train | method.train | rate,
         "validation": {"loss_samples": study.validation_samples},
     }

@@ -9,10 +9,12 @@ from typing import Any
 from fera.comparison.plan import Run
 from fera.comparison.study import LEARNING_RATES, Study
 from fera.errors import FeraError
+from fera.models.layers import ATTENTION
 from fera.support.files import replace_file
 
 RESULT = "result.json"
-_FORMAT_VERSION = 1
+# 1 names no layers where it means those of the attention, the default then.
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,15 @@ def _load(path: Path) -> dict[str, Any]:
         raise FeraError(f"cannot read {path} ({error}); remove it, and its run is made again") from None
     if not isinstance(content, dict) or content.get("format_version", _FORMAT_VERSION) > _FORMAT_VERSION:
         raise FeraError(f"{path} was written by a newer fera; upgrade to read it")
+    if content.get("format_version") == 1:
+        for entry in content.get("runs", [content]):
+            _name_layers(entry.get("settings", {}))
     return content
+
+
+def _name_layers(settings: dict[str, Any]) -> None:
+    if settings.get("adapter.target_modules") is None and not settings.get("adapter.full"):
+        settings["adapter.target_modules"] = [ATTENTION]
 
 
 def _parse(content: dict[str, Any], path: Path) -> Result:

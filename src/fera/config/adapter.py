@@ -104,7 +104,8 @@ class AdapterConfig(Section):
         default=None,
         min_length=1,
         description="Layers to adapt, by the end of their names, where * stands for anything and a part 8-23 for "
-        "numbers; * alone for all layers, all-linear for the linear ones; the attention's when unset.",
+        "numbers; * alone for all layers, all-linear for the linear ones, attention for those of the attention; when "
+        "unset, those that [models.md](models.md) lists for the denoiser.",
     )
     exclude_modules: list[str] = Field(default=[], description="Layers to leave out of these, likewise.")
     blocks: list[str] = Field(

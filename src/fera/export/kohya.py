@@ -15,12 +15,19 @@ from fera.export.sgm import sgm_path
 
 UNET = "UNet2DConditionModel"
 FLUX = "FluxTransformer2DModel"
-HOLDS = f"linear and convolution layers of a {UNET} (Stable Diffusion 1, 2, XL) and attention of a {FLUX}"
+HOLDS = f"linear and convolution layers of a {UNET} (Stable Diffusion 1, 2, XL) and those of the blocks of a {FLUX}"
 
 # Layers of a FLUX block that are not fused, and the parts of those that are, in the order they are stacked.
 _FLUX_PLAIN = {
     r"transformer_blocks\.(\d+)\.attn\.to_out\.0": "double_blocks_{}_img_attn_proj",
     r"transformer_blocks\.(\d+)\.attn\.to_add_out": "double_blocks_{}_txt_attn_proj",
+    r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj": "double_blocks_{}_img_mlp_0",
+    r"transformer_blocks\.(\d+)\.ff\.net\.2": "double_blocks_{}_img_mlp_2",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj": "double_blocks_{}_txt_mlp_0",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.2": "double_blocks_{}_txt_mlp_2",
+    r"transformer_blocks\.(\d+)\.norm1\.linear": "double_blocks_{}_img_mod_lin",
+    r"transformer_blocks\.(\d+)\.norm1_context\.linear": "double_blocks_{}_txt_mod_lin",
+    r"single_transformer_blocks\.(\d+)\.norm\.linear": "single_blocks_{}_modulation_lin",
     r"single_transformer_blocks\.(\d+)\.proj_out": "single_blocks_{}_linear2",
 }
 _FLUX_FUSED = {

@@ -15,7 +15,13 @@ from fera.models.sound import Sound, channels_last, encoded_sound
 
 add(
     "AceStepTransformer1DModel",
-    Denoiser("hidden_states", channels_last, timestep_range=FRACTION, pipelines=("AceStepPipeline",)),
+    Denoiser(
+        "hidden_states",
+        channels_last,
+        beside=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        timestep_range=FRACTION,
+        pipelines=("AceStepPipeline",),
+    ),
 )
 
 # That training counts; the denoiser is told noise levels as they are.

@@ -21,5 +21,11 @@ def _noisy_frames(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, A
     return latent.flatten(1, 2)
 
 
-add("AnyFlowTransformer3DModel", Denoiser("hidden_states", _noisy_frames, pipelines=("AnyFlowPipeline",)))
-add("AnyFlowFARTransformer3DModel", Denoiser("hidden_states", _noisy_frames, pipelines=("AnyFlowFARPipeline",)))
+add(
+    "AnyFlowTransformer3DModel",
+    Denoiser("hidden_states", _noisy_frames, beside=("ffn.net.0.proj", "ffn.net.2"), pipelines=("AnyFlowPipeline",)),
+)
+add(
+    "AnyFlowFARTransformer3DModel",
+    Denoiser("hidden_states", _noisy_frames, beside=("ffn.net.0.proj", "ffn.net.2"), pipelines=("AnyFlowFARPipeline",)),
+)

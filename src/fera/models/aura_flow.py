@@ -14,7 +14,19 @@ from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
 add(
     "AuraFlowTransformer2DModel",
     Denoiser(
-        "hidden_states", layouts.own_channels, JOINT_ATTENTION, timestep_range=FRACTION, pipelines=("AuraFlowPipeline",)
+        "hidden_states",
+        layouts.own_channels,
+        JOINT_ATTENTION,
+        beside=(
+            "ff.linear_1",
+            "ff.linear_2",
+            "ff.out_projection",
+            "ff_context.linear_1",
+            "ff_context.linear_2",
+            "ff_context.out_projection",
+        ),
+        timestep_range=FRACTION,
+        pipelines=("AuraFlowPipeline",),
     ),
 )
 

@@ -11,13 +11,19 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.packing import pack, places, unpack
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 _PACKING = 2
 
 add(
     "BriaTransformer2DModel",
-    Denoiser("hidden_states", layouts.packed_by_ids, JOINT_ATTENTION, pipelines=("BriaPipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts.packed_by_ids,
+        JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
+        pipelines=("BriaPipeline",),
+    ),
 )
 
 

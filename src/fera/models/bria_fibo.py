@@ -13,7 +13,7 @@ from fera.models.family import Conditions, Family
 from fera.models.packing import places
 from fera.models.pictures import standardized
 from fera.models.previews import from_standardized
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 
 def _pixels(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, Any]) -> Tensor:
@@ -23,7 +23,13 @@ def _pixels(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, Any]) -
 
 add(
     "BriaFiboTransformer2DModel",
-    Denoiser("hidden_states", _pixels, JOINT_ATTENTION, pipelines=("BriaFiboPipeline",)),
+    Denoiser(
+        "hidden_states",
+        _pixels,
+        JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
+        pipelines=("BriaFiboPipeline",),
+    ),
 )
 
 

@@ -17,7 +17,13 @@ _TIMESTEPS = 1000
 
 add(
     "BriaFibo2Transformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, timestep_range=FRACTION, pipelines=("BriaFibo2Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts.own_channels,
+        beside=("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+        timestep_range=FRACTION,
+        pipelines=("BriaFibo2Pipeline",),
+    ),
 )
 
 

@@ -11,12 +11,17 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.packing import pack, places, unpack
-from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import FRACTION, JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 add(
     "ChromaTransformer2DModel",
     Denoiser(
-        "hidden_states", layouts.packed_by_ids, JOINT_ATTENTION, timestep_range=FRACTION, pipelines=("ChromaPipeline",)
+        "hidden_states",
+        layouts.packed_by_ids,
+        JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
+        timestep_range=FRACTION,
+        pipelines=("ChromaPipeline",),
     ),
 )
 

@@ -5,5 +5,10 @@ from fera.models.registry import Denoiser, add
 
 add(
     "ChronoEditTransformer3DModel",
-    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("ChronoEditPipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        beside=("ffn.net.0.proj", "ffn.net.2"),
+        pipelines=("ChronoEditPipeline",),
+    ),
 )

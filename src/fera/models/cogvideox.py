@@ -13,7 +13,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.given import first_latent, given
 from fera.models.prompts import prompt_settings
-from fera.models.registry import Denoiser, add
+from fera.models.registry import FEED_FORWARD, Denoiser, add
 from fera.models.video import Video, encoded_clip, folded, frames_before_channels
 
 add(
@@ -21,6 +21,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts_video.frames_first,
+        beside=FEED_FORWARD,
         pipelines=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
         rows={"patch_embed.proj": rows.frames},
     ),

@@ -10,11 +10,11 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
-from fera.models.registry import Denoiser, add
+from fera.models.registry import FEED_FORWARD, Denoiser, add
 
 add(
     "CogView3PlusTransformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, pipelines=("CogView3PlusPipeline",)),
+    Denoiser("hidden_states", layouts.own_channels, beside=FEED_FORWARD, pipelines=("CogView3PlusPipeline",)),
 )
 
 

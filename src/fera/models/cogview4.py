@@ -12,11 +12,11 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.lengths import each_length
-from fera.models.registry import Denoiser, add
+from fera.models.registry import FEED_FORWARD, Denoiser, add
 
 add(
     "CogView4Transformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, pipelines=("CogView4Pipeline",)),
+    Denoiser("hidden_states", layouts.own_channels, beside=FEED_FORWARD, pipelines=("CogView4Pipeline",)),
 )
 
 _TIMESTEPS = 1000

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fera.models.registry import FRACTION, Denoiser, add
+from fera.models.registry import FEED_FORWARD, FRACTION, Denoiser, add
 
 
 def _own_frames(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, Any]) -> Tensor:
@@ -20,6 +20,7 @@ add(
     Denoiser(
         "hidden_states",
         _own_frames,
+        beside=FEED_FORWARD,
         timestep_range=FRACTION,
         pipelines=("Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline"),
     ),

@@ -13,7 +13,13 @@ from fera.models.video import Video, encoded_clip, folded, frames_behind_channel
 
 add(
     "EasyAnimateTransformer3DModel",
-    Denoiser("hidden_states", layouts_video.channels_first, JOINT_ATTENTION, pipelines=("EasyAnimatePipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        JOINT_ATTENTION,
+        beside=("ff.net.0.proj", "ff.net.2", "txt_ff.net.0.proj", "txt_ff.net.2"),
+        pipelines=("EasyAnimatePipeline",),
+    ),
 )
 
 # Frames a second that it has learned.

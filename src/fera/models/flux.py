@@ -14,7 +14,7 @@ from fera.models.latents import shifted
 from fera.models.packing import pack, places, unpack
 from fera.models.pairs import Pairs, Size, of_area, picture_and_mask, same_shape, sources_of
 from fera.models.prompts import prompt_settings
-from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import FRACTION, JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 add(
     "FluxTransformer2DModel",
@@ -22,6 +22,7 @@ add(
         "hidden_states",
         layouts.packed_by_ids,
         JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
         timestep_range=FRACTION,
         pipelines=(
             "FluxPipeline",

@@ -21,8 +21,16 @@ add(
     Denoiser(
         "hidden_states",
         layouts.packed_by_ids,
-        # Single-stream blocks fuse what goes in. Their `to_out` cannot be named by its end: others' are containers.
+        # Single-stream blocks fuse what goes in.
         (*JOINT_ATTENTION, "to_qkv_mlp_proj"),
+        # By more than its end: the `to_out` of other blocks are containers.
+        beside=(
+            "ff.linear_in",
+            "ff.linear_out",
+            "ff_context.linear_in",
+            "ff_context.linear_out",
+            "single_transformer_blocks.*.attn.to_out",
+        ),
         timestep_range=FRACTION,
         pipelines=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinKVPipeline"),
     ),

@@ -8,6 +8,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts.packed_by_ids,
+        beside=("ff.linear_in", "ff.linear_out"),
         timestep_range=FRACTION,
         pipelines=("Flux3ModularPipeline",),
     ),

@@ -8,6 +8,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts_video.channels_first,
+        beside=("ffn.net.0.proj", "ffn.net.2"),
         pipelines=("HeliosPipeline",),
         # One row for what was drawn before, whoever drew it.
         rows={"time_embedder": rows.unknown, "time_proj": rows.unknown},

@@ -11,13 +11,14 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
-from fera.models.registry import Denoiser, add
+from fera.models.registry import FEED_FORWARD, Denoiser, add
 
 add(
     "HunyuanDiT2DModel",
     Denoiser(
         "hidden_states",
         layouts.own_channels,
+        beside=FEED_FORWARD,
         pipelines=("HunyuanDiTPipeline",),
         rows={"text_embedder": partial(rows.text_tokens, name="encoder_hidden_states_t5")},
     ),

@@ -10,11 +10,17 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.prompts import QUOTED_ALONE
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 add(
     "HunyuanImageTransformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, JOINT_ATTENTION, pipelines=("HunyuanImagePipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts.own_channels,
+        JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
+        pipelines=("HunyuanImagePipeline",),
+    ),
 )
 
 _TEXT = (

@@ -15,7 +15,7 @@ from fera.models.family import Conditions, Family
 from fera.models.given import given
 from fera.models.previews import first_frame
 from fera.models.prompts import prompt_settings
-from fera.models.registry import Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 from fera.models.video import Video, encoded_clip, folded, frames_behind_channels
 
 add(
@@ -23,13 +23,21 @@ add(
     Denoiser(
         "hidden_states",
         layouts_video.channels_first,
+        JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
         pipelines=("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline"),
     ),
 )
 add(
     "HunyuanVideoFramepackTransformer3DModel",
     # Frames that were drawn before are arguments of their own.
-    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("HunyuanVideoFramepackPipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
+        pipelines=("HunyuanVideoFramepackPipeline",),
+    ),
 )
 
 # What a guidance-distilled transformer is told while it learns, in thousandths.

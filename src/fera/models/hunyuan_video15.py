@@ -14,7 +14,7 @@ from fera.models.family import Conditions, Family
 from fera.models.given import given
 from fera.models.previews import first_frame
 from fera.models.prompts import QUOTED_ALONE
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, Denoiser, add
 from fera.models.video import Video, encoded_clip, folded, frames_behind_channels
 
 add(
@@ -23,6 +23,7 @@ add(
         "hidden_states",
         layouts_video.channels_first,
         JOINT_ATTENTION,
+        beside=JOINT_FEED_FORWARD,
         pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
     ),
 )

@@ -40,7 +40,13 @@ def _behind_text(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, An
 
 add(
     "Ideogram4Transformer2DModel",
-    Denoiser("hidden_states", _behind_text, timestep_range=(1.0, 0.0), pipelines=("Ideogram4Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        _behind_text,
+        beside=("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+        timestep_range=(1.0, 0.0),
+        pipelines=("Ideogram4Pipeline",),
+    ),
 )
 
 

@@ -29,9 +29,21 @@ def _first_patches(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str, 
 
 add(
     "JoyImageEditTransformer3DModel",
-    Denoiser("hidden_states", _last_picture, _ATTENTION, pipelines=("JoyImageEditPipeline",)),
+    Denoiser(
+        "hidden_states",
+        _last_picture,
+        _ATTENTION,
+        beside=("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+        pipelines=("JoyImageEditPipeline",),
+    ),
 )
 add(
     "JoyImageEditPlusTransformer3DModel",
-    Denoiser("hidden_states", _first_patches, _ATTENTION, pipelines=("JoyImageEditPlusPipeline",)),
+    Denoiser(
+        "hidden_states",
+        _first_patches,
+        _ATTENTION,
+        beside=("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+        pipelines=("JoyImageEditPlusPipeline",),
+    ),
 )

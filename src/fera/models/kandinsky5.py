@@ -36,6 +36,7 @@ add(
         "hidden_states",
         _frames_of_pixels,
         ("to_query", "to_key", "to_value", "self_attention.out_layer", "cross_attention.out_layer"),
+        beside=("feed_forward.in_layer", "feed_forward.out_layer"),
         pipelines=("Kandinsky5T2IPipeline", "Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
     ),
 )

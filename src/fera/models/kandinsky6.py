@@ -29,5 +29,11 @@ def _unmasked_frames(denoiser: nn.Module, latent: Tensor, arguments: Mapping[str
 
 add(
     "Kandinsky6Transformer3DModel",
-    Denoiser("hidden_states", _unmasked_frames, _ATTENTION, pipelines=("Kandinsky6TI2VAPipeline",)),
+    Denoiser(
+        "hidden_states",
+        _unmasked_frames,
+        _ATTENTION,
+        beside=("feed_forward.net.0.proj", "feed_forward.net.2"),
+        pipelines=("Kandinsky6TI2VAPipeline",),
+    ),
 )

@@ -20,6 +20,7 @@ add(
     Denoiser(
         "hidden_states",
         partial(layouts.packed_by_ids, ids="position_ids"),
+        beside=("ff.gate", "ff.up", "ff.down"),
         timestep_range=FRACTION,
         pipelines=("Krea2Pipeline",),
         rows={"text_fusion.layerwise_blocks": rows.text_tokens},

@@ -13,7 +13,8 @@ from fera.format import GATE
 from fera.models.registry import find
 from fera.support.patterns import PatternError, ending, folded, inside
 
-ALL_LINEAR = "all-linear"
+# Words in the place of patterns.
+ALL_LINEAR, ATTENTION = "all-linear", "attention"
 
 _Value = TypeVar("_Value")
 
@@ -23,7 +24,8 @@ class Layers:
     """A choice of layers, as a configuration makes it.
 
     Args:
-        target_modules: patterns for the ends of their names, or "all-linear"; None for the defaults of the class.
+        target_modules: patterns for the ends of their names, "all-linear" or "attention"; None for the defaults of the
+            class.
         exclude_modules: patterns for the ends of names that are left out.
         blocks: patterns for the blocks that they must lie in, from the beginning of a name: "transformer_blocks.8-23",
             or "8-23" for any list of blocks; empty for all.
@@ -36,7 +38,8 @@ class Layers:
     @property
     def is_plain(self) -> bool:
         """Whether PEFT understands it as it is: the default, or ends of names."""
-        are_names = all(target.replace(".", "_").isidentifier() for target in self.target_modules or ())
+        targets = self.target_modules or ()
+        are_names = ATTENTION not in targets and all(target.replace(".", "_").isidentifier() for target in targets)
         return are_names and not (self.exclude_modules or self.blocks)
 
     def names(self, denoiser: nn.Module) -> list[str]:
@@ -67,12 +70,12 @@ class Layers:
     def _targets(self, denoiser: nn.Module, names: Sequence[str]) -> set[str]:
         where = type(denoiser).__name__
         if self.target_modules is None:
-            # Of the endings that a class names, some are for some of its models alone.
-            patterns = [ending(target) for target in find(denoiser).target_modules]
-            return {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
-        wanted = [target for target in self.target_modules if target != ALL_LINEAR]
+            return _known(find(denoiser).target_modules, names)
+        wanted = [target for target in self.target_modules if target not in (ALL_LINEAR, ATTENTION)]
         found = _matching(wanted, names, ending, "target_modules", f"{where} has: {listed(names)}")
-        if len(wanted) < len(self.target_modules):
+        if ATTENTION in self.target_modules:
+            found |= _known(find(denoiser).attention, names)
+        if ALL_LINEAR in self.target_modules:
             layers = adaptable(denoiser)
             found |= {name for name in names if isinstance(layers[name], nn.Linear)}
         return found
@@ -91,8 +94,8 @@ def choose_layers(
 
     Args:
         denoiser: the model that is to get the adapter.
-        target_modules: patterns for the ends of layers' names, "*" for every layer, "all-linear" for the linear ones;
-            None for the defaults of the class.
+        target_modules: patterns for the ends of layers' names, "*" for every layer, "all-linear" for the linear ones,
+            "attention" for those of the attention; None for the defaults of the class.
         exclude_modules: patterns for the ends of names that are left out.
         blocks: patterns for the blocks that the layers must lie in: "transformer_blocks.8-23", or "8-23" for any list
             of blocks; all when empty.
@@ -104,6 +107,22 @@ def choose_layers(
         FeraError: a pattern is none or matches nothing, or no layer is left.
     """
     return Layers(target_modules, exclude_modules, blocks).settings(denoiser)
+
+
+def default_targets(denoiser: nn.Module) -> list[str]:
+    """Layers to adapt when a config names none, as `target_modules` of a PEFT config: ends of names, or names.
+
+    Args:
+        denoiser: of a known class.
+
+    Raises:
+        FeraError: the class is not known.
+    """
+    names = list(adaptable(denoiser))
+    targets: list[str] = []
+    for target in find(denoiser).target_modules:
+        targets += sorted(_known([target], names)) if "*" in target else [target]
+    return targets
 
 
 def settings_for(denoiser: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
@@ -168,6 +187,12 @@ def listed(names: Iterable[str]) -> str:
         # A bare index says nothing: keep what it is an index of.
         short.append(".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1])
     return ", ".join(sorted(set(short)))
+
+
+def _known(patterns: Iterable[str], names: Sequence[str]) -> set[str]:
+    """Names that any pattern of a class matches; of those, some are for some of its models alone."""
+    compiled = [ending(pattern) for pattern in patterns]
+    return {name for name in names if any(pattern.fullmatch(name) for pattern in compiled)}
 
 
 def _matching(

@@ -16,6 +16,7 @@ add(
     Denoiser(
         "hidden_states",
         channels_last,
+        beside=("ffn.ff.0", "ffn.ff.3"),
         timestep_range=(1.0, 0.0),  # it counts how clean a latent is
         pipelines=("LongCatAudioDiTPipeline",),
     ),

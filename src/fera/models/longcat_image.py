@@ -13,7 +13,7 @@ from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.packing import pack, places, unpack
 from fera.models.prompts import WITHOUT_GRADIENTS
-from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import FRACTION, JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 _TIMESTEPS = 1000
 # First ids of text and picture; places of the picture begin behind those of the longest caption.
@@ -26,6 +26,7 @@ add(
         "hidden_states",
         partial(layouts.packed_by_ids, drawn=_PICTURE),
         JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
         timestep_range=FRACTION,
         pipelines=("LongCatImagePipeline",),
     ),

@@ -13,7 +13,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.given import given
 from fera.models.prompts import prompt_settings
-from fera.models.registry import Denoiser, add
+from fera.models.registry import FEED_FORWARD, Denoiser, add
 from fera.models.video import Video, by_channel, encoded_clip, folded, frames_before_channels
 
 add(
@@ -21,6 +21,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts_video.packed_frames,
+        beside=FEED_FORWARD,
         pipelines=("LTXPipeline", "LTXImageToVideoPipeline"),
         rows={"time_embed": rows.timesteps},
     ),

@@ -24,7 +24,12 @@ from fera.models.video import Video, folded
 
 add(
     "LTX2VideoTransformer3DModel",  # draws sound too; its video routes both
-    Denoiser("hidden_states", layouts_video.packed_frames, pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline")),
+    Denoiser(
+        "hidden_states",
+        layouts_video.packed_frames,
+        beside=("ff.net.0.proj", "ff.net.2", "audio_ff.net.0.proj", "audio_ff.net.2"),
+        pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+    ),
 )
 
 # Frames a second that its pipeline draws.

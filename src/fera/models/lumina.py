@@ -16,6 +16,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts.own_channels,
+        beside=("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3"),
         timestep_range=(1.0, 0.0),  # it counts how clean a latent is
         pipelines=("LuminaPipeline",),
     ),

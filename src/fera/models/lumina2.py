@@ -13,7 +13,13 @@ from fera.models.registry import Denoiser, add
 
 add(
     "Lumina2Transformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, timestep_range=(1.0, 0.0), pipelines=("Lumina2Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts.own_channels,
+        beside=("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3"),
+        timestep_range=(1.0, 0.0),
+        pipelines=("Lumina2Pipeline",),
+    ),
 )
 
 _TIMESTEPS = 1000

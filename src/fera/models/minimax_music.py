@@ -8,6 +8,7 @@ add(
     Denoiser(
         "hidden_states",
         channels_first,
+        beside=("ff_in", "ff_out"),
         timestep_range=(1.0, 0.0),  # it counts how clean a latent is
         pipelines=("MiniMaxMusic3ModularPipeline",),
     ),

@@ -9,7 +9,7 @@ from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.previews import first_frame
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, Denoiser, add
 from fera.models.video import Video, by_channel, encoded_clip, folded, frames_behind_channels
 
 add(
@@ -18,6 +18,7 @@ add(
         "hidden_states",
         layouts_video.channels_first,
         JOINT_ATTENTION,
+        beside=JOINT_FEED_FORWARD,
         timestep_range=(1000.0, 0.0),  # it counts how clean a latent is
         pipelines=("MochiPipeline",),
     ),

@@ -1,7 +1,7 @@
 """Motif-Video."""
 
 from fera.models import layouts_video
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 add(
     "MotifVideoTransformer3DModel",
@@ -9,6 +9,7 @@ add(
         "hidden_states",
         layouts_video.channels_first,
         JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
         pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
     ),
 )

@@ -21,6 +21,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts.own_channels,
+        beside=("mlp.gate_up_proj", "mlp.down_proj"),
         timestep_range=(1.0, 0.0),  # it counts how clean a latent is
         pipelines=("OmniGenPipeline",),
     ),

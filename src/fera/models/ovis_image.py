@@ -11,7 +11,7 @@ from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.latents import shifted
 from fera.models.packing import pack, places, unpack
-from fera.models.registry import FRACTION, JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import FRACTION, JOINT_ATTENTION, JOINT_FEED_FORWARD, SINGLE_STREAM, Denoiser, add
 
 _TIMESTEPS = 1000
 
@@ -21,6 +21,7 @@ add(
         "hidden_states",
         layouts.packed_by_ids,
         JOINT_ATTENTION,
+        beside=(*JOINT_FEED_FORWARD, *SINGLE_STREAM),
         timestep_range=FRACTION,
         pipelines=("OvisImagePipeline",),
     ),

@@ -9,11 +9,16 @@ from fera.models import layouts
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
 from fera.models.prompts import prompt_settings
-from fera.models.registry import Denoiser, add
+from fera.models.registry import FEED_FORWARD, Denoiser, add
 
 add(
     "PixArtTransformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline")),
+    Denoiser(
+        "hidden_states",
+        layouts.own_channels,
+        beside=FEED_FORWARD,
+        pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+    ),
 )
 
 

@@ -20,6 +20,7 @@ add(
         "hidden_states",
         layouts.own_channels,
         ("img_qkv_proj", "txt_kv_proj", "to_out.0"),
+        beside=("gate_proj", "up_proj", "down_proj"),
         timestep_range=FRACTION,
         pipelines=("PRXPipeline",),
     ),

@@ -24,6 +24,7 @@ add(
         "hidden_states",
         layouts.packed_by_shapes,
         JOINT_ATTENTION,
+        beside=("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
         timestep_range=FRACTION,
         pipelines=(
             "QwenImagePipeline",

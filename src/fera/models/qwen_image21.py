@@ -35,6 +35,7 @@ add(
     Denoiser(
         "hidden_states",
         _last_picture,
+        beside=("img_mlp.gate_layer", "img_mlp.proj", "img_mlp.out"),
         timestep_range=FRACTION,
         pipelines=("QwenImage21Pipeline",),
         # These see a timestep a sample, and one of zero that all samples share.

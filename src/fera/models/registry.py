@@ -17,6 +17,13 @@ from fera.models.rows import CountRows
 # Attention projections, as in diffusers' training scripts; the second has those of the text stream too.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+# Feed-forward layers, likewise, and what blocks of one stream have in their place: trainers' users adapt both.
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+JOINT_FEED_FORWARD = (*FEED_FORWARD, "ff_context.net.0.proj", "ff_context.net.2")
+SINGLE_STREAM = ("proj_mlp", "single_transformer_blocks.*.proj_out")
+# What the blocks of a UNet have beside attention and feed-forward layers: docs/evidence.md says what they are worth.
+# Not conv_in and conv_out, which are outside of the blocks: worth nothing there, and sd-scripts does not load them.
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj", "proj_in", "proj_out")
 # Timesteps of a clean latent and of pure noise.
 THOUSAND = (0.0, 1000.0)
 FRACTION = (0.0, 1.0)
@@ -34,7 +41,8 @@ class Denoiser:
     Args:
         latent: name of the argument of `forward` that holds it.
         view: (denoiser, that argument, all arguments by name) to the latent, shape (B, C, H, W) or (B, C, L).
-        target_modules: layers to adapt when a config names none.
+        attention: patterns for the ends of its attention layers' names.
+        beside: of other layers that are adapted too when a config names none.
         timestep: name of the timestep argument.
         timestep_range: the timesteps of a clean latent and of pure noise, as its pipelines pass them.
         pipelines: diffusers pipelines that a test draws with.
@@ -44,12 +52,18 @@ class Denoiser:
 
     latent: str
     view: View
-    target_modules: tuple[str, ...] = ATTENTION
+    attention: tuple[str, ...] = ATTENTION
+    beside: tuple[str, ...] = ()
     timestep: str = "timestep"
     timestep_range: tuple[float, float] = THOUSAND
     pipelines: tuple[str, ...] = ()
     rows: Mapping[str, CountRows] = field(default_factory=dict)
     knows_rows: bool = True
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """Patterns for the ends of the names of layers that are adapted when a config names none."""
+        return (*self.attention, *self.beside)
 
 
 _DENOISERS: dict[str, Denoiser] = {}
@@ -97,8 +111,8 @@ def register_denoiser(
                 "",
                 lambda denoiser, value, arguments: function(arguments),
                 tuple(target_modules),
-                timestep,
-                timestep_range,
+                timestep=timestep,
+                timestep_range=timestep_range,
                 knows_rows=False,
             ),
         )
@@ -109,8 +123,8 @@ def register_denoiser(
         latent,
         lambda denoiser, value, arguments: value,
         tuple(target_modules),
-        timestep,
-        timestep_range,
+        timestep=timestep,
+        timestep_range=timestep_range,
         knows_rows=False,
     )
     add(denoiser_class.__name__, entry)

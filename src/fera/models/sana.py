@@ -13,7 +13,9 @@ from fera.models.registry import Denoiser, add
 
 add(
     "SanaTransformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, pipelines=("SanaPipeline",)),
+    Denoiser(
+        "hidden_states", layouts.own_channels, beside=("ff.conv_inverted", "ff.conv_point"), pipelines=("SanaPipeline",)
+    ),
 )
 
 

@@ -20,6 +20,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts_video.channels_first,
+        beside=("ff.conv_inverted", "ff.conv_point"),
         pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
         rows={"time_embed": rows.timesteps},
     ),

@@ -17,6 +17,7 @@ add(
     Denoiser(
         "hidden_states",
         layouts_video.channels_first,
+        beside=("ffn.net.0.proj", "ffn.net.2"),
         pipelines=("SkyReelsV2Pipeline", "SkyReelsV2ImageToVideoPipeline"),
     ),
 )

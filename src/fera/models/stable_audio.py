@@ -9,13 +9,19 @@ from fera.models import layouts_video
 from fera.models.conditions import named, reader
 from fera.models.families import add_family
 from fera.models.family import Conditions, Family
-from fera.models.registry import FRACTION, Denoiser, add
+from fera.models.registry import FEED_FORWARD, FRACTION, Denoiser, add
 from fera.models.sound import Sound, encoded_sound
 
 add(
     "StableAudioDiTModel",
     # The timestep is an angle, as a part of a right one.
-    Denoiser("hidden_states", layouts_video.sound, timestep_range=FRACTION, pipelines=("StableAudioPipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.sound,
+        beside=FEED_FORWARD,
+        timestep_range=FRACTION,
+        pipelines=("StableAudioPipeline",),
+    ),
 )
 
 

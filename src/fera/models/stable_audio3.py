@@ -17,7 +17,14 @@ _TARGETS = ("to_qkv", "to_q", "to_kv", "to_out")
 
 add(
     "StableAudio3DiTModel",
-    Denoiser("hidden_states", channels_first, _TARGETS, timestep_range=FRACTION, pipelines=("StableAudio3Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        channels_first,
+        _TARGETS,
+        beside=("ff.proj_in", "ff.proj_out"),
+        timestep_range=FRACTION,
+        pipelines=("StableAudio3Pipeline",),
+    ),
 )
 
 # That training counts; the denoiser is told noise levels as they are.

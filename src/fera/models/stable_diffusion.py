@@ -14,13 +14,14 @@ from fera.models.latents import AS_THEY_ARE, LatentUnits, shifted, standardized
 from fera.models.pairs import Pairs, one_picture, picture_and_mask, sources_of
 from fera.models.placement import Placement
 from fera.models.prompts import prompt_settings, with_empty
-from fera.models.registry import JOINT_ATTENTION, Denoiser, add
+from fera.models.registry import CONVOLUTIONS, JOINT_ATTENTION, JOINT_FEED_FORWARD, Denoiser, add
 
 add(
     "UNet2DConditionModel",
     Denoiser(
         "sample",
         layouts.own_channels,
+        beside=CONVOLUTIONS,
         pipelines=(
             "StableDiffusionPipeline",
             "StableDiffusionInpaintPipeline",
@@ -36,7 +37,13 @@ add(
 
 add(
     "SD3Transformer2DModel",
-    Denoiser("hidden_states", layouts.own_channels, JOINT_ATTENTION, pipelines=("StableDiffusion3Pipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts.own_channels,
+        JOINT_ATTENTION,
+        beside=JOINT_FEED_FORWARD,
+        pipelines=("StableDiffusion3Pipeline",),
+    ),
 )
 
 _NO_HOLE = (

@@ -213,7 +213,7 @@ of each, and how each is proven). Every other denoiser trains in a loop of your 
 _CLASSES = """\
 ## Classes
 
-`FeraConfig()` without `target_modules` adapts the layers in the last column, the attention's; [layers.md](layers.md)
+`FeraConfig()` without `target_modules` adapts the layers in the last column; [layers.md](layers.md)
 says how to choose others."""
 
 

@@ -21,18 +21,39 @@ from fera.models.video import Video, by_channel, encoded_clip, folded, frames_be
 
 add(
     "WanTransformer3DModel",
-    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanPipeline", "WanImageToVideoPipeline")),
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        beside=("ffn.net.0.proj", "ffn.net.2"),
+        pipelines=("WanPipeline", "WanImageToVideoPipeline"),
+    ),
 )
 add(
-    "WanVACETransformer3DModel", Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanVACEPipeline",))
+    "WanVACETransformer3DModel",
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        beside=("ffn.net.0.proj", "ffn.net.2"),
+        pipelines=("WanVACEPipeline",),
+    ),
 )
 add(
     "WanAnimateTransformer3DModel",
-    Denoiser("hidden_states", layouts_video.channels_first, pipelines=("WanAnimatePipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.channels_first,
+        beside=("ffn.net.0.proj", "ffn.net.2"),
+        pipelines=("WanAnimatePipeline",),
+    ),
 )
 add(
     "WanAnimate2Transformer3DModel",
-    Denoiser("hidden_states", layouts_video.listed_videos, pipelines=("WanAnimate2ModularPipeline",)),
+    Denoiser(
+        "hidden_states",
+        layouts_video.listed_videos,
+        beside=("ffn.0", "ffn.2"),
+        pipelines=("WanAnimate2ModularPipeline",),
+    ),
 )
 
 # The area of its smaller videos, as a square.

@@ -17,6 +17,7 @@ add(
     Denoiser(
         "x",
         layouts.listed,
+        beside=("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
         timestep="t",
         timestep_range=(1.0, 0.0),
         pipelines=("ZImagePipeline", "ZImageOmniPipeline"),

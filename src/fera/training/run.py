@@ -19,7 +19,7 @@ from fera.support.progress import SILENT, Listener
 from fera.training.failures import failures_explained
 from fera.training.folder.checkpoints import read_state
 from fera.training.folder.lock import run_lock
-from fera.training.folder.resuming import check_allow, check_changes, with_buckets_of
+from fera.training.folder.resuming import check_allow, check_changes, with_buckets_of, with_layers_of
 from fera.training.folder.run_folder import RunFolder
 from fera.training.memory_advice import fitting_named
 from fera.training.processes.fsdp import arrange, check_launch, find_processes, is_sharded
@@ -89,7 +89,7 @@ def train(
         if config.push_to_hub and is_main:
             repo = claim_repo(config.hub_model_id or config.output_dir.resolve().name, private=config.hub_private)
         setup = prepare(
-            config,
+            with_layers_of(checkpoint, config) if checkpoint is not None else config,
             accelerator.device,
             reporter,
             on_cpu=is_sharded(accelerator),

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from fera.errors import FeraError
 from fera.format import EXPERTS, GATE, PEFT_PREFIX, SOFT_PROMPT_KEY, peft_key, stored_key
-from fera.models.layers import adaptable, listed
-from fera.models.registry import find
+from fera.models.layers import adaptable, default_targets, listed
 from fera.models.soft_prompts import text_states
 from fera.tuner.config import FeraConfig
 from fera.tuner.fast.linear import RoutedLinear
@@ -125,7 +124,7 @@ class FeraModel(LoraModel):
 
     def _prepare_adapter_config(self, peft_config: FeraConfig, model_config: dict[str, Any]) -> FeraConfig:
         if peft_config.target_modules is None:
-            peft_config.target_modules = list(find(self.model).target_modules)
+            peft_config.target_modules = default_targets(self.model)
         return peft_config
 
     def _create_and_replace(

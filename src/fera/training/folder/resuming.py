@@ -15,6 +15,7 @@ from fera.config.text import CLIP_ATTENTION
 from fera.errors import FeraError
 from fera.support.hints import hint
 from fera.training.folder.checkpoints import read_config
+from fera.training.trained.placed import placed_by
 from fera.tuner.fingerprint import check_same_base
 
 ALL = "all"
@@ -92,6 +93,22 @@ def with_buckets_of(checkpoint: Path, config: TrainConfig) -> tuple[TrainConfig,
     if step is None:
         return config, bool(before.get("enable_bucket"))
     return config.model_copy(update={"data": config.data.model_copy(update={"bucket_reso_steps": step})}), False
+
+
+def with_layers_of(checkpoint: Path, config: TrainConfig) -> TrainConfig:
+    """Let a run that names no layers go on with those that it began with: the defaults may have been others then.
+
+    Args:
+        checkpoint: its folder.
+        config: the configuration of the run that is to go on.
+
+    Raises:
+        FeraError: the config of the checkpoint's adapter cannot be read.
+    """
+    if config.adapter.target_modules is not None or config.adapter.full or config.adapter.start_from is not None:
+        return config
+    layers = placed_by(checkpoint / "adapter").get("target_modules")
+    return config.model_copy(update={"adapter": config.adapter.model_copy(update={"target_modules": layers})})
 
 
 def check_allow(allow: Sequence[str], *, resume: bool) -> None:

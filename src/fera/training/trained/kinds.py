@@ -25,6 +25,7 @@ from fera.models.layers import Layers, by_name
 from fera.pipelines.adapters import load_adapter, save_adapter, trace
 from fera.support.files import os_errors, sync
 from fera.training.processes.fsdp import sharded_like
+from fera.training.trained.placed import placed_by
 from fera.training.trained.plain import add_plain, plain_config, read_plain, write_plain
 from fera.training.trained.start_from import Start
 from fera.tuner import FeraConfig
@@ -162,7 +163,9 @@ class PlainAdapter:
         """Put it into a pipeline."""
         _, denoiser = _denoiser_of(pipe)
         was_training = denoiser.training
-        add_plain(denoiser, plain_config(self.settings, self._placed(denoiser)), ADAPTER_NAME)
+        # Where nothing says which layers, the file does: the defaults may have been others when it was trained.
+        placed = placed_by(folder) if self.layers == Layers() else self._placed(denoiser)
+        add_plain(denoiser, plain_config(self.settings, placed), ADAPTER_NAME)
         read_plain(denoiser, folder, ADAPTER_NAME)
         denoiser.train(was_training)  # fresh layers are in training mode
 

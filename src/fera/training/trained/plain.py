@@ -19,7 +19,7 @@ from torch import nn
 from fera.adapters.tensors import save_tensors
 from fera.errors import FeraError
 from fera.format import CONFIG, PEFT_PREFIX, WEIGHTS
-from fera.models.registry import find
+from fera.models.layers import default_targets
 from fera.support.files import replace_file
 from fera.support.hints import hint
 from fera.tuner.model import adapter_configs
@@ -65,7 +65,7 @@ def add_plain(denoiser: nn.Module, config: PeftConfig, adapter_name: str) -> Non
 
     Args:
         denoiser: changed in place.
-        config: the config of the adapter; unset `target_modules` become the denoiser's attention layers.
+        config: the config of the adapter; unset `target_modules` become the defaults of the denoiser's class.
         adapter_name: what to call it.
 
     Raises:
@@ -73,7 +73,7 @@ def add_plain(denoiser: nn.Module, config: PeftConfig, adapter_name: str) -> Non
     """
     settings: Any = config
     if settings.target_modules is None:
-        settings.target_modules = list(find(denoiser).target_modules)
+        settings.target_modules = default_targets(denoiser)
     try:
         inject_adapter_in_model(config, denoiser, adapter_name)
     except (TypeError, ValueError, RuntimeError) as error:
