@@ -91,7 +91,7 @@ def test_the_layers_of_a_class(capsys, monkeypatch):
     lines = lines_of(capsys, "FluxTransformer2DModel", "--blocks", "8-23", "--exclude_modules", "add_*_proj")
     assert "transformer_blocks.8-18.attn.to_q              3072 to 3072   yes" in lines
     assert "single_transformer_blocks.24-37.attn.to_v      3072 to 3072" in lines
-    assert lines[-1] == "FluxTransformer2DModel: 103 of 502 layers adapted; 632,832 parameters for each rank"
+    assert lines[-1] == "FluxTransformer2DModel: 179 of 502 layers adapted; 1,849,344 parameters for each rank"
 
 
 def test_the_layers_of_a_base(capsys, tiny_sd3_dir):

@@ -50,7 +50,10 @@ def trained(tiny_sd_dir, tmp_path_factory):
 
 def test_a_run_resumes_bit_for_bit_and_logs_who_was_updated(trained):
     updates = log_of(trained, "updates")
-    assert len(updates) == 6 and all(sum(row) == pytest.approx(1) and len(row) == 3 for row in updates)
+    assert len(updates) == 6 and all(
+        sum(row) == pytest.approx(1, abs=2e-6) and len(row) == 3
+        for row in updates  # of six digits each
+    )
     assert len({tuple(row) for row in updates}) > 1
     assert not log_of(trained, "gates")
     experts = load_file(trained.output_dir / "adapter" / "adapter_model.safetensors")
@@ -233,7 +236,9 @@ def test_analysis_report_and_card_tell_experts_of_unequal_ranks_apart(trained, t
     layers = [one for one in pipe.unet.modules() if isinstance(one, LoraLayer)]
     for expert, (start, end) in enumerate([(0, 3), (3, 4), (4, 6)]):
         squares = [
-            (one.lora_B["default"].weight[:, start:end] @ one.lora_A["default"].weight[start:end]).double().square()
+            (one.lora_B["default"].weight.flatten(1)[:, start:end] @ one.lora_A["default"].weight.flatten(1)[start:end])
+            .double()
+            .square()
             for one in layers
         ]
         norm = float(sum(square.sum() for square in squares)) ** 0.5
