@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import socket
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,11 @@ STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_bundled_studies_are_valid(path):
+def test_bundled_studies_are_valid(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for style in tomllib.loads(path.read_text(encoding="utf-8"))["styles"]:
+        if "/" in style:  # a folder that a script writes
+            Path(style).mkdir(parents=True)
     study = read_study(path)
     for run in runs_of(study):
         configure(study, run, Path("out"), Path("data"), run.rate)
