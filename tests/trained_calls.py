@@ -39,6 +39,11 @@ def case(request):
 
 @pytest.fixture
 def pipe(case, monkeypatch):
+    return pipe_of(case, monkeypatch)
+
+
+def pipe_of(case, monkeypatch):
+    """The pipeline of a case, as the case's patches make it."""
     case.patch(monkeypatch)
     pipe = case.pipeline()
     pipe.set_progress_bar_config(disable=True)

@@ -153,7 +153,7 @@ def test_they_train_draw_and_show_their_layers(files_and_parts, image_folder, tm
     assert main([*drawing, "--output", str(tmp_path / "out"), "--width", "16", "--height", "16"]) == 0
     capsys.readouterr()
     assert main(["models", names[0], "--blocks", "layers.0"]) == 0
-    assert "transformer: ZImageTransformer2DModel: 4 of " in capsys.readouterr().out
+    assert "transformer: ZImageTransformer2DModel: 7 of " in capsys.readouterr().out
 
 
 def test_another_pipeline_of_the_same_files(files_and_parts):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained_calls import draw
+from trained_calls import draw, pipe_of
 from trained_cases import CASES
 from training_cases import log_of, power_cut, run_config
 
@@ -14,8 +14,6 @@ from fera.cli.main import main
 from fera.models.families import family_of
 from fera.training import to_toml, train
 
-pytest_plugins = ("trained_calls",)
-
 TOKEN = "<toy>"
 PROMPT = f"a {TOKEN} rocket"
 # One of T5 beside CLIP, of UMT5 for clips, of Gemma, of Qwen behind a template, of Qwen before its last layer, of Qwen
@@ -24,6 +22,12 @@ FAST = {"flux", "wan", "sana", "qwen-image", "z-image", "qwen-image-2.1"}
 # The tiny tokenizer writes the template out in so many tokens that no caption is left in what is read.
 CUT = ("hunyuan-video", "text_encoder")
 UNABLE = {"prx", "ernie-image", "longcat-image", "omnigen", "kolors"}
+
+
+# Of this file: among plugins, one that another file names would take its place.
+@pytest.fixture
+def pipe(case, monkeypatch):
+    return pipe_of(case, monkeypatch)
 
 
 def runs():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from trained_calls import CAPTION, CPU, Recorder, draw, told
+from trained_calls import CAPTION, CPU, Recorder, draw, pipe_of, told
 from trained_cases import CASES
 from training_cases import run_config
 
@@ -18,7 +18,6 @@ from fera.models.prompts import prompt_settings
 from fera.training.start.encoders import free_encoders
 from fera.training.trained.text import TextTraining, check_text_training
 
-pytest_plugins = ("trained_calls",)
 # Names of attention layers of each kind, as a pattern of PEFT's.
 STOCK = {
     "CLIP": r".*\.(q_proj|k_proj|v_proj|out_proj)",
@@ -61,6 +60,12 @@ def training_of(pipe, names, tmp_path):
     settings = {"train_text_encoder": True, "r": 2, "lora_alpha": 4, "encoders": names}
     config = run_config("b", tmp_path, tmp_path / "run", text_encoder=settings)
     return TextTraining(pipe, family_of(pipe), config, CPU)
+
+
+# Of this file: among plugins, one that another file names would take its place.
+@pytest.fixture
+def pipe(case, monkeypatch):
+    return pipe_of(case, monkeypatch)
 
 
 @pytest.fixture
@@ -192,7 +197,7 @@ def with_encoders(*names):
         ("longcat-image", LORA, ("without gradients",)),
         ("qwen-image-edit", LORA, ("reads captions together with the pictures that it is given",)),
         ("svd", LORA, ("a StableVideoDiffusionPipeline has no text encoder of its own",)),
-        ("omnigen", LORA, ("has no text encoder of its own",)),
+        ("omnigen", LORA, ("a OmniGenPipeline reads captions together with the pictures",)),
         ("kolors", TOKEN, ("the vocabulary of a ChatGLMModel cannot grow",)),
         (
             "flux",

@@ -1,5 +1,6 @@
 """Opening a base: the diffusers pipeline that an adapter is for."""
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -276,11 +277,18 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_parts(folder: Path, index: dict[str, Any]) -> None:
-    """Refuse a folder without that of a part: diffusers' error would not say which."""
+    """Refuse a folder without that of a part: diffusers' error would not say which.
+
+    Parts for which a pipeline has defaults, such as LongCat-AudioDiT's scheduler, diffusers neither saves nor asks for.
+    """
+    made = getattr(diffusers, str(index.get("_class_name")), None)
+    known = {} if made is None else inspect.signature(made).parameters
+    optional = {name for name, parameter in known.items() if parameter.default is not parameter.empty}
     # A library and a class; settings may be lists too, of numbers.
     parts = {
         name: value for name, value in index.items() if isinstance(value, list) and value and isinstance(value[-1], str)
     }
+    parts = {name: value for name, value in parts.items() if name not in optional}
     if lacking := [f"{name} ({value[-1]})" for name, value in parts.items() if not (folder / name).is_dir()]:
         raise FeraError(
             f"base {folder} lacks {', '.join(lacking)}: model_index.json names it, and there is no such folder. Copy "
